@@ -1,0 +1,1 @@
+"""What everything stands on: checks, tree names, failures. Imports nothing of ours."""

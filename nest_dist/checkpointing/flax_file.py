@@ -1,0 +1,61 @@
+"""Flax's msgpack files, as the official code writes them: parameters alone or a whole state."""
+
+import pathlib
+import typing
+from collections.abc import Mapping
+
+import numpy as np
+from flax import serialization
+
+from nest_dist.base import failures, names
+from nest_dist.checkpointing import memory
+
+# Where whole states keep the parameters: the optimizer of flax before 2022, and variables.
+_INSIDE = ("optimizer", "target", "params")
+
+
+def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Parameters by slash-joined name, and the names of the file's other parts.
+
+    Raises:
+        BadInput: if the file is damaged or holds no tree of arrays.
+    """
+    memory.require(path, path.stat().st_size)  # the format has no header; arrays are most of it
+    try:
+        tree = serialization.msgpack_restore(path.read_bytes())
+    # A damaged file can raise nearly anything, none of which says more than this.
+    except Exception as error:
+        raise failures.BadInput(
+            f"{path} is no whole flax checkpoint ({failures.first_line(error)}); fetch or write it "
+            "again."
+        ) from None
+    others: list[str] = []
+    for name in _INSIDE:
+        if isinstance(tree, dict) and name in tree:
+            others += [other for other in tree if other != name]
+            tree = tree[name]
+    leaves = names.flatten(tree) if isinstance(tree, dict) else {}
+    if not leaves or not all(isinstance(leaf, np.ndarray) for leaf in leaves.values()):
+        raise failures.BadInput(
+            f"{path} is a msgpack file, but not one of arrays by name; give a checkpoint."
+        )
+    return leaves, tuple(others)
+
+
+def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes a state of the official code's form, with parameters and nothing else in it."""
+    tree: dict[str, typing.Any] = {
+        "model_state": {},
+        "optimizer": {"target": names.unflatten(arrays)},
+        "step": 0,
+    }
+    path.write_bytes(serialization.msgpack_serialize(tree))
+
+
+def looks_like(first_bytes: bytes) -> bool:
+    """Whether a file that begins so is meant to be one of this format: a map with texts as keys."""
+    # A byte for the kind of map, up to four for its size, then the first key.
+    for kinds, key_at in ((range(0x81, 0x90), 1), ((0xDE,), 3), ((0xDF,), 5)):
+        if first_bytes[:1] and first_bytes[0] in kinds and len(first_bytes) > key_at:
+            return first_bytes[key_at] in range(0xA0, 0xC0) or first_bytes[key_at] == 0xD9
+    return False

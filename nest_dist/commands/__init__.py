@@ -1,0 +1,1 @@
+"""Programs: flags, gin, wiring; the one place where all parts meet."""

@@ -1,0 +1,170 @@
+"""The program `nest-dist`: its commands, their flags, and how each of them ends."""
+
+import dataclasses
+import importlib
+import os
+import sys
+import traceback
+import types
+from collections.abc import Sequence
+
+from absl import flags, logging
+
+from nest_dist.base import checks, failures
+
+# A namespace with one attribute for each flag of the command.
+Options = types.SimpleNamespace
+
+
+@dataclasses.dataclass(frozen=True)
+class Flag:
+    """One flag; `kind` names absl's definer: string, integer, multi_string or bool."""
+
+    kind: str
+    default: str | int | bool | None
+    help: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command: the module `nest_dist.commands.NAME` has its `run(options)`.
+
+    Attributes:
+        summary: what it does, in a line.
+        flags: names of its flags.
+        arguments: what it takes besides flags, as `options.arguments`; empty for nothing.
+    """
+
+    summary: str
+    flags: tuple[str, ...]
+    arguments: str = ""
+
+
+FLAGS = {
+    "gin_file": Flag("multi_string", None, "configuration: a path or a shipped name; repeatable"),
+    "gin_bindings": Flag("multi_string", None, "one binding, NAME.FIELD = VALUE; repeatable"),
+    "workdir": Flag("string", None, "folder of the run: checkpoints, metrics, configuration"),
+    "step": Flag("integer", None, "which checkpoint; without it the newest"),
+    "from": Flag("string", None, "format of IN: nest_dist, official or timm"),
+    "to": Flag("string", None, "format of OUT: nest_dist, official or timm"),
+    "checkpoint": Flag("string", None, "weights: a file, a workdir, or a Hugging Face Hub id"),
+    "format": Flag("string", "table", "table or json"),
+    "class_names": Flag("string", None, "text file with one class name a line"),
+    "coordinator": Flag("string", None, "host:port of process 0; without it JAX finds the peers"),
+    "num_processes": Flag("integer", None, "processes of the run"),
+    "process_id": Flag("integer", None, "number of this process, from 0"),
+    "wait_seconds": Flag("integer", 300, "how long to wait for the other processes at the start"),
+}
+HOSTS = ("coordinator", "num_processes", "process_id", "wait_seconds")
+COMMANDS = {
+    "train": Command(
+        "trains a NesT, or goes on from the last checkpoint of its workdir",
+        ("gin_file", "gin_bindings", "workdir", *HOSTS),
+    ),
+    "evaluate": Command(
+        "measures a checkpoint of a workdir on its evaluation data",
+        ("workdir", "step", "gin_bindings", *HOSTS),
+    ),
+    "convert": Command(
+        "brings weights from one format to another, without loss",
+        ("from", "to", "step", "gin_bindings"),
+        "IN OUT",
+    ),
+    "predict": Command(
+        "prints the most likely classes of pictures",
+        ("checkpoint", "step", "format", "class_names"),
+        "IMAGES...",
+    ),
+    "export": Command(
+        "writes a model as one StableHLO file that runs without nest_dist",
+        ("checkpoint", "step"),
+        "OUT",
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs one command and ends the process with the exit code of its outcome."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        code = _run(arguments)
+    except failures.Failure as failure:
+        print(f"nest-dist: {failures.first_line(failure)}", file=sys.stderr)
+        code = failure.exit_code
+    except KeyboardInterrupt:
+        print("nest-dist: interrupted", file=sys.stderr)
+        code = failures.INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code:
+        # The exit handlers of JAX would wait for peers that may be gone.
+        failures.end_now(code)
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0 if arguments else failures.USAGE
+    name, *rest = arguments
+    if name == "--version":
+        print(importlib.import_module("nest_dist").__version__)
+        return 0
+    checks.one_of("the command", name, COMMANDS)
+    values = _flag_values(COMMANDS[name])
+    if {"-h", "--help", "-help"} & set(rest):
+        print(_help(name, COMMANDS[name]))
+        return 0
+    try:
+        _, *others = values([name, *rest])
+    except flags.Error as error:
+        raise failures.BadInput(f"{name}: {failures.first_line(error)}") from None
+    if others and not COMMANDS[name].arguments:
+        raise failures.BadInput(
+            f"{name} takes flags only, not {others[0]!r}; write --flag=VALUE, in quotes where "
+            "the value has spaces."
+        )
+    # Grain reads the program's own absl flags, of which we define none.
+    flags.FLAGS.mark_as_parsed()
+    # The remarks of XLA and Orbax are for their developers; the user may still ask for XLA's.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.set_verbosity(logging.ERROR)
+    chosen = {flag: values[flag].value for flag in COMMANDS[name].flags}
+    options = Options(**chosen, arguments=others)
+    importlib.import_module(f"nest_dist.commands.{name}").run(options)
+    return 0
+
+
+def _flag_values(command: Command) -> flags.FlagValues:
+    values = flags.FlagValues()
+    values.set_gnu_getopt()  # flags may also follow what is no flag
+    for name in command.flags:
+        flag = FLAGS[name]
+        define = getattr(flags, f"DEFINE_{flag.kind}")
+        define(name, flag.default, flag.help, flag_values=values)
+    return values
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "nest-dist COMMAND [--flag=VALUE ...]; multi-host pretraining of NesT in JAX",
+            *lines,
+            "`nest-dist COMMAND --help` lists the flags of a command.",
+        ]
+    )
+
+
+def _help(name: str, command: Command) -> str:
+    width = max(map(len, command.flags))
+    usage = " ".join(filter(None, [name, command.arguments]))
+    lines = [f"nest-dist {usage}: {command.summary}"]
+    for name in command.flags:
+        flag = FLAGS[name]
+        default = "" if flag.default is None else f" (default {flag.default})"
+        lines.append(f"  --{name:<{width}}  {flag.help}{default}")
+    return "\n".join(lines)

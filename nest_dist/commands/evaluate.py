@@ -1,0 +1,47 @@
+"""`nest-dist evaluate`: a checkpoint of a workdir, measured on its evaluation data."""
+
+import json
+
+from nest_dist.base import failures
+from nest_dist.checkpointing import manager
+from nest_dist.commands import cli, configuration, wiring, workdirs
+from nest_dist.parallel import hosts
+from nest_dist.train import evaluation
+
+
+def run(options: cli.Options) -> None:
+    """Prints the metrics of one checkpoint as a JSON object, from the lead process."""
+    workdir = workdirs.for_reading(options.workdir)
+    configured = configuration.load(
+        [str(workdir / workdirs.CONFIGURATION)], options.gin_bindings or ()
+    )
+    hosts.start(
+        options.coordinator, options.num_processes, options.process_id, options.wait_seconds
+    )
+    with hosts.joint_end():
+        wired = wiring.wire(configured)
+        checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, configured.keep_checkpoints)
+        step = _chosen(options.step, checkpoints.steps(), str(workdir))
+        params = checkpoints.restore(step, wired.shapes).params
+        _, shapes = wired.batch_shapes()
+        evaluation_step = wired.evaluation_step().lower(wired.shapes.params, shapes).compile()
+        hosts.barrier("compiled")
+        metrics = evaluation.evaluate(evaluation_step, params, wired.evaluation_batches())
+        if hosts.lead():
+            print(json.dumps({"step": step, **metrics}))
+        checkpoints.close()
+
+
+def _chosen(step: int | None, steps: list[int], workdir: str) -> int:
+    if not steps:
+        raise failures.BadInput(
+            f"--workdir is {workdir}, which has no checkpoint yet; train first."
+        )
+    if step is None:
+        return steps[-1]
+    if step not in steps:
+        raise failures.BadInput(
+            f"--step is {step}, of which there is no checkpoint; there are "
+            f"{', '.join(map(str, steps))}."
+        )
+    return step

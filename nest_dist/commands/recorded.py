@@ -1,0 +1,104 @@
+"""Objects from the text of a configuration, without touching what gin holds in this process.
+
+`nest_dist.load` runs inside programs that may use gin themselves, and the text may come with
+weights from elsewhere: only this package's own classes are made of it.
+"""
+
+import importlib
+import typing
+
+from gin import config_parser
+
+from nest_dist.base import failures
+
+# Whose classes a text may name; data sources, which open files, are not among them.
+MODULES = ("nest_dist.model", "nest_dist.train", "nest_dist.data.")
+NOT_MODULES = ("nest_dist.data.sources",)
+
+
+class Recorded:
+    """A configuration that was recorded with a run, or a shipped file."""
+
+    def __init__(self, text: str, **macros: typing.Any) -> None:
+        """Reads the text.
+
+        Args:
+            text: statements of gin.
+            macros: values for macros that the text leaves open.
+        Raises:
+            BadInput: if it is no gin.
+        """
+        self._bindings: dict[tuple[str, str], dict[str, typing.Any]] = {}
+        self._macros = dict(macros)
+        self._modules: list[str] = []
+        try:
+            for statement in config_parser.ConfigParser(text, _Delegate()):
+                self._take(statement)
+        except SyntaxError as error:
+            raise failures.BadInput(
+                f"the configuration that was recorded cannot be read ({error.msg}); the "
+                "checkpoint is damaged."
+            ) from None
+
+    def value(self, name: str, field: str) -> typing.Any:
+        """What is bound to a field, objects made; None if nothing is."""
+        return self._made(self._bindings.get(("", name), {}).get(field))
+
+    def build(self, name: str, scope: str = "", **changes: typing.Any) -> typing.Any:
+        """The object that the bindings of a name describe.
+
+        Raises:
+            BadInput: if it is none of this package's, or the values do not fit it.
+        """
+        bound = self._bindings.get((scope, name), {})
+        fields = {field: self._made(value) for field, value in bound.items()} | changes
+        fields.pop("name", None)  # every Linen module has it; it is no value of the user's
+        return self._class(name)(**fields)
+
+    def _take(self, statement: typing.Any) -> None:
+        if isinstance(statement, config_parser.ImportStatement):
+            self._modules.append(statement.module)
+        elif isinstance(statement, config_parser.BindingStatement):
+            name = statement.selector.rpartition(".")[2]
+            if statement.arg_name:
+                bound = self._bindings.setdefault((statement.scope, name), {})
+                bound[statement.arg_name] = statement.value
+            else:
+                self._macros[name] = statement.value
+
+    def _made(self, value: typing.Any) -> typing.Any:
+        if isinstance(value, _Macro):
+            return self._made(self._macros[value.name])
+        if isinstance(value, _Reference):
+            scope, _, name = value.name.rpartition("/")
+            return self.build(name.rpartition(".")[2], scope)
+        if isinstance(value, (list, tuple)):
+            return type(value)(map(self._made, value))
+        return value
+
+    def _class(self, name: str) -> typing.Any:
+        for module in self._modules:
+            if module.startswith(MODULES) and not module.startswith(NOT_MODULES):
+                found = getattr(importlib.import_module(module), name, None)
+                if isinstance(found, type) and found.__module__ == module:
+                    return found
+        raise failures.BadInput(
+            f"the configuration that was recorded uses {name}, which is none of nest_dist's own "
+            "models or transforms; load it in a program of yours that makes them."
+        )
+
+
+class _Macro(typing.NamedTuple):
+    name: str
+
+
+class _Reference(typing.NamedTuple):
+    name: str
+
+
+class _Delegate(config_parser.ParserDelegate):
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> _Reference:
+        return _Reference(scoped_configurable_name)
+
+    def macro(self, macro_name: str) -> _Macro:
+        return _Macro(macro_name)

@@ -1,0 +1,77 @@
+"""What a run is: the one root of every gin configuration, shared by all commands."""
+
+import dataclasses
+
+import gin
+
+from nest_dist.base import checks, failures
+from nest_dist.data import pipeline
+from nest_dist.model import nest
+from nest_dist.parallel import mesh as meshes
+from nest_dist.train import erasing, inputs, jitter
+from nest_dist.train import mixing as mixings
+from nest_dist.train import optimizer as optimizers
+from nest_dist.train import pixels as pixel_scale
+
+
+@gin.configurable
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A whole run, from data to optimizer; gin fills it in.
+
+    Attributes:
+        model: the network.
+        training_data: where its examples come from.
+        evaluation_data: on what it is measured.
+        pixels: how images are normalised.
+        optimizer: how parameters change.
+        mesh: how devices are arranged.
+        num_epochs: passes over the training split; a fraction is fine.
+        global_batch: examples a step, over all devices.
+        evaluate_every_epochs: between two evaluations.
+        save_every_epochs: between two checkpoints.
+        init_from: weights to start from: a file, a workdir, or a repository of the Hugging Face
+            Hub; where image or classes differ, position embeddings are resized and the head is
+            initialised anew. None for first values.
+        color_jitter: on the device, before normalisation; None leaves it out.
+        random_erasing: on the device, after normalisation; None leaves it out.
+        mixing: of pairs of examples, on the device; None leaves it out.
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+        seed: of parameters, order, augmentation and dropout, in [0, 2**32).
+        log_every_steps: steps whose metrics are averaged into one report.
+        keep_checkpoints: newest checkpoints that stay.
+    """
+
+    model: nest.NesT
+    training_data: pipeline.TrainingData
+    evaluation_data: pipeline.EvaluationData
+    pixels: pixel_scale.Pixels
+    optimizer: optimizers.AdamW
+    mesh: meshes.MeshShape
+    num_epochs: float
+    global_batch: int
+    evaluate_every_epochs: float
+    save_every_epochs: float
+    init_from: str | None = None
+    color_jitter: jitter.ColorJitter | None = None
+    random_erasing: erasing.RandomErasing | None = None
+    mixing: mixings.Mixing | None = None
+    label_smoothing: float = 0.0
+    seed: int = 0
+    log_every_steps: int = 50
+    keep_checkpoints: int = 3
+
+    def __post_init__(self) -> None:
+        checks.types(self)
+        checks.in_range("Run.global_batch", self.global_batch, 1)
+        checks.in_range("Run.label_smoothing", self.label_smoothing, 0, 1, open_high=True)
+        checks.in_range("Run.seed", self.seed, 0, 2**32 - 1)
+        checks.in_range("Run.log_every_steps", self.log_every_steps, 1)
+        checks.in_range("Run.keep_checkpoints", self.keep_checkpoints, 1)
+        for name in ("num_epochs", "evaluate_every_epochs", "save_every_epochs"):
+            if (value := getattr(self, name)) <= 0:
+                raise failures.BadInput(f"Run.{name} is {value}; it must be above 0.")
+
+    def inputs(self) -> inputs.Inputs:
+        """From the bytes on the wire to what the model is trained on."""
+        return inputs.Inputs(self.pixels, self.color_jitter, self.random_erasing, self.mixing)

@@ -1,0 +1,43 @@
+"""The models that ship by name: one for each file in gin/model/."""
+
+import functools
+import importlib.resources
+import pathlib
+import typing
+
+from nest_dist.base import failures
+from nest_dist.commands import recorded
+from nest_dist.model import nest
+
+
+@functools.cache
+def models() -> dict[str, nest.NesT]:
+    """Every model by its name, with the number of classes that the paper's has."""
+    return {
+        path.stem: recorded.Recorded(
+            path.read_text(encoding="utf-8"),
+            num_classes=10 if path.stem.startswith("cifar") else 1000,
+        ).build("NesT")
+        for path in sorted((_shipped_folder() / "model").glob("*.gin"))
+    }
+
+
+def with_fields(model: nest.NesT, fields: dict[str, typing.Any]) -> nest.NesT:
+    """The model with other values for some fields.
+
+    Raises:
+        BadInput: for an unknown field, or a value that does not fit.
+    """
+    known = {name for name in nest.NesT.__dataclass_fields__ if name not in ("parent", "name")}
+    for name in fields:
+        if name not in known:
+            raise failures.BadInput(
+                f"{name} is no field of NesT; there are {', '.join(sorted(known))}."
+            )
+    return model.clone(**fields) if fields else model
+
+
+def _shipped_folder() -> pathlib.Path:
+    package = pathlib.Path(str(importlib.resources.files("nest_dist")))
+    installed = package / "gin_files"
+    return installed if installed.is_dir() else package.parent / "gin"

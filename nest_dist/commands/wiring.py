@@ -1,0 +1,221 @@
+"""From a `Run` to the functions that are compiled: the same for every command."""
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nest_dist.base import failures, names
+from nest_dist.checkpointing import manager
+from nest_dist.commands import run as runs
+from nest_dist.data import assembly, batch
+from nest_dist.model import axes
+from nest_dist.parallel import rules
+from nest_dist.train import loop, state, step
+
+DeviceBatch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Wiring:
+    """A run on a mesh, with its data sets open."""
+
+    run: runs.Run
+    layout: rules.Layout
+    training_source: batch.Source
+    evaluation_source: batch.Source
+
+    @functools.cached_property
+    def cadence(self) -> loop.Cadence:
+        """Epochs in steps."""
+        return loop.Cadence(
+            num_steps=self._steps(self.run.num_epochs),
+            log_every=self.run.log_every_steps,
+            evaluate_every=self._steps(self.run.evaluate_every_epochs),
+            save_every=self._steps(self.run.save_every_epochs),
+        )
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """A fraction where the batch does not divide the split: epochs follow without a gap."""
+        return len(self.training_source) / self.run.global_batch
+
+    @functools.cached_property
+    def shapes(self) -> typing.Any:
+        """Shapes, types and shardings of the state."""
+        shapes = jax.eval_shape(self._initialiser)
+        shardings = rules.tree_shardings(self.layout, shapes, axes.PARAMETER_AXES)
+        return manager.abstract(shapes, shardings)
+
+    def init_state(self) -> state.TrainState:
+        """The first state, each device making its own part."""
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
+        return jax.jit(self._initialiser, out_shardings=shardings)()
+
+    def state_from(self, params: Mapping[str, np.ndarray]) -> state.TrainState:
+        """The state that begins with these parameters, given flat and whole on every process."""
+
+        def place(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+            return jax.make_array_from_callback(
+                leaf.shape, leaf.sharding, lambda index: params[name][index]
+            )
+
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
+        begin = functools.partial(state.first, self._rule)
+        placed = names.map_named(place, self.shapes.params)
+        return jax.jit(begin, out_shardings=shardings)(placed)
+
+    def train_step(self) -> jax.stages.Wrapped:
+        """The jitted training step; the state given to it is consumed."""
+        function = step.train_step(
+            lambda params, images, key: self.run.model.apply(
+                {"params": params}, images, train=True, rngs={"dropout": key}
+            ),
+            self.run.inputs(),
+            self._rule,
+            self._schedule,
+            self.layout,
+            num_classes=self.run.model.num_classes,
+            label_smoothing=self.run.label_smoothing,
+            seed=self.run.seed,
+        )
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
+        return jax.jit(
+            function, donate_argnums=0, out_shardings=(shardings, self.layout.replicated())
+        )
+
+    def evaluation_step(self) -> jax.stages.Wrapped:
+        """The jitted evaluation step."""
+        function = step.evaluation_step(
+            lambda params, images: self.run.model.apply({"params": params}, images),
+            self.run.pixels,
+            self.layout,
+        )
+        return jax.jit(function, out_shardings=self.layout.replicated())
+
+    def training_batches(self, first_step: int) -> assembly.Ahead:
+        """Global batches on the devices, from the one that follows `first_step` steps."""
+        local = self.run.training_data.batches(
+            self.training_source,
+            seed=self.run.seed,
+            global_batch=self.run.global_batch,
+            rows=self._rows,
+            first_step=first_step,
+        )
+        return self._on_devices(local)
+
+    def evaluation_batches(self) -> assembly.Ahead:
+        """Global batches on the devices that hold each evaluation example once."""
+        local = self.run.evaluation_data.batches(
+            self.evaluation_source, global_batch=self.run.global_batch, rows=self._rows
+        )
+        return self._on_devices(local)
+
+    def batch_shapes(self) -> tuple[typing.Any, typing.Any]:
+        """Shapes, types and shardings of a training and of an evaluation batch."""
+        H, W = self.run.model.geometry().image_sides
+        B, C = self.run.global_batch, self.run.model.num_channels
+        sharding = self.layout.batch_sharding()
+
+        def shape(dtype: typing.Any, *dimensions: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((B, *dimensions), dtype, sharding=sharding)
+
+        training = {"image": shape(jnp.uint8, H, W, C), "label": shape(jnp.int32)}
+        return training, {**training, "weight": shape(jnp.float32)}
+
+    def _on_devices(self, local: batch.Batches) -> assembly.Ahead:
+        place = functools.partial(
+            assembly.assemble,
+            rows=self._rows,
+            global_batch=self.run.global_batch,
+            sharding=self.layout.batch_sharding(),
+        )
+        return assembly.Ahead(local, place)
+
+    @functools.cached_property
+    def _rows(self) -> np.ndarray:
+        return assembly.rows_of_process(self.layout.batch_sharding(), self.run.global_batch)
+
+    @functools.cached_property
+    def _schedule(self) -> Callable[..., typing.Any]:
+        return self.run.optimizer.schedule(self.cadence.num_steps, self.steps_per_epoch)
+
+    @functools.cached_property
+    def _rule(self) -> state.UpdateRule:
+        return self.run.optimizer.build(self._schedule, axes.NOT_DECAYED)
+
+    @functools.cached_property
+    def _initialiser(self) -> Callable[[], state.TrainState]:
+        model = self.run.model
+        H, W = model.geometry().image_sides
+        image = jnp.zeros((1, H, W, model.num_channels))
+
+        def init_params(key: jax.Array) -> state.Params:
+            return model.init({"params": key}, image)["params"]
+
+        return state.initialiser(init_params, self._rule, self.run.seed)
+
+    def _steps(self, epochs: float) -> int:
+        return max(1, round(epochs * self.steps_per_epoch))
+
+
+def wire(run: runs.Run) -> Wiring:
+    """Opens the data sets, builds the mesh and checks that the parts fit together.
+
+    Raises:
+        BadInput: if batch, mesh, model and data do not fit.
+    """
+    layout = rules.Layout(run.mesh.build())
+    shards = layout.batch_shards()
+    if remainder := run.global_batch % shards:
+        fits = run.global_batch - remainder + shards
+        raise failures.BadInput(
+            f"Run.global_batch is {run.global_batch}, not a multiple of the mesh's {shards} batch "
+            f"shards; set it to {fits} or change MeshShape."
+        )
+    if run.mixing is not None and (run.global_batch // shards) % 2:
+        raise failures.BadInput(
+            f"Run.global_batch is {run.global_batch}, which gives each of {shards} batch shards "
+            f"{run.global_batch // shards} examples; mixing pairs neighbours, so set it to a "
+            f"multiple of {2 * shards}."
+        )
+    wiring = Wiring(run, layout, run.training_data.source.open(), run.evaluation_data.source.open())
+    if (examples := len(wiring.training_source)) < run.global_batch:
+        raise failures.BadInput(
+            f"the training split has {examples} examples, fewer than one batch of "
+            f"{run.global_batch}; lower Run.global_batch."
+        )
+    for source in (wiring.training_source, wiring.evaluation_source):
+        if (classes := len(source.class_names)) != run.model.num_classes:
+            raise failures.BadInput(
+                f"the data has {classes} classes, NesT.num_classes is {run.model.num_classes}; "
+                f"set it to {classes}."
+            )
+    _require_fitting_images(wiring)
+    return wiring
+
+
+def _require_fitting_images(wiring: Wiring) -> None:
+    """Looks at one example of each split on the host, before anything is compiled."""
+    run = wiring.run
+    wanted = (*run.model.geometry().image_sides, run.model.num_channels)
+    shapes = {
+        "training": run.training_data.image_shape(wiring.training_source),
+        "evaluation": run.evaluation_data.image_shape(wiring.evaluation_source),
+    }
+    for name, found in shapes.items():
+        if found != wanted:
+            raise failures.BadInput(
+                f"{name} images come out as {list(found)}, NesT takes {list(wanted)} (height, "
+                "width, channels); change the transforms, NesT.image_size or NesT.num_channels."
+            )
+    channels = len(run.pixels.mean)
+    if channels not in (1, run.model.num_channels):
+        raise failures.BadInput(
+            f"Pixels.mean has {channels} numbers, the images have {run.model.num_channels} "
+            "channels; give one for each."
+        )

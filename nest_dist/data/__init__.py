@@ -1,0 +1,1 @@
+"""From storage to the global batch of a step, a pure function of seed and step."""

@@ -1,0 +1,225 @@
+"""The Grain chain: the global batch of a step as a pure function of configuration, seed and step.
+
+The examples of a run form one endless sequence: the data set, reshuffled for each epoch. Row r of
+the global batch of step s is example s * global_batch + r of that sequence, and its randomness is
+keyed by the seed and that number. So a process reads just the rows that its devices hold, resuming
+is starting at another step, and neither the number of processes, workers or threads nor what ran
+before can change a batch. Data that can only be read in order goes through `streaming` instead.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+
+import gin
+import grain
+import numpy as np
+
+from nest_dist.base import checks, failures
+from nest_dist.data import batch, loading, preparation, streaming
+
+READ_AHEAD_BYTES = 1 << 30
+
+
+class Examples(typing.Protocol):
+    """Prepared examples by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> batch.Example: ...
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class TrainingData:
+    """Batches for training: shuffled anew each epoch, without end.
+
+    Attributes:
+        source: the data set.
+        transforms: applied to each image in turn.
+        threads: that prepare batches, in each process or in each of its workers.
+        workers: processes that prepare batches for each process; 0 uses threads only.
+        read_ahead_bytes: that batches may take up in the memory of each process and its workers.
+        unreadable_share: of the examples that may be unreadable and are replaced by others; 0 stops
+            at the first.
+    """
+
+    source: typing.Any
+    transforms: tuple[typing.Any, ...]
+    threads: int = 2
+    workers: int = 0
+    read_ahead_bytes: int = READ_AHEAD_BYTES
+    unreadable_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.types(self)
+        _check(self)
+
+    def batches(
+        self,
+        source: batch.Source | batch.Stream,
+        *,
+        seed: int,
+        global_batch: int,
+        rows: np.ndarray,
+        first_step: int,
+        positions: Mapping[str, batch.Position] | None = None,
+    ) -> batch.Batches:
+        """This process's rows of the global batches of `first_step` and all that follow.
+
+        Args:
+            source: `self.source`, opened.
+            seed: in [0, 2**32).
+            global_batch: rows over all processes.
+            rows: those that this process's devices hold.
+            first_step: in [0, 2**40).
+            positions: of a stream, by virtual shard, as `Batches.positions` gave them after the
+                step before, gathered from all processes.
+        Raises:
+            BadInput: if the data set is smaller than one batch.
+        """
+        if len(source) < global_batch:
+            raise failures.BadInput(
+                f"the training split has {len(source)} examples, fewer than one batch of "
+                f"{global_batch}; lower Run.global_batch."
+            )
+        prepare = preparation.Preparation(self.transforms, seed, len(source.class_names))
+        how = loading.Loading("TrainingData", self.threads, self.workers, self.read_ahead_bytes)
+        replace = self.unreadable_share > 0
+        found: typing.Any
+        if batch.is_stream(source):
+            deal = streaming.Deal(typing.cast(batch.Stream, source), global_batch, rows)
+            found = streaming.train(deal, prepare, replace, how, first_step, positions or {})
+        else:
+            order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+            indexed = preparation.Indexed(typing.cast(batch.Source, source), prepare, replace)
+            examples = order.map_with_index(indexed)
+            found = _load(_Rows(examples, global_batch, rows), len(rows), how, first_step)
+        return preparation.Counted(found, len(source), self.unreadable_share, "TrainingData")
+
+    def image_shape(self, source: batch.Source | batch.Stream) -> tuple[int, ...]:
+        """Height, width and channels of what the transforms make of the first readable example."""
+        return _image_shape(self, source)
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class EvaluationData:
+    """Batches for evaluation: each example once, in order; the last batch padded, weight 0.
+
+    Attributes:
+        source: the data set.
+        transforms: applied to each image in turn; they get a fixed generator.
+        threads: that prepare batches, in each process or in each of its workers.
+        workers: processes that prepare batches for each process; 0 uses threads only.
+        read_ahead_bytes: that batches may take up in the memory of each process and its workers.
+        unreadable_share: of the examples that may be unreadable and get weight 0; 0 stops at the
+            first.
+    """
+
+    source: typing.Any
+    transforms: tuple[typing.Any, ...]
+    threads: int = 2
+    workers: int = 0
+    read_ahead_bytes: int = READ_AHEAD_BYTES
+    unreadable_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        checks.types(self)
+        _check(self)
+
+    def batches(
+        self, source: batch.Source | batch.Stream, *, global_batch: int, rows: np.ndarray
+    ) -> batch.Batches:
+        """This process's rows of every evaluation batch.
+
+        Args:
+            source: `self.source`, opened.
+            global_batch: rows over all processes.
+            rows: those that this process's devices hold.
+        """
+        prepare = preparation.Preparation(self.transforms, 0, len(source.class_names))
+        how = loading.Loading("EvaluationData", self.threads, self.workers, self.read_ahead_bytes)
+        replace = self.unreadable_share > 0
+        found: typing.Any
+        if batch.is_stream(source):
+            deal = streaming.Deal(typing.cast(batch.Stream, source), global_batch, rows)
+            found = streaming.evaluate(deal, prepare, replace, how)
+        else:
+            indexed = preparation.Indexed(typing.cast(batch.Source, source), prepare, replace)
+            examples = grain.MapDataset.range(len(source)).map_with_index(indexed)
+            padded = _Padded(examples, -(-len(source) // global_batch) * global_batch)
+            found = _load(_Rows(padded, global_batch, rows), len(rows), how, 0)
+        return preparation.Counted(found, len(source), self.unreadable_share, "EvaluationData")
+
+    def image_shape(self, source: batch.Source | batch.Stream) -> tuple[int, ...]:
+        """Height, width and channels of what the transforms make of the first readable example."""
+        return _image_shape(self, source)
+
+
+class _Rows:
+    """Of each global batch, the given rows only."""
+
+    def __init__(self, examples: Examples, global_batch: int, rows: np.ndarray) -> None:
+        self._examples = examples
+        self._global_batch = global_batch
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._examples) // self._global_batch * len(self._rows)
+
+    def __getitem__(self, index: int) -> batch.Example:
+        step, row = divmod(index, len(self._rows))
+        return self._examples[step * self._global_batch + int(self._rows[row])]
+
+
+class _Padded:
+    """Every example once with weight 1, then repetitions of the first with weight 0."""
+
+    def __init__(self, examples: Examples, length: int) -> None:
+        self._examples = examples
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> batch.Example:
+        example = self._examples[index if index < len(self._examples) else 0]
+        real = index < len(self._examples) and example[preparation.UNREADABLE] == preparation.NONE
+        return {**example, "weight": np.float32(real)}
+
+
+def _check(data: TrainingData | EvaluationData) -> None:
+    name = type(data).__name__
+    checks.in_range(f"{name}.threads", data.threads, 1)
+    checks.in_range(f"{name}.workers", data.workers, 0)
+    checks.in_range(f"{name}.read_ahead_bytes", data.read_ahead_bytes, 1)
+    checks.in_range(f"{name}.unreadable_share", data.unreadable_share, 0, 1)
+
+
+def _image_shape(
+    data: TrainingData | EvaluationData, source: batch.Source | batch.Stream
+) -> tuple[int, ...]:
+    prepare = preparation.Preparation(data.transforms, 0, len(source.class_names))
+    examples: typing.Iterable[batch.Example]
+    if batch.is_stream(source):
+        examples = typing.cast(batch.Stream, source).evaluate(0)
+    else:
+        indexed = typing.cast(batch.Source, source)
+        examples = (indexed[index] for index in range(len(indexed)))
+    for example in examples:
+        try:
+            return prepare(example, 0)["image"].shape
+        except batch.Unreadable as reason:
+            if not data.unreadable_share:
+                raise failures.BadInput(preparation.refusal(0, example, reason)) from None
+    raise failures.BadInput("no example of a split is readable; make the data set anew.")
+
+
+def _load(
+    examples: _Rows, process_batch: int, how: loading.Loading, first_step: int
+) -> loading.Iteration:
+    """Batches of prepared examples, from a step on."""
+    batches = grain.MapDataset.source(examples).batch(process_batch, drop_remainder=True)
+    one = sum(np.asarray(value).nbytes for value in examples[0].values())
+    return how.batches(batches[first_step:], one * process_batch)

@@ -1,0 +1,58 @@
+"""Self-attention inside each block, with many heads or with one key and value for all of them."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from nest_dist.model import affine
+
+
+class BlockAttention(nn.Module):
+    """Every token attends to the tokens of its own block.
+
+    Attributes:
+        heads: query heads; divides the width.
+        multi_query: one key and value head serves all query heads (arXiv 1911.02150).
+        dropout: rate of the attention weights set to zero when training.
+        compute_dtype: of activations and products; softmax is float32 in any case.
+    """
+
+    heads: int
+    multi_query: bool
+    dropout: float
+    compute_dtype: affine.ComputeDtype
+
+    @nn.compact
+    def __call__(self, blocks: Array, train: bool) -> Array:
+        """New tokens [B, T, N, C] from tokens [B, T, N, C]."""
+        *_, C = blocks.shape
+        K, D = self.heads, C // self.heads
+        shared = 1 if self.multi_query else K
+        query_kernel, query_bias = self._affine("query", (C, K, D), (K, D))
+        key_kernel, key_bias = self._affine("key", (C, shared, D), (shared, D))
+        value_kernel, value_bias = self._affine("value", (C, shared, D), (shared, D))
+        output_kernel, output_bias = self._affine("output", (K, D, C), (C,))
+
+        query = jnp.einsum("btnc,ckd->btnkd", blocks, query_kernel) + query_bias
+        key = jnp.einsum("btnc,ckd->btnkd", blocks, key_kernel) + key_bias
+        value = jnp.einsum("btnc,ckd->btnkd", blocks, value_kernel) + value_bias
+        mixed = self._attend(query * D**-0.5, key, value, train)  # [B, T, N, K, D]
+        return jnp.einsum("btnkd,kdc->btnc", mixed, output_kernel) + output_bias
+
+    def _affine(
+        self, name: str, kernel_shape: affine.Shape, bias_shape: affine.Shape
+    ) -> tuple[Array, Array]:
+        return affine.Affine(kernel_shape, bias_shape, self.compute_dtype, name=name)()
+
+    def _attend(self, query: Array, key: Array, value: Array, train: bool) -> Array:
+        heads = "" if self.multi_query else "k"
+        if self.multi_query:
+            key, value = key.squeeze(-2), value.squeeze(-2)  # [B, T, N, D]
+        # bfloat16 has 8 significant bits; a sum of 196 exponentials would lose the small ones.
+        scores = jnp.einsum(
+            f"btnkd,btm{heads}d->btknm", query, key, preferred_element_type=jnp.float32
+        )
+        weights = jax.nn.softmax(scores).astype(self.compute_dtype)
+        weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
+        return jnp.einsum(f"btknm,btm{heads}d->btnkd", weights, value)

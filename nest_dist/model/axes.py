@@ -1,0 +1,32 @@
+"""Every parameter by name: its logical axes, and whether weight decay spares it. Plain data."""
+
+from collections.abc import Mapping
+
+# Which mesh axes hold them is the business of parallel/rules.py; None is never sharded. A pattern
+# fits "/" + name, so it also fits the moments that an optimizer keeps under the same name.
+PARAMETER_AXES: Mapping[str, tuple[str | None, ...]] = {
+    "*/patch_embedding/kernel": (None, None, None, "embed"),
+    "*/patch_embedding/bias": ("embed",),
+    "*/position_embedding": (None, "blocks", None, "embed"),
+    "*/attention/query/kernel": ("embed", "heads", "head_dim"),
+    "*/attention/query/bias": ("heads", "head_dim"),
+    "*/attention/key/kernel": ("embed", "heads", "head_dim"),
+    "*/attention/key/bias": ("heads", "head_dim"),
+    "*/attention/value/kernel": ("embed", "heads", "head_dim"),
+    "*/attention/value/bias": ("heads", "head_dim"),
+    "*/attention/output/kernel": ("heads", "head_dim", "embed"),
+    "*/attention/output/bias": ("embed",),
+    "*/mlp/hidden/kernel": ("embed", "mlp"),
+    "*/mlp/hidden/bias": ("mlp",),
+    "*/mlp/output/kernel": ("mlp", "embed"),
+    "*/mlp/output/bias": ("embed",),
+    "*/convolution/kernel": (None, None, None, "embed"),
+    "*/convolution/bias": ("embed",),
+    "*norm/scale": ("embed",),
+    "*norm/bias": ("embed",),
+    "*/head/kernel": ("embed", "classes"),
+    "*/head/bias": ("classes",),
+}
+
+# Biases and norms do decay, as in the official configuration.
+NOT_DECAYED: tuple[str, ...] = ("*/position_embedding",)

@@ -1,0 +1,89 @@
+"""Images, patches and blocks: the arithmetic of grids, and changes of layout. Pure."""
+
+import dataclasses
+import math
+
+from jax import Array
+
+from nest_dist.base import checks
+
+Grid = tuple[int, int]  # rows, columns
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometry:
+    """How an image is cut.
+
+    Attributes:
+        image_sides: height and width in pixels.
+        block_side: tokens along each side of a block, the same at every level.
+        grids: rows and columns of blocks at each level, first level first.
+    """
+
+    image_sides: Grid
+    block_side: int
+    grids: tuple[Grid, ...]
+
+
+def geometry(
+    image_size: int | Grid, patch_size: int, num_levels: int, block_side: int | None = None
+) -> Geometry:
+    """Cuts an image into patches, and the patches into blocks whose grid halves at each level.
+
+    Args:
+        image_size: side, or height and width, in pixels.
+        patch_size: side of a patch in pixels.
+        num_levels: at least 1.
+        block_side: tokens along the side of a block; without it the blocks are as large as they
+            can be, so that a square image ends as one block.
+    Raises:
+        BadInput: naming the nearest sides that can be cut so.
+    """
+    sides = (image_size, image_size) if isinstance(image_size, int) else image_size
+    halvings = 2 ** (num_levels - 1)
+    step = patch_size * halvings * (block_side or 1)
+    step_name = "patch_size x 2^(num_hierarchies - 1)" + (" x block_side" if block_side else "")
+    top = tuple(
+        checks.divides(
+            f"NesT.image_size {side_name}", side, step, step_name, "change it or that product"
+        )
+        for side_name, side in zip(("height", "width"), sides, strict=True)
+    )
+    if block_side is None:
+        block_side = math.gcd(*top)
+        top = tuple(tokens // block_side for tokens in top)
+    rows, columns = top
+    grids = tuple((rows * 2**level, columns * 2**level) for level in reversed(range(num_levels)))
+    return Geometry((sides[0], sides[1]), block_side, grids)
+
+
+def to_patches(image: Array, patch_size: int) -> Array:
+    """The pixels of each patch, rows first, as the channels of one token.
+
+    Args:
+        image: [B, H, W, C].
+        patch_size: side of a patch in pixels; divides both sides.
+    Returns:
+        [B, H / patch_size, W / patch_size, patch_size * patch_size * C].
+    """
+    B, H, W, C = image.shape
+    rows, columns = H // patch_size, W // patch_size
+    x = image.reshape(B, rows, patch_size, columns, patch_size, C)
+    return x.swapaxes(2, 3).reshape(B, rows, columns, patch_size * patch_size * C)
+
+
+def to_blocks(image: Array, block_side: int) -> Array:
+    """Cuts an image [B, H, W, C] into blocks [B, T, N, C], rows first in T and in N."""
+    B, H, W, C = image.shape
+    rows, columns = H // block_side, W // block_side
+    x = image.reshape(B, rows, block_side, columns, block_side, C)
+    return x.swapaxes(2, 3).reshape(B, rows * columns, block_side * block_side, C)
+
+
+def to_image(blocks: Array, grid: Grid) -> Array:
+    """Puts blocks [B, T, N, C] back in their places: [B, H, W, C]. Inverts `to_blocks`."""
+    B, _, N, C = blocks.shape
+    rows, columns = grid
+    block_side = math.isqrt(N)
+    x = blocks.reshape(B, rows, columns, block_side, block_side, C)
+    return x.swapaxes(2, 3).reshape(B, rows * block_side, columns * block_side, C)

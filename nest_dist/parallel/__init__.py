@@ -1,0 +1,1 @@
+"""Processes, the mesh, axis rules, and what is exchanged between devices."""

@@ -1,0 +1,250 @@
+"""Processes of a run: starting them together, who leads, and agreeing without a collective."""
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import types
+import typing
+from collections.abc import Iterator
+
+import jax
+from jax._src import distributed  # the coordination service's client has no public name
+from jax.experimental import multihost_utils
+
+from nest_dist.base import failures
+
+# A lost peer is noticed after this long; JAX's own default is 100 s.
+HEARTBEAT_SECONDS = 30
+# How long the end of a run waits for the processes that are not there yet.
+SHUTDOWN_SECONDS = 60
+
+
+def start(
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    wait_seconds: int = 300,
+) -> None:
+    """Starts `jax.distributed`; call it once, before anything touches a device.
+
+    With no arguments the peers are found by JAX itself (Cloud TPU, GKE, Slurm); where there is no
+    such environment, the run has one process.
+
+    Args:
+        coordinator: "host:port" of process 0.
+        num_processes: processes of the whole run.
+        process_id: this process, in [0, num_processes).
+        wait_seconds: how long to wait for the others before giving up.
+    Raises:
+        BadInput: if only some of the three are given, one is out of range, or the port is taken.
+    """
+    if coordinator is None and num_processes is None and process_id is None:
+        if _start_in_known_cluster(wait_seconds):
+            return
+        coordinator, num_processes, process_id = f"127.0.0.1:{_free_port()}", 1, 0
+    address, count, index = _checked(coordinator, num_processes, process_id)
+    if index == 0:
+        _require_free_port(address)
+    # JAX aborts the process when peers stay away; this timer ends it first, in one line.
+    timer = threading.Timer(wait_seconds, _give_up, (address, count, index, wait_seconds))
+    timer.daemon = True
+    timer.start()
+    jax.distributed.initialize(
+        coordinator_address=address,
+        num_processes=count,
+        process_id=index,
+        initialization_timeout=wait_seconds + 60,
+        heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+        shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+    )
+    timer.cancel()
+
+
+def lead() -> bool:
+    """Whether this process writes what is written once: logs, TensorBoard, configuration."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str, timeout_seconds: int = 600) -> None:
+    """Waits until every process has come here. Needs no device, so compile times may differ.
+
+    Args:
+        name: unique in the run.
+        timeout_seconds: limit, after which the error of JAX's coordination service is raised.
+    """
+    _client().wait_at_barrier(name, timeout_seconds * 1000)
+
+
+def gather(name: str, value: str, timeout_seconds: int = 120) -> list[str]:
+    """The `value` of every process, by process index. Needs no device.
+
+    Args:
+        name: unique in the run.
+        value: this process's text.
+        timeout_seconds: limit for each process.
+    """
+    client = _client()
+    client.key_value_set(f"nest_dist/{name}/{jax.process_index()}", value)
+    return [
+        client.blocking_key_value_get(f"nest_dist/{name}/{index}", timeout_seconds * 1000)
+        for index in range(jax.process_count())
+    ]
+
+
+def agree(name: str, value: str, remedy: str) -> None:
+    """Checks that all processes hold the same text.
+
+    Raises:
+        BadInput: on every process, naming the first one that differs from process 0.
+    """
+    values = gather(name, value)
+    for index, other in enumerate(values):
+        if other != values[0]:
+            raise failures.BadInput(
+                f"{name} of process {index} is {other!r}, of process 0 {values[0]!r}; {remedy}."
+            )
+
+
+class StopRequest:
+    """SIGTERM or Ctrl-C to any process becomes one step at which all of them stop.
+
+    A context manager, open while the run can be stopped.
+
+    JAX's preemption service spreads a SIGTERM; an interrupt is turned into one. A second Ctrl-C
+    ends this process at once.
+    """
+
+    def __init__(self) -> None:
+        self.interrupted = False
+        signal.signal(signal.SIGINT, self._interrupt)
+
+    def reached(self, step: int) -> bool:
+        """Whether all processes stop after `step`; call it at every step, on every process."""
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def __enter__(self) -> "StopRequest":
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        error: BaseException | None,
+        _traceback: types.TracebackType | None,
+    ) -> None:
+        """Gives Ctrl-C back to Python; says so if it was Ctrl-C that stopped the run."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self.interrupted and isinstance(error, failures.Preempted):
+            raise failures.Interrupted(str(error)) from None
+
+    def _interrupt(self, _signal: int, _frame: types.FrameType | None) -> None:
+        if self.interrupted:
+            failures.end_now(failures.INTERRUPTED)
+        self.interrupted = True
+        os.write(2, b"\nnest-dist: saving a checkpoint, then stopping; Ctrl-C again stops now.\n")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def joint_end() -> Iterator[None]:
+    """Leaves the run together with the others, whether it ends well or with a failure of all.
+
+    Raises:
+        PeerLost: if a collective failed because another process is gone.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not isinstance(error, failures.Failure) and _tells_of_lost_peer(error):
+            raise failures.PeerLost(
+                f"another process of the run is gone ({failures.first_line(error)[:200]}); start "
+                "all of them again, the run goes on from its last checkpoint."
+            ) from error
+        _leave()
+        raise
+    except failures.Failure:
+        _leave()
+        raise
+    _leave()
+
+
+def _client() -> typing.Any:
+    return distributed.global_state.client
+
+
+def _leave() -> None:
+    # Process 0 serves the others: were it gone first, they would end as if it had crashed.
+    jax.distributed.shutdown()
+
+
+def _tells_of_lost_peer(error: Exception) -> bool:
+    text = str(error)
+    return any(sign in text for sign in ("Gloo", "closed by peer", "heartbeat", "UNAVAILABLE"))
+
+
+def _start_in_known_cluster(wait_seconds: int) -> bool:
+    try:
+        jax.distributed.initialize(
+            initialization_timeout=wait_seconds,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except ValueError as error:
+        if "should be defined" not in str(error) and "must be defined" not in str(error):
+            raise
+        return False
+    return True
+
+
+def _checked(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> tuple[str, int, int]:
+    if coordinator is None or num_processes is None or process_id is None:
+        raise failures.BadInput(
+            f"--coordinator is {coordinator}, --num_processes {num_processes}, --process_id "
+            f"{process_id}; give all three, or none to let JAX find the peers."
+        )
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise failures.BadInput(
+            f"--coordinator is {coordinator!r}; give host:port with a port from 1 to 65535."
+        )
+    if not 0 <= process_id < num_processes:
+        raise failures.BadInput(
+            f"--process_id is {process_id}; with --num_processes={num_processes} it must be "
+            f"in [0, {num_processes - 1}]."
+        )
+    return coordinator, num_processes, process_id
+
+
+def _require_free_port(address: str) -> None:
+    # gRPC shares a port silently with another gRPC server (SO_REUSEPORT), so two runs would mix.
+    port = int(address.rpartition(":")[2])
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise failures.BadInput(
+                f"--coordinator is {address}, whose port {port} is in use on this host "
+                f"({error.strerror}); end the run that holds it or choose another port."
+            ) from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _give_up(address: str, num_processes: int, process_id: int, wait_seconds: int) -> None:
+    print(
+        f"nest-dist: process {process_id} waited {wait_seconds} s at {address} and not all "
+        f"{num_processes} processes came; start the missing ones within --wait_seconds, or lower "
+        "--num_processes.",
+        file=sys.stderr,
+        flush=True,
+    )
+    failures.end_now(failures.USAGE)

@@ -1,0 +1,61 @@
+"""What the lead process says: a progress bar on a terminal, plain lines elsewhere."""
+
+import sys
+from collections.abc import Mapping
+
+import rich.console
+import rich.progress
+
+
+class Progress:
+    """Shows how far the run is; every other line goes through `say`, above the bar."""
+
+    def __init__(self, first_step: int, num_steps: int, steps_per_epoch: float) -> None:
+        self._num_steps = num_steps
+        self._steps_per_epoch = steps_per_epoch
+        self._console = rich.console.Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._bar: rich.progress.Progress | None = None
+        if self._console.is_terminal:
+            self._bar = rich.progress.Progress(
+                rich.progress.TextColumn("step {task.completed}/{task.total}"),
+                rich.progress.BarColumn(),
+                rich.progress.TextColumn("{task.fields[metrics]}"),
+                rich.progress.TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("train", total=num_steps, metrics="")
+            self._bar.update(self._task, completed=first_step)
+            self._bar.start()
+
+    def report(self, step: int, metrics: Mapping[str, float]) -> None:
+        """One line for the metrics of a step, or the bar moved on."""
+        text = "  ".join(_short(name, value) for name, value in metrics.items() if name in _SHOWN)
+        if self._bar is not None and "train/loss" in metrics:
+            self._bar.update(self._task, completed=step, metrics=text)
+        else:
+            epoch = step / self._steps_per_epoch
+            self.say(f"step {step}/{self._num_steps}  epoch {epoch:.2f}  {text}")
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, markup=False)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+_SHOWN = {
+    "train/loss": "loss {:.4f}",
+    "train/accuracy": "accuracy {:.1%}",
+    "train/learning_rate": "learning rate {:.2e}",
+    "speed/images_per_second": "{:,.0f} images/s",
+    "eval/loss": "test loss {:.4f}",
+    "eval/top_1": "test top-1 {:.2%}",
+    "eval/top_5": "test top-5 {:.2%}",
+}
+
+
+def _short(name: str, value: float) -> str:
+    return _SHOWN[name].format(value)

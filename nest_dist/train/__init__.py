@@ -1,0 +1,1 @@
+"""What happens in and around a step."""

@@ -1,0 +1,58 @@
+"""Random erasing on the device: a rectangle of noise, after normalisation."""
+
+import dataclasses
+import math
+
+import gin
+import jax
+import jax.numpy as jnp
+
+from nest_dist.base import checks
+
+
+@gin.register
+@dataclasses.dataclass(frozen=True)
+class RandomErasing:
+    """A random rectangle of a picture becomes normal noise; it may reach over the border.
+
+    Attributes:
+        probability: that a picture is changed, in [0, 1].
+        area: smallest and largest share of the picture, drawn evenly; in (0, 1].
+        aspect: smallest and largest height / width, drawn evenly on a logarithmic scale.
+    Source: arXiv 1708.04896, without the repeated drawing, as in the official implementation of
+        NesT.
+    """
+
+    probability: float
+    area: tuple[float, float] = (0.02, 1 / 3)
+    aspect: tuple[float, float] = (0.3, 1 / 0.3)
+
+    def __post_init__(self) -> None:
+        checks.types(self)
+        checks.in_range("RandomErasing.probability", self.probability, 0, 1)
+        checks.interval("RandomErasing.area", self.area, 0, 1)
+        checks.interval("RandomErasing.aspect", self.aspect, 0)
+
+    def __call__(self, images: jax.Array, key: jax.Array) -> jax.Array:
+        """Images of the same shape.
+
+        Args:
+            images: float32 [B, H, W, C], mean 0 and standard deviation 1.
+            key: of the step.
+        """
+        place_key, noise_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, images.shape, images.dtype)
+        return jnp.where(self.masks(images.shape, place_key)[..., None], noise, images)
+
+    def masks(self, shape: tuple[int, ...], key: jax.Array) -> jax.Array:
+        """Which pixels are erased, bool [B, H, W]."""
+        B, H, W, _ = shape
+        chance, size, form, down, right = jax.random.uniform(key, (5, B, 1))
+        area = self.area[0] + (self.area[1] - self.area[0]) * size
+        low, high = math.log(self.aspect[0]), math.log(self.aspect[1])
+        aspect = jnp.exp(low + (high - low) * form)
+        height, width = H * jnp.sqrt(area * aspect), W * jnp.sqrt(area / aspect)
+        rows = jnp.abs(jnp.arange(H) - H * down) < height / 2  # [B, H]
+        columns = jnp.abs(jnp.arange(W) - W * right) < width / 2  # [B, W]
+        chosen = (chance < self.probability)[..., None]
+        return rows[:, :, None] & columns[:, None, :] & chosen

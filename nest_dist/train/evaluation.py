@@ -1,0 +1,43 @@
+"""Counting over a whole split, exactly: each example once, on any number of processes."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import jax
+
+from nest_dist.train import state, step
+
+
+def evaluate(
+    evaluation_step: Callable[[state.Params, step.DeviceBatch], step.Metrics],
+    params: state.Params,
+    batches: Iterable[step.DeviceBatch],
+) -> dict[str, float]:
+    """Means over the split under their TensorBoard names.
+
+    Args:
+        evaluation_step: as of `step.evaluation_step`, jitted.
+        params: what is evaluated.
+        batches: global batches with weights; the same number on every process.
+    """
+    sums = {"examples": 0, "loss": 0.0, "top_1": 0, "top_5": 0}
+    # The device works on the next batch while the host adds up the last one.
+    pending: step.Metrics | None = None
+    for batch in batches:
+        counted = evaluation_step(params, batch)
+        sums = _added(sums, pending)
+        pending = counted
+    sums = _added(sums, pending)
+    examples = sums["examples"]
+    return {
+        "eval/loss": sums["loss"] / examples,
+        "eval/top_1": sums["top_1"] / examples,
+        "eval/top_5": sums["top_5"] / examples,
+        "eval/examples": examples,
+    }
+
+
+def _added(sums: Mapping[str, float], counted: step.Metrics | None) -> dict[str, float]:
+    if counted is None:
+        return dict(sums)
+    fetched = jax.device_get(counted)
+    return {name: total + fetched[name].item() for name, total in sums.items()}

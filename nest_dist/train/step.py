@@ -1,0 +1,96 @@
+"""One training step and one evaluation step, as pure functions to be jitted."""
+
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+
+from nest_dist.parallel import rules
+from nest_dist.train import losses, state
+
+# logits [B, classes] from params, images [B, H, W, C]; with a key when training.
+Forward = Callable[..., jax.Array]
+DeviceBatch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+
+
+def train_step(
+    forward: Forward,
+    inputs: Callable[..., tuple[jax.Array, jax.Array]],
+    rule: state.UpdateRule,
+    schedule: Callable[[jax.Array], jax.Array],
+    layout: rules.Layout,
+    *,
+    num_classes: int,
+    label_smoothing: float,
+    seed: int,
+) -> Callable[[state.TrainState, DeviceBatch], tuple[state.TrainState, Metrics]]:
+    """A function from state and batch to the next state and float32 scalar metrics.
+
+    Args:
+        forward: `forward(params, images, key)` gives logits.
+        inputs: `inputs(images, targets, key)` gives float32 images from uint8 ones, and targets.
+        rule: the update rule.
+        schedule: learning rate by step, for the metrics.
+        layout: where activations lie.
+        num_classes: of the model.
+        label_smoothing: in [0, 1).
+        seed: of the run; the step's randomness is keyed by it and the step alone.
+    """
+
+    def loss(
+        params: state.Params, batch: DeviceBatch, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        inputs_key, forward_key = jax.random.split(key)
+        targets = losses.smoothed_targets(batch["label"], num_classes, label_smoothing)
+        images, targets = inputs(batch["image"], targets, inputs_key)
+        logits = forward(params, images, forward_key)
+        return losses.cross_entropy(logits, targets).mean(), logits
+
+    def step(before: state.TrainState, batch: DeviceBatch) -> tuple[state.TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), before.step)
+        with layout.active():
+            (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(
+                before.params, batch, key
+            )
+        after, norms = before.updated(rule, grads)
+        metrics = {
+            "train/loss": value,
+            "train/accuracy": losses.in_top(logits, batch["label"], 1).mean(),
+            "train/learning_rate": jnp.asarray(schedule(before.step), jnp.float32),
+            **norms,
+        }
+        return after, metrics
+
+    return step
+
+
+def evaluation_step(
+    forward: Forward, pixels: Callable[[jax.Array], jax.Array], layout: rules.Layout
+) -> Callable[[state.Params, DeviceBatch], Metrics]:
+    """A function from parameters and a weighted batch to sums over its real examples.
+
+    Args:
+        forward: `forward(params, images)` gives logits.
+        pixels: float32 images from uint8 ones.
+        layout: where activations lie.
+    """
+
+    def step(params: state.Params, batch: DeviceBatch) -> Metrics:
+        with layout.active():
+            logits = forward(params, pixels(batch["image"]))
+        real = batch["weight"] > 0
+        targets = losses.smoothed_targets(batch["label"], logits.shape[-1], 0.0)
+        loss = losses.cross_entropy(logits, targets)
+
+        def count(hits: jax.Array) -> jax.Array:
+            return jnp.sum(hits & real, dtype=jnp.int32)
+
+        return {
+            "examples": count(real),
+            "loss": jnp.sum(jnp.where(real, loss, 0.0)),
+            "top_1": count(losses.in_top(logits, batch["label"], 1)),
+            "top_5": count(losses.in_top(logits, batch["label"], 5)),
+        }
+
+    return step

@@ -1,0 +1,107 @@
+"""One run on several numbers of processes and devices: the same batches, the same losses."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from support import commands
+
+TOPOLOGIES = [(1, 1), (1, 4), (2, 2), (4, 1)]  # processes, devices of each
+SHORT = ("Run.num_epochs = 0.2", "Run.save_every_epochs = 0.1", "Run.evaluate_every_epochs = 0.2")
+
+
+def batch_digests(processes, devices, *flags):
+    """sha256 of global batches by step, as process 0 of a run sees them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = {
+        **os.environ,
+        "JAX_NUM_CPU_DEVICES": str(devices),
+        "PYTHONPATH": str(commands.TOP / "tests"),
+    }
+    started = []
+    for index in range(processes):
+        peers = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
+        command = [
+            *(sys.executable, "-m", "support.batch_digests", "--gin_file=runs/quickstart.gin"),
+            *(f"--gin_bindings={binding}" for binding in commands.TINY),
+            *(peers if processes > 1 else []),
+            *([f"--process_id={index}"] if processes > 1 else []),
+            *flags,
+        ]
+        started.append(
+            subprocess.Popen(
+                command,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+    outputs = [process.communicate(timeout=180)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * processes, "\n".join(outputs)
+    return dict(re.findall(r"^batch (\d+) (\w{64})$", outputs[0], flags=re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def reference_batches():
+    return batch_digests(1, 1)
+
+
+@pytest.mark.parametrize(("processes", "devices"), TOPOLOGIES[1:])
+def test_global_batches_do_not_depend_on_the_topology(processes, devices, reference_batches):
+    assert len(set(reference_batches.values())) == 10
+    assert batch_digests(processes, devices) == reference_batches
+
+
+def test_a_resumed_sequence_of_batches_goes_on_as_the_unbroken_one(reference_batches):
+    # With another number of processes than the beginning had.
+    resumed = batch_digests(2, 1, "--first_step=7", "--num_steps=3")
+    assert resumed == {step: reference_batches[step] for step in ("7", "8", "9")}
+
+
+def test_another_seed_gives_other_batches(reference_batches):
+    other = batch_digests(1, 1, "--gin_bindings=Run.seed = 1", "--num_steps=1")
+    assert other["0"] != reference_batches["0"]
+
+
+@pytest.fixture(scope="module")
+def reference_run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("one")
+    done = commands.nest_dist("train", *commands.tiny_flags(workdir, *SHORT))
+    assert done.returncode == 0, done.stderr
+    return workdir
+
+
+# Summation in another order changes the last of 24 bits; ten steps of Adam enlarge that a little.
+TOLERANCE = 2e-5
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "bindings"),
+    [
+        *((p, d, ()) for p, d in TOPOLOGIES[1:]),
+        (2, 2, ("MeshShape.fsdp = 2",)),
+    ],
+)
+def test_losses_agree_on_every_topology(processes, devices, bindings, reference_run, tmp_path):
+    flags = commands.tiny_flags(tmp_path, *SHORT, *bindings)
+    status, output = commands.local(processes, devices, *flags)
+    assert status == 0, output
+    expected, found = commands.losses(reference_run), commands.losses(tmp_path)
+    assert len(expected) == 9
+    assert found.keys() == expected.keys()
+    np.testing.assert_allclose(
+        list(found.values()), list(expected.values()), rtol=TOLERANCE, atol=0
+    )
+    # Evaluation counts, so there is nothing to round.
+    counts = [
+        [line["eval/examples"] for line in commands.metrics(workdir) if "eval/examples" in line]
+        for workdir in (reference_run, tmp_path)
+    ]
+    assert counts[0] == counts[1] == [359]

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Makes the environment with the test tools, then runs the linter, the type checker and all tests.
+#
+#   bash tests/run.sh              everything but the slow proofs
+#   bash tests/run.sh -m slow      the slow proofs: minutes rather than seconds each
+#   bash tests/run.sh -k resume    whatever pytest understands
+set -euo pipefail
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+cd "$top"
+python=$(bash launch/environment.sh requirements-test.txt)
+bin=$(dirname "$python")
+
+export JAX_PLATFORMS=cpu
+if [[ $# -eq 0 ]]; then
+  "$bin/ruff" check .
+  "$bin/ruff" format --check .
+  "$bin/mypy"
+fi
+exec "$python" -m pytest "$@"

@@ -1,0 +1,125 @@
+"""Small data sets in every format, made of real photographs."""
+
+import hashlib
+import json
+import pathlib
+import struct
+import typing
+from collections.abc import Mapping, Sequence
+
+from support import photographs
+
+from nest_dist.data import decode
+from nest_dist.data.sources import array_record as records
+from nest_dist.data.sources import digits, synthetic
+from nest_dist.data.sources import image_folder as folders
+from nest_dist.data.sources import tfds as tensorflow_datasets
+
+CLASSES = ("chelsea", "coffee", "rocket")
+
+
+def pictures(pictures_each: int = 4) -> list[tuple[str, int, bytes]]:
+    """Name, label and JPEG of each: different parts of three photographs."""
+    found = []
+    for label, name in enumerate(CLASSES):
+        photograph = photographs.photograph(name)
+        for number in range(pictures_each):
+            part = photograph[7 * number : 7 * number + 60, 11 * number : 11 * number + 80]
+            found.append((f"{name}/{number:03d}.jpg", label, decode.encode(part.copy(), "jpeg")))
+    return found
+
+
+def opened(name: str, root: pathlib.Path, pictures_each: int = 4) -> typing.Any:
+    """One of the sources, made in `root` if it needs files."""
+    if name == "digits":
+        return digits.Digits("test", image_side=8).open()
+    if name == "synthetic":
+        return synthetic.Synthetic(num_examples=24, image_side=64, num_classes=3).open()
+    root.mkdir(parents=True, exist_ok=True)
+    if name == "image_folder":
+        image_folder(root, pictures_each)
+        return folders.ImageFolder(str(root), "train").open()
+    if name == "array_record":
+        array_record(root, pictures_each)
+        return records.ArrayRecord(str(root), "train").open()
+    tfds(root, pictures_each)
+    return tensorflow_datasets.Tfds(str(root), "train").open()
+
+
+def image_folder(root: pathlib.Path, pictures_each: int = 4, split: str = "train") -> None:
+    for name, _, picture in pictures(pictures_each):
+        path = root / split / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture)
+
+
+def array_record(root: pathlib.Path, pictures_each: int = 4, split: str = "train") -> None:
+    folder = root / split
+    folder.mkdir(parents=True, exist_ok=True)
+    everything = pictures(pictures_each)
+    shards = []
+    for number in range(2):
+        path = folder / f"{number}.array_record"
+        packed = [records.pack(*each) for each in everything[number::2]]
+        records.write(path, packed)
+        shards.append({"name": path.name, "bytes": path.stat().st_size})
+    manifest = {
+        "format_version": 1,
+        "class_names": CLASSES,
+        "fingerprint": hashlib.sha256(repr(everything).encode()).hexdigest()[:16],
+        "shards": shards,
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def tfds(root: pathlib.Path, pictures_each: int = 4, split: str = "train") -> None:
+    everything = pictures(pictures_each)
+    lengths = []
+    for number in range(2):
+        part = everything[number::2]
+        lengths.append(str(len(part)))
+        records.write(
+            root / f"photos-{split}.array_record-{number:05d}-of-00002",
+            [
+                tf_example({"image": [image], "label": [label], "file_name": [name.encode()]})
+                for name, label, image in part
+            ],
+        )
+    info = {"name": "photos", "splits": [{"name": split, "shardLengths": lengths}]}
+    (root / "dataset_info.json").write_text(json.dumps(info))
+    (root / "features.json").write_text("{}")
+    (root / "label.labels.txt").write_text("\n".join(CLASSES) + "\n")
+
+
+def tf_example(features: Mapping[str, Sequence[typing.Any]], packed: bool = True) -> bytes:
+    """A tf.train.Example, written by hand from the description of the format."""
+
+    def varint(value: int) -> bytes:
+        value &= (1 << 64) - 1
+        out = bytearray()
+        while value > 0x7F:
+            out.append(value & 0x7F | 0x80)
+            value >>= 7
+        return bytes([*out, value])
+
+    def field(number: int, content: bytes) -> bytes:
+        return varint(number << 3 | 2) + varint(len(content)) + content
+
+    def feature(values: Sequence[typing.Any]) -> bytes:
+        if isinstance(values[0], bytes):
+            return field(1, b"".join(field(1, value) for value in values))
+        if isinstance(values[0], float):
+            floats = [struct.pack("<f", value) for value in values]
+            if packed:
+                return field(2, field(1, b"".join(floats)))
+            return field(2, b"".join(varint(1 << 3 | 5) + each for each in floats))
+        integers = [varint(value) for value in values]
+        if packed:
+            return field(3, field(1, b"".join(integers)))
+        return field(3, b"".join(varint(1 << 3) + each for each in integers))
+
+    entries = [
+        field(1, field(1, name.encode()) + field(2, feature(values)))
+        for name, values in features.items()
+    ]
+    return field(1, b"".join(entries))

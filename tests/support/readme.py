@@ -1,0 +1,34 @@
+"""The commands of README, and a copy of the repository to try them in."""
+
+import re
+import shutil
+import subprocess
+
+from support import commands
+
+
+def blocks(language):
+    """The code blocks of README in a language."""
+    text = (commands.TOP / "README.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def shell_commands():
+    """Every line of every bash block."""
+    return [line for block in blocks("bash") for line in block.splitlines() if line]
+
+
+def fresh_copy(folder):
+    """The files that git knows or would add, as they are now, in an empty folder."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=commands.TOP,
+        capture_output=True,
+        check=True,
+    )
+    for name in listed.stdout.decode().split("\0"):
+        source = commands.TOP / name
+        if name and source.is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, folder / name)
+    return folder

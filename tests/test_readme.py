@@ -1,0 +1,268 @@
+"""README word for word: each of its commands, in a fresh copy, in order."""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+from support import commands, readme
+
+from nest_dist.commands import configuration
+
+QUICK_START = "bash launch/local.sh"
+TESTS = "bash tests/run.sh"
+TENSORBOARD = ".venv/bin/tensorboard --logdir=workdirs/quickstart/tensorboard"
+EVALUATE = ".venv/bin/nest-dist evaluate --workdir=workdirs/quickstart"
+LONGER = (
+    "bash launch/local.sh -- --gin_file=runs/quickstart.gin --workdir=workdirs/quickstart "
+    '--gin_bindings="Run.num_epochs = 22"'
+)
+BINDINGS = (
+    "bash launch/local.sh --processes=2 --devices=2 -- --gin_file=runs/quickstart.gin "
+    '--workdir=workdirs/other --gin_bindings="AdamW.peak_learning_rate = 4e-3" '
+    '--gin_bindings="Run.num_epochs = 5"'
+)
+FASHION_MNIST = (
+    ".venv/bin/nest-dist train --gin_file=runs/fashion_mnist.gin --workdir=workdirs/fashion_mnist"
+)
+INSTALL = "pip install ."
+INSTALLED = "nest-dist train --gin_file=runs/quickstart.gin --workdir=digits"
+KNOWN = [
+    *(QUICK_START, TESTS, TENSORBOARD, EVALUATE, LONGER, BINDINGS),
+    *(FASHION_MNIST, INSTALL, INSTALLED),
+]
+
+
+def shell(command, folder, timeout=900, **environment):
+    """Runs a line of README as a user's shell would, without what the tests' own shell has set."""
+    ours = {"JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "VIRTUAL_ENV", "PYTHONPATH"}
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
+    return subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**inherited, **environment},
+        check=False,
+    )
+
+
+def test_every_command_of_readme_is_tried_here():
+    assert readme.shell_commands() == KNOWN
+
+
+def test_the_test_command_is_the_one_that_must_pass_before_a_change_lands():
+    assert TESTS in (commands.TOP / ".ci" / "run").read_text().splitlines()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """An empty home folder, which a run must leave empty."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    return readme.fresh_copy(tmp_path_factory.mktemp("clone"))
+
+
+@pytest.fixture(scope="module")
+def quick_start(copy, home):
+    """The first command of README on a machine that has Python and nothing else of ours."""
+    done = shell(QUICK_START, copy, HOME=str(home))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return copy / "workdirs" / "quickstart", done
+
+
+@pytest.fixture(scope="module")
+def last_step(quick_start):
+    workdir, _ = quick_start
+    return commands.metrics(workdir)[-1]["step"]
+
+
+def test_the_quick_start_learns_digits_and_says_what_is_next(quick_start, last_step):
+    workdir, done = quick_start
+    accuracy = commands.metrics(workdir)[-1]["eval/top_1"]
+    assert accuracy >= 0.97
+    assert f"step {last_step}/{last_step}" in done.stdout
+    assert f"test top-1 {accuracy:.2%}" in done.stdout
+    said = " ".join(done.stdout.replace("\\\n", " ").split())
+    for following in (TENSORBOARD, EVALUATE, "Run.num_epochs", "AdamW.peak_learning_rate"):
+        assert following in said
+
+
+def test_nothing_is_left_outside_the_folder(quick_start, home):
+    # pip asks rustc for its version, and where rustup stands in for rustc it makes its own folder.
+    assert [path.name for path in home.iterdir() if path.name != ".rustup"] == []
+
+
+def test_tensorboard_and_json_lines_say_the_same(quick_start):
+    from tensorboard.backend.event_processing import event_accumulator
+
+    workdir, _ = quick_start
+    events = event_accumulator.EventAccumulator(str(workdir / "tensorboard"))
+    events.Reload()
+    of_lines = {}
+    for line in commands.metrics(workdir):
+        for name, value in line.items():
+            if name != "step":
+                of_lines.setdefault(name, []).append((line["step"], np.float32(value)))
+    of_events = {
+        name: [(event.step, np.float32(event.value)) for event in events.Scalars(name)]
+        for name in events.Tags()["scalars"]
+    }
+    assert of_events == of_lines
+    assert {"train/loss", "train/learning_rate", "eval/top_1"} <= of_events.keys()
+    (image,) = events.Images("train/images")
+    assert image.encoded_image_string.startswith(b"\x89PNG")
+    assert "Run.global_batch = 32" in str(events.Tensors("configuration/text_summary")[0])
+
+
+def test_checkpoints_and_configuration_belong_to_the_run(quick_start, last_step):
+    workdir, _ = quick_start
+    state = commands.arrays(workdir)
+    assert state["step"] == last_step
+    assert max(int(path.name) for path in (workdir / "checkpoints").iterdir()) == last_step
+    run = configuration.load([str(workdir / "config.gin")], [])
+    assert run == configuration.load(["runs/quickstart.gin"], [])
+    assert round(run.num_epochs * 1438 / run.global_batch) == last_step
+
+
+def test_evaluating_measures_what_the_run_measured(quick_start, copy):
+    workdir, _ = quick_start
+    done = shell(EVALUATE, copy, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
+    found, expected = json.loads(done.stdout), commands.metrics(workdir)[-1]
+    assert found["eval/top_1"] == expected["eval/top_1"]
+    assert found["eval/examples"] == expected["eval/examples"] == 359
+    assert found["eval/loss"] == pytest.approx(expected["eval/loss"], rel=1e-4)
+
+
+def test_tensorboard_serves_the_run(quick_start, copy):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [*shlex.split(TENSORBOARD), f"--port={port}"],
+        cwd=copy,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        address = f"http://127.0.0.1:{port}/data/plugin/scalars/tags"
+        for _ in range(120):
+            try:
+                with urllib.request.urlopen(address, timeout=5) as answer:
+                    tags = json.load(answer)
+                if tags and "eval/top_1" in next(iter(tags.values())):
+                    break
+            except OSError:
+                pass
+            time.sleep(0.5)
+        assert "eval/top_1" in next(iter(tags.values()))
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+def test_the_same_command_again_finds_the_run_complete(quick_start, copy, last_step):
+    done = shell(QUICK_START, copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "That run was started before" in done.stdout
+    assert f"the run is complete at step {last_step}" in done.stdout
+    assert "environment:" not in done.stderr
+
+
+def test_a_longer_run_goes_on_where_the_shorter_ended(quick_start, copy, last_step):
+    workdir, _ = quick_start
+    done = shell(LONGER, copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"resuming after step {last_step}" in done.stdout
+    assert "configuration changed: + Run.num_epochs = 22" in done.stdout
+    steps = [line["step"] for line in commands.metrics(workdir) if "train/loss" in line]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == round(22 * 1438 / 32)
+
+
+def test_bindings_reach_the_run(quick_start, copy):
+    done = shell(BINDINGS, copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 cpu devices in 2 processes" in done.stdout
+    text = (copy / "workdirs" / "other" / "config.gin").read_text()
+    assert "AdamW.peak_learning_rate = 0.004" in text
+    assert "Run.num_epochs = 5" in text
+
+
+def pythons():
+    """This Python and the newest other one of this machine that we support."""
+    installed = pathlib.Path.home().glob(".pyenv/versions/3.1[1-9]*/bin/python")
+    candidates = ["python3.13", "python3.12", "python3.11", *sorted(map(str, installed))[::-1]]
+    probe = "import sys, venv, ensurepip; print(*sys.version_info[:2])"
+    for candidate in candidates:
+        try:
+            done = subprocess.run([candidate, "-c", probe], capture_output=True, text=True)
+        except OSError:
+            continue
+        version = tuple(map(int, done.stdout.split()))
+        if version >= (3, 11) and version != sys.version_info[:2]:
+            return [sys.executable, candidate]
+    return [sys.executable]
+
+
+@pytest.mark.parametrize("python", pythons())
+def test_the_wheel_works_from_any_folder(python, tmp_path):
+    """`pip install` into an empty environment, then the quick start by its short name."""
+    source = readme.fresh_copy(tmp_path / "source")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
+    path = f"{tmp_path / 'venv' / 'bin'}:{os.environ['PATH']}"
+    quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_CACHE_DIR": "1"}
+    done = shell(INSTALL, source, PATH=path, **quiet)
+    assert done.returncode == 0, done.stdout + done.stderr
+    tiny = " ".join(f"--gin_bindings='{binding}'" for binding in commands.TINY)
+    done = shell(f"{INSTALLED} {tiny} --gin_bindings='Run.num_epochs = 1'", elsewhere, PATH=path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "done: 45 steps" in done.stdout
+    assert (elsewhere / "digits" / "config.gin").exists()
+
+
+def test_the_python_of_readme_runs():
+    (code,) = readme.blocks("python")
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\nprint(logits.shape)"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "(1, 1000)"
+
+
+@pytest.mark.slow
+def test_fashion_mnist_is_learned(tmp_path):
+    """Needs the four files of Fashion-MNIST; FASHION_MNIST names their folder."""
+    folder = os.environ.get("FASHION_MNIST", "/usr/share/datasets/fashion-mnist")
+    assert pathlib.Path(folder).is_dir(), "apt install dataset-fashion-mnist, or set FASHION_MNIST"
+    arguments = shlex.split(FASHION_MNIST)[1:]
+    arguments[-1] = f"--workdir={tmp_path}"
+    started = time.monotonic()
+    done = commands.nest_dist(*arguments, f'--gin_bindings=idx_folder = "{folder}"', timeout=1800)
+    minutes = (time.monotonic() - started) / 60
+    assert done.returncode == 0, done.stderr
+    assert commands.metrics(tmp_path)[-1]["eval/top_1"] >= 0.88
+    parameters = int(re.search(r"([\d,]+) parameters", done.stdout)[1].replace(",", ""))
+    assert parameters < 1_000_000
+    print(f"{minutes:.1f} minutes")

@@ -1,0 +1,75 @@
+import dataclasses
+import re
+import typing
+
+import pytest
+
+from nest_dist.base import checks, failures
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    rate: float = 0.5
+    steps: int = 3
+    sides: tuple[int, ...] = (1, 2)
+    kind: typing.Literal["a", "b"] = "a"
+    folder: str | None = None
+
+    def __post_init__(self):
+        checks.types(self)
+
+
+def refusal(text):
+    return pytest.raises(failures.BadInput, match=re.escape(text))
+
+
+def test_a_whole_number_is_a_float_but_not_the_other_way():
+    assert Settings(rate=1).rate == 1
+    with refusal("Settings.steps is 3.0, of type float; give a value of type int."):
+        Settings(steps=3.0)
+
+
+@pytest.mark.parametrize("field", ["rate", "steps"])
+def test_truth_is_no_number(field):
+    with refusal(f"Settings.{field} is True, of type bool"):
+        Settings(**{field: True})
+
+
+def test_members_of_tuples_literals_and_optionals_are_checked():
+    with refusal("Settings.sides is (1, 'x'), of type tuple; give a value of type tuple[int, ...]"):
+        Settings(sides=(1, "x"))
+    with refusal("Settings.kind is 'c', of type str; give a value of type Literal['a', 'b']"):
+        Settings(kind="c")
+    with refusal("Settings.folder is 7, of type int"):
+        Settings(folder=7)
+    assert Settings(folder="here").folder == "here"
+
+
+def test_a_class_in_place_of_an_instance_gets_a_hint():
+    with refusal("write @Settings() to make one"):
+        checks.type_of("Run.settings", Settings, Settings)
+
+
+def test_ranges_name_value_and_limit():
+    checks.in_range("x", 1, 0, 1)
+    with refusal("x is 2; it must be in [0, 1]."):
+        checks.in_range("x", 2, 0, 1)
+    with refusal("x is 1; it must be in [0, 1)."):
+        checks.in_range("x", 1, 0, 1, open_high=True)
+    with refusal("x is -1; it must be at least 0."):
+        checks.in_range("x", -1, 0)
+
+
+def test_division_names_the_nearest_that_fit():
+    assert checks.divides("side", 12, 4, "patch", "change one") == 3
+    with refusal("side is 10, not a multiple of patch (4); the nearest that fit are 8 or 12: fix."):
+        checks.divides("side", 10, 4, "patch", "fix")
+    with refusal("the nearest that fit are 4: fix."):
+        checks.divides("side", 3, 4, "patch", "fix")
+
+
+def test_unknown_names_get_suggestions_or_the_whole_list():
+    with refusal("the command is 'trian', which is unknown; did you mean train?"):
+        checks.one_of("the command", "trian", ["train", "evaluate"])
+    with refusal("known are evaluate, train."):
+        checks.one_of("the command", "xyz", ["train", "evaluate"])

@@ -1,0 +1,177 @@
+"""What users mistype: one line on stderr with value, limit and remedy, and exit code 2."""
+
+import socket
+
+import pytest
+from support import commands
+
+
+def assert_refused(done, *parts):
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    for part in parts:
+        assert part in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+def train(workdir, *bindings, **kwargs):
+    return commands.nest_dist("train", *commands.tiny_flags(workdir, *bindings), **kwargs)
+
+
+def test_no_workdir():
+    done = commands.nest_dist("train", "--gin_file=runs/quickstart.gin")
+    assert_refused(done, "--workdir is not given; give the folder of the run")
+
+
+def test_a_workdir_that_cannot_be_written():
+    done = train("/proc/nest_dist")
+    assert_refused(done, "--workdir is /proc/nest_dist, which cannot be written", "give a folder")
+
+
+def test_a_workdir_that_is_a_file(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert_refused(train(tmp_path / "file"), f"{tmp_path}/file, which is a file; give a folder")
+
+
+def test_no_gin_file(tmp_path):
+    done = commands.nest_dist("train", f"--workdir={tmp_path}")
+    assert_refused(done, "--gin_file is not given", "runs/quickstart.gin")
+
+
+def test_an_unknown_gin_file_lists_the_close_ones(tmp_path):
+    done = commands.nest_dist("train", "--gin_file=runs/quikstart.gin", f"--workdir={tmp_path}")
+    assert_refused(done, "'runs/quikstart.gin'", "did you mean runs/quickstart.gin?")
+
+
+def test_a_gin_file_like_none_lists_the_shipped_runs(tmp_path):
+    done = commands.nest_dist("train", "--gin_file=zzz", f"--workdir={tmp_path}")
+    assert_refused(done, "'zzz'", "shipped runs are", "runs/quickstart.gin")
+
+
+def test_a_misspelt_flag(tmp_path):
+    done = commands.nest_dist("train", f"--workdri={tmp_path}")
+    assert_refused(done, "Unknown command line flag 'workdri'", "workdir")
+
+
+def test_a_flag_of_the_wrong_type():
+    assert_refused(commands.nest_dist("train", "--process_id=two"), "process_id", "two")
+
+
+def test_an_argument_that_is_no_flag():
+    done = commands.nest_dist("train", "runs/quickstart.gin")
+    assert_refused(done, "'runs/quickstart.gin'", "write --flag=VALUE")
+
+
+def test_a_misspelt_command():
+    assert_refused(commands.nest_dist("trian"), "'trian'", "did you mean train?")
+
+
+@pytest.mark.parametrize(
+    ("binding", "parts"),
+    [
+        (
+            "AdamW.peak_learning_rat = 1.0",
+            ("'peak_learning_rat'", "did you mean peak_learning_rate"),
+        ),
+        ("AdamV.beta_1 = 0.9", ("no 'AdamV'", "did you mean AdamW")),
+        ("Run.optimizer = @AdamV()", ("no 'AdamV'", "did you mean AdamW")),
+        ("Run.model = %modle", ("macro %modle has no value", "known are")),
+        ("num_clases = 10", ("macro num_clases", "nothing used it", "did you mean num_classes?")),
+        ("Flip.probability = 0.5", ("Flip.probability is set and nothing used it", "remove it")),
+        ("Run.num_epochs = 'many'", ("Run.num_epochs is 'many', of type str", "float")),
+        ("Run.num_epochs = True", ("Run.num_epochs is True, of type bool", "float")),
+        ("Run.global_batch = 32.5", ("Run.global_batch is 32.5, of type float", "int")),
+        ("Run.num_epochs = many", ("gin cannot read", "quotes")),
+        ("Run.num_epochs = -1", ("Run.num_epochs is -1; it must be above 0",)),
+        ("Run.global_batch = 0", ("Run.global_batch is 0; it must be at least 1",)),
+        ("Run.label_smoothing = 1.0", ("Run.label_smoothing is 1.0; it must be in [0, 1)",)),
+        ("Run.seed = -1", ("Run.seed is -1; it must be in [0, 4294967295]",)),
+        ("Run.model = @NesT", ("Run.model is", "@NesT()")),
+        ("AdamW.beta_2 = 1", ("AdamW.beta_2 is 1; it must be in [0, 1)",)),
+        ("AdamW.final_learning_rate = 1", ("AdamW.final_learning_rate is 1; it must be in [0,",)),
+        ("MeshShape.data = 0", ("MeshShape.data is 0; it must be at least 1, or -1",)),
+        ("MeshShape.fsdp = -1", ("-1 for data and fsdp; at most one",)),
+        ("Pixels.mean = (0.1, 0.2)", ("Pixels.mean has 2 channels", "give one number a channel")),
+        ("Pixels.standard_deviation = (0,)", ("Pixels.standard_deviation has 0", "above 0")),
+        ("Digits.image_side = 20", ("Digits.image_side is 20", "16 or 24")),
+        ("include 'data/digit.gin'", ("'data/digit.gin' is not there", "did you mean")),
+    ],
+)
+def test_a_bad_binding_is_named(binding, parts, tmp_path):
+    assert_refused(train(tmp_path, binding), *parts)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_missing_value_is_named(tmp_path):
+    gin_file = tmp_path / "my.gin"
+    gin_file.write_text("import nest_dist.commands.run\nRun.num_epochs = 1\n")
+    done = commands.nest_dist("train", f"--gin_file={gin_file}", f"--workdir={tmp_path}")
+    assert_refused(done, "Run has no value for", "'model'", "Run.NAME = VALUE")
+
+
+@pytest.mark.parametrize(
+    ("devices", "binding", "parts"),
+    [
+        (4, "Run.global_batch = 30", ("Run.global_batch is 30", "mesh's 4 batch shards", "32")),
+        (2, "MeshShape.data = 3", ("data=3 x fsdp=1", "2 devices", "set one axis to -1")),
+        (1, "num_classes = 11", ("the data has 10 classes", "NesT.num_classes is 11", "10")),
+        (1, "PaddedCrop.side = 24", ("[24, 24, 1]", "NesT takes [16, 16, 1]", "change")),
+        (1, "Run.global_batch = 2000", ("1438 examples", "batch of 2000", "lower")),
+        (1, "AdamW.warmup_epochs = 30", ("AdamW.warmup_epochs is 30", "lower it")),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_compiling(devices, binding, parts, tmp_path):
+    done = train(tmp_path, binding, devices=devices)
+    assert_refused(done, *parts)
+    assert "compil" not in done.stdout
+
+
+def test_a_port_in_use(tmp_path):
+    with socket.socket(socket.AF_INET6) as holder:
+        holder.bind(("", 0))
+        holder.listen()
+        port = holder.getsockname()[1]
+        peers = (f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--process_id=0")
+        done = commands.nest_dist("train", *commands.tiny_flags(tmp_path), *peers)
+    assert_refused(done, f"port {port} is in use", "choose another port")
+
+
+def test_fewer_processes_than_announced(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    peers = (f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--process_id=0")
+    flags = (*commands.tiny_flags(tmp_path), *peers, "--wait_seconds=3")
+    done = commands.nest_dist("train", *flags, timeout=30)
+    assert_refused(done, "waited 3 s", "not all 2 processes came", "start the missing ones")
+
+
+@pytest.mark.parametrize(
+    ("peers", "parts"),
+    [
+        (("--num_processes=2",), ("--coordinator is None", "give all three")),
+        (
+            ("--coordinator=here", "--num_processes=2", "--process_id=0"),
+            ("--coordinator is 'here'", "host:port"),
+        ),
+        (
+            ("--coordinator=localhost:1234", "--num_processes=2", "--process_id=2"),
+            ("--process_id is 2", "[0, 1]"),
+        ),
+    ],
+)
+def test_peers_that_make_no_sense(peers, parts, tmp_path):
+    done = commands.nest_dist("train", *commands.tiny_flags(tmp_path), *peers)
+    assert_refused(done, *parts)
+
+
+def test_help_lists_commands_and_flags():
+    overview = commands.nest_dist("--help")
+    assert overview.returncode == 0
+    assert "train " in overview.stdout
+    assert "evaluate " in overview.stdout
+    flags = commands.nest_dist("train", "--help")
+    assert flags.returncode == 0
+    assert "--gin_bindings" in flags.stdout
+    assert commands.nest_dist().returncode == 2

@@ -1,0 +1,30 @@
+import pytest
+
+from nest_dist.commands import configuration
+
+RUNS = configuration.shipped("runs")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_shipped_run_is_parsed_and_built(name):
+    run = configuration.load([name], [])
+    assert run.global_batch > 0
+
+
+def test_the_operative_configuration_makes_the_same_run_again(tmp_path):
+    run = configuration.load(["runs/quickstart.gin"], ["Run.seed = 5"])
+    text = configuration.text()
+    (tmp_path / "config.gin").write_text(text)
+    assert configuration.load([str(tmp_path / "config.gin")], []) == run
+    assert configuration.text() == text
+
+
+def test_the_last_binding_of_a_name_wins():
+    run = configuration.load(["runs/quickstart.gin"], ["Run.seed = 5", "Run.seed = 6"])
+    assert run.seed == 6
+
+
+def test_a_difference_names_the_bindings_that_changed():
+    before = "# comment\nRun.seed = 1\nRun.num_epochs = 2\n"
+    after = "Run.num_epochs = 2\nRun.seed = 3\n"
+    assert configuration.difference(before, after) == ["- Run.seed = 1", "+ Run.seed = 3"]

@@ -1,0 +1,158 @@
+import json
+
+import numpy as np
+import pytest
+from flax import serialization
+from support import family, program
+
+from nest_dist.base import names
+from nest_dist.checkpointing import safetensors_file, weight_files
+from nest_dist.commands import pretrained
+from nest_dist.model import weights
+
+
+def convert(form, to, where, out, *more):
+    return program.succeeds("convert", f"--from={form}", f"--to={to}", where, out, *more)
+
+
+def assert_same_bytes(found, expected):
+    assert found.keys() == expected.keys()
+    for name, leaf in expected.items():
+        assert (found[name].shape, found[name].dtype) == (leaf.shape, leaf.dtype), name
+        assert np.asarray(found[name]).tobytes() == np.asarray(leaf).tobytes(), name
+
+
+def test_a_checkpoint_goes_through_every_format_and_comes_back_byte_for_byte(trained, tmp_path):
+    heads = "--gin_bindings=NesT.heads = 1"  # which timm's names and shapes do not tell
+    a, b, c, d, e = (
+        tmp_path / name
+        for name in ("a.safetensors", "b.flax", "c.safetensors", "d.flax", "e.safetensors")
+    )
+    said = convert("nest_dist", "nest_dist", trained.workdir, a)
+    assert "nest_dist weights of a NesT of 2 levels with (1, 1) layers, width 8, 1 heads" in said
+    assert "left out: step, optimizer" in said
+    assert_same_bytes(weight_files.read(a).arrays, trained.params)
+    convert("nest_dist", "official", a, b)
+    convert("official", "timm", b, c)
+    convert("timm", "official", c, d, heads)
+    convert("official", "nest_dist", d, e)
+    assert b.read_bytes() == d.read_bytes()
+    assert_same_bytes(weight_files.read(e).arrays, trained.params)
+
+
+def test_our_file_keeps_model_preprocessing_and_class_names(trained, pictures, tmp_path):
+    convert("nest_dist", "nest_dist", trained.workdir, tmp_path / "a.safetensors")
+    first, again = (
+        pretrained.load(where) for where in (trained.workdir, tmp_path / "a.safetensors")
+    )
+    assert again.model == first.model == trained.model
+    assert again.class_names == first.class_names == ("circle", "square", "star")
+    assert again.preprocess == first.preprocess
+
+
+def test_another_step_than_the_newest_can_be_taken(trained, tmp_path):
+    convert("nest_dist", "nest_dist", trained.workdir, tmp_path / "a.safetensors", "--step=3")
+    found = weight_files.read(tmp_path / "a.safetensors").arrays
+    np.testing.assert_array_equal(found["norm/scale"], 2 * trained.params["norm/scale"])
+
+
+def test_the_parameters_of_a_whole_official_state_are_taken_and_the_rest_named(trained, tmp_path):
+    official = weights.from_ours("official", trained.params, trained.model)
+    tree = names.unflatten(official)
+    state = {"step": 1, "optimizer": {"state": {"m": np.zeros(2)}, "target": tree}}
+    (tmp_path / "state.flax").write_bytes(serialization.msgpack_serialize(state))
+    said = convert("official", "nest_dist", tmp_path / "state.flax", tmp_path / "a.safetensors")
+    assert "left out: step, state" in said
+    assert_same_bytes(weight_files.read(tmp_path / "a.safetensors").arrays, trained.params)
+
+
+def test_a_published_model_is_named_with_its_number_of_parameters():
+    said = pretrained.describe(family.published("nest_tiny"))
+    assert said.startswith("nest_tiny, a NesT of 3 levels with (2, 2, 8) layers, width 96, 3 heads")
+    assert said.endswith("1000 classes for 224 x 224 pixels, 17,057,608 parameters")
+
+
+def test_files_for_timm_say_what_they_are(trained, tmp_path):
+    convert("nest_dist", "timm", trained.workdir, tmp_path / "a.safetensors")
+    metadata = weight_files.read(tmp_path / "a.safetensors").metadata
+    assert metadata == {"format": "pt", "num_classes": "3", "img_size": "16"}
+    model = family.published("nest_tiny", image_size=16)
+    shapes = weights.shapes_of(model)
+    params = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    found = pretrained.Found(model, params, "nest_dist")
+    safetensors_file.write(tmp_path / "t.safetensors", params, pretrained.metadata_of(found))
+    said = convert("nest_dist", "timm", tmp_path / "t.safetensors", tmp_path / "o.safetensors")
+    assert "nest_dist weights of nest_tiny, a NesT of 3 levels" in said
+    metadata = weight_files.read(tmp_path / "o.safetensors").metadata
+    assert metadata["architecture"] == "nest_tiny_jx"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--from=nest_dist", "--to=timm", "IN"], "convert got 1 paths; give two, IN and OUT."),
+        (["--to=timm", "IN", "o.safetensors"], "--from is not given; give nest_dist or official"),
+        (["--from=timm", "IN", "o.safetensors"], "--to is not given; give nest_dist or official"),
+        (
+            ["--from=tim", "--to=official", "IN", "o.flax"],
+            "--from is 'tim', which is unknown; did you mean timm?",
+        ),
+        (
+            ["--from=nest_dist", "--to=official", "IN", "o.pkl"],
+            "o.pkl; for --to=official it must end in .flax, by which",
+        ),
+        (
+            ["--from=timm", "--to=official", "IN", "o.flax"],
+            "--from is timm, but {} holds nest_dist weights; set --from=nest_dist.",
+        ),
+        (
+            ["--from=nest_dist", "--to=official", "IN", "o.flax", "--step=4"],
+            "there is no checkpoint of step 4 in {}/checkpoints; there are 3, 7.",
+        ),
+        (
+            ["--from=nest_dist", "--to=official", "IN", "no/o.flax"],
+            "no/o.flax cannot be written (No such file or directory); choose another folder.",
+        ),
+    ],
+)
+def test_what_cannot_be_converted_is_refused_and_nothing_written(
+    arguments, message, trained, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = [str(trained.workdir) if word == "IN" else word for word in arguments]
+    line = program.refuses(monkeypatch, "convert", *arguments)
+    assert message.format(trained.workdir) in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_is_not_replaced(trained, tmp_path, monkeypatch):
+    (tmp_path / "o.flax").write_text("precious")
+    line = program.refuses(
+        monkeypatch, "convert", "--from=nest_dist", "--to=official", trained.workdir,
+        tmp_path / "o.flax",
+    )  # fmt: skip
+    assert "o.flax is there already; remove it, or choose another name." in line
+    assert (tmp_path / "o.flax").read_text() == "precious"
+
+
+def test_weights_with_a_hole_are_refused_and_nothing_written(trained, tmp_path, monkeypatch):
+    official = weights.from_ours("official", trained.params, trained.model)
+    del official["LayerNorm_0/scale"]
+    (tmp_path / "in").write_bytes(serialization.msgpack_serialize(names.unflatten(official)))
+    line = program.refuses(
+        monkeypatch, "convert", "--from=official", "--to=nest_dist", tmp_path / "in",
+        tmp_path / "out.safetensors",
+    )  # fmt: skip
+    assert "missing: LayerNorm_0/scale; give the whole checkpoint of one NesT." in line
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_file_of_ours_that_describes_its_model_wrongly_is_refused(trained, tmp_path, monkeypatch):
+    for text in ("{", json.dumps({"image_size": 16, "colour": "blue"})):
+        path = tmp_path / "in.safetensors"
+        safetensors_file.write(path, trained.params, {"nest_dist.model": text})
+        line = program.refuses(
+            monkeypatch, "convert", "--from=nest_dist", "--to=official", path, tmp_path / "o.flax"
+        )
+        assert "in.safetensors describes its model wrongly (" in line
+        assert "write it again with `nest-dist convert`." in line

@@ -1,0 +1,104 @@
+import json
+
+import numpy as np
+import pytest
+from support import program
+
+from nest_dist.checkpointing import safetensors_file
+from nest_dist.commands import predict
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def test_the_most_likely_classes_come_first_with_their_probabilities(trained, pictures):
+    paths, images = pictures
+    said = program.succeeds("predict", *paths, f"--checkpoint={trained.workdir}", "--format=json")
+    expected = softmax(trained.logits(images))
+    predictions = json.loads(said)
+    assert [prediction["image"] for prediction in predictions] == paths
+    for prediction, row in zip(predictions, expected, strict=True):
+        labels = [best["class"] for best in prediction["top_5"]]
+        assert labels == list(np.argsort(-row))
+        for best in prediction["top_5"]:
+            assert best["name"] == ("circle", "square", "star")[best["class"]]
+            assert best["probability"] == pytest.approx(row[best["class"]], abs=1e-5)
+
+
+def test_the_table_shows_the_same(trained, pictures):
+    paths, images = pictures
+    said = program.succeeds("predict", f"--checkpoint={trained.workdir}", paths[0])
+    row = softmax(trained.logits(images))[0]
+    label = int(np.argmax(row))
+    name = ("circle", "square", "star")[label]
+    first, second, *_ = said.splitlines()
+    assert first == paths[0]
+    assert second.split() == [f"{row[label]:.1%}", name, "(label", f"{label})"]
+
+
+def test_many_pictures_are_predicted_like_single_ones(trained, pictures, monkeypatch):
+    paths, _ = pictures
+    flags = (f"--checkpoint={trained.workdir}", "--format=json")
+    together = json.loads(program.succeeds("predict", *paths, *flags))
+    monkeypatch.setattr(predict, "LARGEST_BATCH", 2)
+    in_batches = json.loads(program.succeeds("predict", *paths, *flags))
+    for one, other in zip(together, in_batches, strict=True):
+        assert [best["class"] for best in one["top_5"]] == [
+            best["class"] for best in other["top_5"]
+        ]
+        for best, again in zip(one["top_5"], other["top_5"], strict=True):
+            assert best["probability"] == pytest.approx(again["probability"], abs=1e-6)
+
+
+def test_names_can_come_from_a_file_and_are_numbers_where_none_are_known(
+    trained, pictures, tmp_path
+):
+    paths, _ = pictures
+    safetensors_file.write(tmp_path / "bare.safetensors", trained.params, {})
+    checkpoint = f"--checkpoint={tmp_path / 'bare.safetensors'}"
+    assert "class 1" in program.succeeds("predict", paths[0], checkpoint)
+    (tmp_path / "names").write_text("uno\ndue\ntre\n")
+    said = program.succeeds("predict", paths[0], checkpoint, f"--class_names={tmp_path / 'names'}")
+    assert {"uno", "due", "tre"} <= set(said.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint=RUN"], "predict got no picture; give one path or several."),
+        (["PICTURE"], "--checkpoint is not given; give a file of weights, a workdir, or"),
+        (
+            ["PICTURE", "--checkpoint=RUN", "--format=jsno"],
+            "--format is 'jsno', which is unknown; did you mean json?",
+        ),
+        (
+            ["PICTURE", "--checkpoint=nest_tiny"],
+            "nest_tiny is the name of a variant, which has no trained weights; give a file",
+        ),
+        (["nothing.png", "--checkpoint=RUN"], "nothing.png cannot be read (No such file or"),
+        (["RUN/config.gin", "--checkpoint=RUN"], "config.gin is no picture that can be decoded"),
+        (
+            ["PICTURE", "--checkpoint=RUN", "--class_names=RUN/config.gin"],
+            "lines, the model has 3 classes; give one name a line",
+        ),
+        (
+            ["PICTURE", "--checkpoint=RUN", "--class_names=nothing"],
+            "--class_names is nothing, which cannot be read (",
+        ),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(arguments, message, trained, pictures, monkeypatch):
+    words = {"RUN": str(trained.workdir), "PICTURE": pictures[0][0]}
+    for word, value in words.items():
+        arguments = [argument.replace(word, value) for argument in arguments]
+    assert message in program.refuses(monkeypatch, "predict", *arguments)
+
+
+def test_a_model_without_head_predicts_nothing(trained, pictures, tmp_path, monkeypatch):
+    params = {n: leaf for n, leaf in trained.params.items() if not n.startswith("head/")}
+    safetensors_file.write(tmp_path / "features.safetensors", params, {})
+    checkpoint = f"--checkpoint={tmp_path / 'features.safetensors'}"
+    line = program.refuses(monkeypatch, "predict", pictures[0][0], checkpoint)
+    assert "features.safetensors, a model without head; fine-tune it on classes first." in line

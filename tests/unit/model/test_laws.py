@@ -1,0 +1,228 @@
+"""What must hold of every member of the family, however it is computed."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from support import family
+
+from nest_dist.base import names
+from nest_dist.model import aggregation, attention, encoder, layout
+
+
+def level_outputs(member, images):
+    _, captured = member.capture(member.variables, images)
+    return [values[0] for _, values in sorted(captured["intermediates"].items())]
+
+
+def test_at_the_first_level_a_block_depends_on_its_own_pixels_only(member):
+    geometry = member.model.geometry()
+    rows, columns = geometry.grids[0]
+    side = geometry.image_sides[0] // rows
+    row, column = rows - 1, 1
+    window = np.s_[:, row * side : (row + 1) * side, column * side : (column + 1) * side]
+    changed = member.images.at[window].add(1.0)
+    before, after = (level_outputs(member, images)[0] for images in (member.images, changed))
+    block = row * columns + column
+    others = np.arange(rows * columns) != block
+    np.testing.assert_array_equal(before[:, others], after[:, others])
+    assert not np.allclose(before[:, block], after[:, block])
+
+
+def test_an_image_does_not_see_the_other_images_of_its_batch(member):
+    changed = member.images.at[1:].add(1.0)
+    (before, _), (after, _) = (
+        member.capture(member.variables, images) for images in (member.images, changed)
+    )
+    np.testing.assert_array_equal(before[0], after[0])
+    assert not np.allclose(before[1:], after[1:])
+
+
+def test_an_aggregated_token_sees_the_five_by_five_tokens_around_its_window():
+    # A window of the pool covers rows 2i to 2i + 2, the convolution one more on either side.
+    side, block_side, C = 8, 2, 6
+    layer = aggregation.Aggregation((4, 4), width=32, compute_dtype="float32")
+    image = jax.random.normal(jax.random.key(0), (1, side, side, C))
+    variables = layer.init(jax.random.key(1), layout.to_blocks(image, block_side))
+
+    @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, 0))
+    def changed_at(row, column):
+        blocks = layout.to_blocks(image.at[0, row, column].add(100.0), block_side)
+        return layout.to_image(layer.apply(variables, blocks), (2, 2))[0]
+
+    row, column = (grid.ravel() for grid in jnp.indices((side, side)))
+    whole = layout.to_image(layer.apply(variables, layout.to_blocks(image, block_side)), (2, 2))[0]
+    seen = np.any(np.abs(changed_at(row, column) - whole) > 1e-6, axis=-1)  # [H * W, H / 2, W / 2]
+    reach = np.abs(np.arange(side)[:, None] - (2 * np.arange(side // 2) + 1)) <= 2  # [H, H / 2]
+    expected = reach[:, None, :, None] & reach[None, :, None, :]
+    np.testing.assert_array_equal(seen.reshape(expected.shape), expected)
+
+
+def test_one_shared_key_and_value_head_equals_many_heads_that_are_copies_of_it():
+    blocks = jax.random.normal(jax.random.key(0), (2, 3, 4, 12))
+    one, many = (
+        attention.BlockAttention(3, multi_query, dropout=0.0, compute_dtype="float32")
+        for multi_query in (True, False)
+    )
+    shared = jax.jit(one.init, static_argnums=2)(jax.random.key(1), blocks, False)["params"]
+    copied = {
+        name: jax.tree.map(lambda leaf: jnp.repeat(leaf, 3, axis=-2), part)
+        if name in ("key", "value")
+        else part
+        for name, part in shared.items()
+    }
+    np.testing.assert_allclose(
+        jax.jit(one.apply, static_argnums=2)({"params": shared}, blocks, False),
+        jax.jit(many.apply, static_argnums=2)({"params": copied}, blocks, False),
+        atol=1e-7,  # values near 1e-3, in float32
+    )
+
+
+def test_every_parameter_has_a_finite_gradient_that_is_not_zero(member):
+    def loss(variables):
+        return jnp.sum(jnp.square(member.model.apply(variables, member.images)))
+
+    for name, gradient in names.flatten(
+        jax.jit(jax.grad(loss))(member.variables)["params"]
+    ).items():
+        assert np.all(np.isfinite(gradient)), name
+        if name.endswith("attention/key/bias"):
+            # Adds the same to all scores of a query, which softmax ignores: zero but for rounding.
+            assert np.max(np.abs(gradient)) < 1e-3, name
+        else:
+            assert np.max(np.abs(gradient)) > 1e-3, name
+
+
+def test_bfloat16_compute_gives_float32_logits_close_to_those_of_float32(member):
+    exact, _ = member.capture(member.variables, member.images)
+    low = member.model.clone(compute_dtype="bfloat16")
+    logits, captured = jax.jit(lambda v, x: low.apply(v, x, mutable="intermediates"))(
+        member.variables, member.images
+    )
+    assert logits.dtype == jnp.float32
+    assert captured["intermediates"]["level_0"][0].dtype == jnp.bfloat16
+    # 8 significant bits, 2^-8 each rounding, some ten roundings one after the other that
+    # partly cancel: a few hundredths of the logits' size.
+    assert np.max(np.abs(logits - exact)) < 0.05 * np.max(np.abs(exact))
+
+
+def test_parameters_are_float32_in_bfloat16_models_too():
+    shapes = family.shapes(family.small("multi_query", compute_dtype="bfloat16"))
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+
+
+def test_a_second_call_with_an_equal_model_does_not_trace_again():
+    traces = []
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def forward(model, variables, images):
+        traces.append(model)
+        return model.apply(variables, images)
+
+    images = jnp.zeros((1, 16, 16, 3))
+    variables = {"params": family.random_params(family.small("multi_query"))}
+    for _ in range(2):
+        forward(family.small("multi_query"), variables, images + 1)
+    assert len(traces) == 1
+
+
+def test_nothing_is_dropped_unless_training_and_the_key_alone_decides_what_is(member):
+    model = member.model.clone(stochastic_depth=0.5, attention_dropout=0.3, projection_dropout=0.3)
+    # The very same program, so there is no need to run it.
+    programs = [
+        jax.make_jaxpr(m.apply)(member.variables, member.images) for m in (model, member.model)
+    ]
+    assert str(programs[0]) == str(programs[1])
+    train = jax.jit(
+        lambda key: model.apply(member.variables, member.images, train=True, rngs={"dropout": key})
+    )
+    once, again, other = (train(jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(once, again)
+    assert not np.allclose(once, other)
+
+
+def test_each_drop_rate_has_its_own_effect():
+    images = jax.random.normal(jax.random.key(0), (2, 4, 4, 3))
+    small = {"image_size": 4, "num_hierarchies": 1, "block_repeats": (2,)}
+    variables = {"params": family.random_params(family.small("multi_query", **small))}
+
+    def train(**rates):
+        model = family.small("multi_query", **small, **rates)
+        rngs = {"dropout": jax.random.key(2)}
+        return model.apply(variables, images, train=True, rngs=rngs)
+
+    plain, *dropped = jax.jit(
+        lambda: [
+            train(),
+            train(stochastic_depth=0.5),
+            train(attention_dropout=0.5),
+            train(projection_dropout=0.5),
+        ]
+    )()
+    assert all(not np.allclose(plain, logits) for logits in dropped)
+
+
+def test_stochastic_depth_drops_whole_examples_and_is_unbiased():
+    rate, B = 0.3, 20_000
+    branch = 1 + jnp.arange(4.0)  # [C]
+    dropped = encoder.drop_examples(jnp.tile(branch, (B, 1)), rate, jax.random.key(0))
+    stays = dropped[:, 0] != 0
+    np.testing.assert_allclose(
+        dropped[stays], jnp.tile(branch / (1 - rate), (stays.sum(), 1)), rtol=1e-6
+    )
+    np.testing.assert_array_equal(dropped[~stays], 0)
+    # The mean of B draws of 0 or 1 / (1 - rate) has the standard deviation
+    # sqrt(rate / (1 - rate) / B) = 0.0046; five of them.
+    np.testing.assert_allclose(dropped.mean(axis=0) / branch, 1, atol=0.024)
+
+
+def test_a_layer_whose_branches_are_dropped_passes_its_input_on():
+    options = encoder.Options(False, 4, 0.0, 0.0, "tanh", "float32", "none")
+    layer = encoder.EncoderLayer(heads=2, drop_rate=0.5, options=options)
+    blocks = jax.random.normal(jax.random.key(0), (64, 1, 4, 8))
+    variables = jax.jit(layer.init, static_argnums=2)(jax.random.key(1), blocks, False)
+    apply = jax.jit(layer.apply, static_argnums=2)
+    out = apply(variables, blocks, True, rngs={"dropout": jax.random.key(2)})
+    untouched = np.all(np.asarray(out == blocks), axis=(1, 2, 3))
+    # Both branches are dropped for a quarter of 64 examples: 16, standard deviation 3.5.
+    assert 4 <= untouched.sum() <= 30
+
+
+def test_remat_keeps_less_for_the_backward_pass(member):
+    def loss(model, variables):
+        return jnp.sum(model.apply(variables, member.images) ** 2)
+
+    kept = {}
+    for remat in ("none", "dots", "layer"):
+        model = member.model.clone(remat=remat)
+        backward = jax.eval_shape(
+            lambda variables, model=model: jax.vjp(functools.partial(loss, model), variables)[1],
+            member.variables,
+        )
+        kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(backward))
+    assert kept["layer"] < kept["dots"] < kept["none"]
+
+
+def test_remat_drops_the_same_and_gives_the_same_gradients():
+    images = jax.random.normal(jax.random.key(0), (2, 16, 16, 3))
+    small = {"image_size": 16, "num_hierarchies": 1, "block_repeats": (2,)}
+    params = family.random_params(family.small("multi_head", **small))
+
+    def loss(params, remat):
+        model = family.small(
+            "multi_head", **small, remat=remat, stochastic_depth=0.3, attention_dropout=0.1
+        )
+        rngs = {"dropout": jax.random.key(0)}
+        return jnp.sum(model.apply({"params": params}, images, train=True, rngs=rngs) ** 2)
+
+    reference, *others = jax.jit(
+        lambda params: [jax.grad(loss)(params, remat) for remat in ("none", "dots", "layer")]
+    )(params)
+    for gradients in others:
+        for name, gradient in names.flatten(gradients).items():
+            expected = names.flatten(reference)[name]
+            # The same operations, fused otherwise: float32 rounding of sums.
+            tolerance = 1e-5 * np.max(np.abs(expected)) + 1e-3
+            np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=tolerance, err_msg=name)

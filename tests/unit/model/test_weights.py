@@ -1,0 +1,186 @@
+import json
+import pathlib
+
+import jax
+import numpy as np
+import pytest
+from support import family, paper
+
+from nest_dist.base import failures, names
+from nest_dist.model import recognition, weights
+
+OFFICIAL = pathlib.Path(__file__).parents[2] / "golden" / "official_parameters.json"
+
+
+def params_of(model, seed=0):
+    return names.flatten(family.random_params(model, seed))
+
+
+def weightless(model):
+    """Arrays of the right shapes that need no memory."""
+    shapes = weights.shapes_of(model)
+    return {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+
+
+def shapes(arrays):
+    return {name: leaf.shape for name, leaf in arrays.items()}
+
+
+@pytest.fixture(scope="module")
+def published():
+    return {name: family.published(name) for name in family.PUBLISHED}
+
+
+def assert_same_bytes(found, expected):
+    assert found.keys() == expected.keys()
+    for name, leaf in expected.items():
+        assert (found[name].shape, found[name].dtype) == (leaf.shape, leaf.dtype), name
+        assert found[name].tobytes() == leaf.tobytes(), name
+
+
+@pytest.mark.parametrize(
+    ("name", "official_name"),
+    [("nest_tiny", "nest_tiny_s196_224"), ("cifar_nest_tiny", "nest_tiny_s16_32")],
+)
+def test_the_official_tree_has_exactly_the_names_and_shapes_of_the_official_code(
+    name, official_name, published
+):
+    recorded = json.loads(OFFICIAL.read_text())[official_name]
+    ours = {
+        n: np.broadcast_to(np.float32(0), s) for n, s in weights.shapes_of(published[name]).items()
+    }
+    theirs = weights.from_ours("official", ours, published[name])
+    assert {n: list(leaf.shape) for n, leaf in theirs.items()} == recorded
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [(name, form) for name in family.SMALL for form in ("nest_dist", "official")]
+    + [("multi_head", "timm")],
+)
+def test_there_and_back_gives_the_same_bytes(name, form):
+    model = family.small(name)
+    params = params_of(model)
+    theirs = weights.from_ours(form, params, model)
+    assert weights.format_of(theirs) == form
+    assert_same_bytes(weights.to_ours(form, theirs, model), params)
+    assert_same_bytes(weights.from_ours(form, weights.to_ours(form, theirs, model), model), theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [(name, form) for name in family.PUBLISHED for form in ("nest_dist", "official")]
+    + [(name, "timm") for name in family.PUBLISHED if not name.startswith("cifar")],
+)
+def test_a_published_model_is_recognised_from_its_shapes(name, form, published):
+    model = published[name].clone(stochastic_depth=0.0)
+    theirs = shapes(weights.from_ours(form, weightless(model), model))
+    found = recognition.recognise(theirs, published)
+    assert found == model.clone(gelu="exact" if form == "timm" else "tanh")
+    assert recognition.name_of(found, published) == name
+
+
+def test_what_shapes_do_not_tell_can_be_given(published):
+    model = family.small("wide_image")
+    ours = weights.shapes_of(model)
+    found = recognition.recognise(ours, published, {"image_size": (16, 32), "gelu": "exact"})
+    assert found == model
+    model = family.small("multi_head", block_side=2, image_size=48, num_classes=0)
+    assert recognition.recognise(weights.shapes_of(model), published) == model
+
+
+@pytest.mark.parametrize("gelu", ["tanh", "exact"])
+@pytest.mark.parametrize("name", ["multi_head", "multi_query"])
+def test_converted_official_weights_give_the_logits_of_the_paper_in_plain_numpy(name, gelu):
+    model = family.small(name, gelu=gelu, block_repeats=(2,) * family.small(name).num_hierarchies)
+    own = params_of(model)
+    rng = np.random.default_rng(1)
+    official = {
+        key: rng.standard_normal(leaf.shape).astype(np.float32) * 0.3
+        for key, leaf in weights.from_ours("official", own, model).items()
+    }
+    images = rng.standard_normal((2, model.image_size, model.image_size, 3))
+    params = names.unflatten(weights.to_ours("official", official, model))
+    logits = jax.jit(model.apply)({"params": params}, images.astype(np.float32))
+    expected = paper.forward(official, images, model.block_repeats, gelu)
+    # float32 against float64, with logits of size 3
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+
+
+def test_shorter_floats_are_taken_exactly_and_longer_ones_refused():
+    model = family.small("multi_head")
+    params = params_of(model)
+    short = {name: leaf.astype(jax.numpy.bfloat16) for name, leaf in params.items()}
+    found = weights.to_ours("nest_dist", short, model)
+    assert all(leaf.dtype == np.float32 for leaf in found.values())
+    assert all(np.array_equal(found[name], leaf.astype(np.float32)) for name, leaf in short.items())
+    long = {**params, "norm/scale": params["norm/scale"].astype(np.float64)}
+    with pytest.raises(failures.BadInput, match=r"norm/scale has the type float64; weights must"):
+        weights.to_ours("nest_dist", long, model)
+
+
+def test_missing_extra_and_misshaped_weights_are_listed_in_one_line():
+    model = family.small("multi_head")
+    params = params_of(model)
+    del params["levels_0/layers_0/mlp_norm/scale"]
+    params["levels_0/layers_0/mystery"] = np.zeros(3, np.float32)
+    params["norm/bias"] = np.zeros(7, np.float32)
+    with pytest.raises(
+        failures.BadInput,
+        match=r"the nest_dist weights are not those of a NesT of 2 levels .*: "
+        r"missing: levels_0/layers_0/mlp_norm/scale; extra: levels_0/layers_0/mystery; "
+        r"misshaped: norm/bias \[7\] instead of \[24\]; give the whole checkpoint",
+    ) as error:
+        weights.to_ours("nest_dist", params, model)
+    assert "\n" not in str(error.value)
+
+
+def test_many_faults_are_counted_instead_of_listed():
+    model = family.small("multi_head")
+    with pytest.raises(failures.BadInput, match=r"missing: .* and \d+ more; give"):
+        weights.from_ours("official", {"norm/scale": np.zeros(24, np.float32)}, model)
+
+
+def test_weights_of_something_else_are_refused(published):
+    foreign = {"conv1.weight": (64, 3, 7, 7), "fc.bias": (1000,)}
+    with pytest.raises(
+        failures.BadInput,
+        match=r"not those of a NesT: there is no patch_embedding/kernel or .* among their 2 names, "
+        r"the first of which is conv1.weight; give",
+    ):
+        recognition.recognise(foreign, published)
+    with pytest.raises(failures.BadInput, match=r"the timm weights are incomplete: 1 names"):
+        recognition.recognise({"patch_embed.proj.weight": (96, 3, 4, 4)}, published)
+
+
+def test_heads_and_depths_that_nothing_tells_must_be_given(published):
+    model = family.small("multi_head")
+    theirs = shapes(weights.from_ours("timm", params_of(model), model))
+    with pytest.raises(
+        failures.BadInput,
+        match=r"the weights do not tell NesT.heads, .* none of the known models \(nest_tiny, ",
+    ):
+        recognition.recognise(theirs, published)
+    found = recognition.recognise(theirs, published, {"heads": 3})
+    assert found == model.clone(gelu="exact")
+    model = family.small("multi_query")
+    theirs = shapes(weights.from_ours("official", params_of(model), model))
+    with pytest.raises(failures.BadInput, match=r"do not tell NesT.block_repeats.*\(3, 3\)"):
+        recognition.recognise(theirs, published)
+    assert recognition.recognise(theirs, published, {"block_repeats": (1, 1, 1)}) == model
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "multi_query",
+            r"multi-query attention, which timm's NesT has not; convert it to",
+        ),
+        ("wide_image", r"ends with \(2, 4\) blocks, timm's NesT always with one; convert it to"),
+    ],
+)
+def test_what_timm_cannot_hold_is_refused(name, message):
+    model = family.small(name)
+    with pytest.raises(failures.BadInput, match=message):
+        weights.from_ours("timm", params_of(model), model)

@@ -1,0 +1,101 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from nest_dist.base import failures
+from nest_dist.train import mixing
+
+MIXUP = mixing.Mixing(mixup_alpha=0.8, cutmix_alpha=1.0, mixup_share=1.0)
+CUTMIX = mixing.Mixing(mixup_alpha=0.8, cutmix_alpha=1.0, mixup_share=0.0)
+RECIPE = mixing.Mixing(mixup_alpha=0.8, cutmix_alpha=1.0)
+
+
+def pair_batch(B: int = 8, side: int = 16) -> tuple[jax.Array, jax.Array]:
+    """Even rows are 0 everywhere, odd rows 1; targets likewise: a picture shows what it holds."""
+    row = (jnp.arange(B) % 2).astype(jnp.float32)
+    images = jnp.broadcast_to(row[:, None, None, None], (B, side, side, 3))
+    return images, jax.nn.one_hot(jnp.arange(B) % 2, 2)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 4.0])
+def test_shares_follow_the_beta_distribution(alpha):
+    draws = np.sort(np.asarray(mixing.beta(jax.random.key(0), 20000, alpha)))
+    reference = np.sort(np.random.default_rng(1).beta(alpha, alpha, 200000))[::10]
+    # The largest distance of two empirical distributions: 1.95 sqrt(1/n + 1/m) at one in 1,000.
+    shares = np.searchsorted(reference, draws) / len(reference)
+    assert np.abs(shares - (np.arange(20000) + 0.5) / 20000).max() < 0.0205
+    assert abs(draws.mean() - 0.5) < 0.011
+    # The variance of Beta(a, a).
+    assert abs(draws.var() - 1 / (4 * (2 * alpha + 1))) < 0.004
+
+
+@pytest.mark.parametrize("mix", [MIXUP, CUTMIX, RECIPE])
+def test_targets_hold_as_much_of_each_class_as_the_pixels(mix):
+    images, targets = pair_batch()
+    for number in range(20):
+        mixed, mixed_targets = mix(images, targets, jax.random.key(number))
+        np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), mixed_targets[:, 1], atol=1e-5)
+        np.testing.assert_allclose(mixed_targets.sum(-1), 1, atol=1e-6)
+
+
+def test_mixup_keeps_at_least_half_of_the_own_picture():
+    shares = MIXUP.mixup_shares((5000, 2, 2, 3), jax.random.key(0))[:, 0, 0]
+    assert float(shares.min()) >= 0.5
+    draws = np.random.default_rng(0).beta(0.8, 0.8, 200000)
+    assert abs(float(shares.mean()) - np.maximum(draws, 1 - draws).mean()) < 0.012
+
+
+def test_cutmix_cuts_one_rectangle_inside_the_picture():
+    masks = np.asarray(CUTMIX.cutmix_masks((4000, 32, 32, 3), jax.random.key(0), jax.random.key(1)))
+    holes = 1 - masks
+    rows, columns = holes.any(2).sum(1), holes.any(1).sum(1)
+    np.testing.assert_array_equal(holes.sum((1, 2)), rows * columns)  # filled, in one piece
+    area = holes.mean((1, 2))
+    assert abs(area.mean() - 0.5) < 0.025  # Beta(1, 1) is even; five standard deviations
+    counts, _ = np.histogram(area, bins=4, range=(0, 1.001))
+    assert np.abs(counts / 4000 - 0.25).max() < 0.05  # sides are whole pixels
+    assert (np.abs(rows - columns) <= 0).all()
+    # Each corner of the picture is covered as often as the others.
+    corners = [holes[:, y, x].mean() for y in (0, -1) for x in (0, -1)]
+    assert max(corners) - min(corners) < 0.03
+
+
+def test_half_of_the_steps_are_mixup_and_half_cutmix():
+    images, targets = pair_batch(2)
+    mix = jax.jit(RECIPE.__call__)
+    cut = 0
+    for number in range(400):
+        mixed, _ = mix(images, targets, jax.random.key(number))
+        cut += len(np.unique(np.asarray(mixed)[0])) == 2 or float(mixed[0, 0, 0, 0]) in (0.0, 1.0)
+    assert abs(cut - 200) < 50  # five standard deviations
+
+
+def test_partners_are_neighbours():
+    np.testing.assert_array_equal(mixing.partners(jnp.arange(6)), [1, 0, 3, 2, 5, 4])
+
+
+def test_a_pair_never_sees_another_pair():
+    images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+    targets = jnp.eye(4)
+    whole, _ = RECIPE(images, targets, jax.random.key(0))
+    blanked, _ = RECIPE(images.at[:2].set(0), targets, jax.random.key(0))
+    np.testing.assert_array_equal(whole[2:], blanked[2:])
+    assert not np.allclose(whole[:2], blanked[:2])
+
+
+def test_mixing_needs_no_communication_between_devices():
+    mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    images, targets = pair_batch()
+    mix = jax.jit(RECIPE.__call__, in_shardings=(sharding, sharding, None), out_shardings=sharding)
+    text = mix.lower(images, targets, jax.random.key(0)).compile().as_text()
+    for collective in ("all-reduce", "all-gather", "collective-permute", "all-to-all"):
+        assert collective not in text
+
+
+@pytest.mark.parametrize("field", ["mixup_alpha", "cutmix_alpha"])
+def test_an_alpha_that_is_not_positive_is_refused(field):
+    with pytest.raises(failures.BadInput, match=f"Mixing.{field} is 0.0; it must be above 0"):
+        mixing.Mixing(**{"mixup_alpha": 0.8, "cutmix_alpha": 1.0, field: 0.0})
