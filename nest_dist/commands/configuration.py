@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import importlib.resources
-import importlib.util  # gin needs it and does not import it
 import logging
 import os
 import pathlib
@@ -16,7 +15,9 @@ import gin
 from nest_dist.base import checks, failures
 from nest_dist.commands import run as runs
 
-assert importlib.util
+# gin would also look for an include among Python's packages, and breaks on a folder `data/` or
+# `model/` in the working folder, which Python takes for one. Files are all that we include.
+gin.config._FILE_READERS = [(open, os.path.isfile)]
 
 
 def load(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> runs.Run:
