@@ -35,7 +35,7 @@ def test_a_killed_process_ends_all_and_the_same_command_resumes(victim, undistur
     with started(tmp_path) as launcher:
         commands.wait_for_step(tmp_path, 60, launcher)
         launcher.processes()[victim].kill()
-        status, output = launcher.wait(timeout=60)
+        status, output = launcher.wait(timeout=120)
         assert launcher.processes() == []
     assert status == 137
     assert f"local.sh: process {victim} ended with status 137: signal KILL" in output
@@ -46,7 +46,7 @@ def test_a_terminated_process_lets_all_save_and_stop(undisturbed, tmp_path):
     with started(tmp_path) as launcher:
         commands.wait_for_step(tmp_path, 60, launcher)
         launcher.processes()[1].terminate()
-        status, output = launcher.wait(timeout=60)
+        status, output = launcher.wait(timeout=120)
     assert status == 76
     assert "saved a checkpoint and stopped; the same command goes on from there" in output
     last = commands.metrics(tmp_path)[-1]["step"]
@@ -59,7 +59,7 @@ def test_ctrl_c_at_the_launcher_saves_and_stops(tmp_path):
     with started(tmp_path) as launcher:
         commands.wait_for_step(tmp_path, 60, launcher)
         launcher.send(commands.SIGNALS["INT"])
-        status, output = launcher.wait(timeout=60)
+        status, output = launcher.wait(timeout=120)
     assert status == 76
     assert "the processes save a checkpoint and stop" in output
     last = commands.metrics(tmp_path)[-1]["step"]
