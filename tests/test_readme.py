@@ -204,7 +204,7 @@ def test_bindings_reach_the_run(quick_start, copy):
 
 
 def pythons():
-    """This Python and the newest other one of this machine that we support."""
+    """This Python, and (slow) the newest other one of this machine that we support."""
     installed = pathlib.Path.home().glob(".pyenv/versions/3.1[1-9]*/bin/python")
     candidates = ["python3.13", "python3.12", "python3.11", *sorted(map(str, installed))[::-1]]
     probe = "import sys, venv, ensurepip; print(*sys.version_info[:2])"
@@ -215,7 +215,7 @@ def pythons():
             continue
         version = tuple(map(int, done.stdout.split()))
         if version >= (3, 11) and version != sys.version_info[:2]:
-            return [sys.executable, candidate]
+            return [sys.executable, pytest.param(candidate, marks=pytest.mark.slow)]
     return [sys.executable]
 
 
