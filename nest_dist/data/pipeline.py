@@ -9,7 +9,6 @@ before can change a batch. Data that can only be read in order goes through `str
 
 import dataclasses
 import typing
-from collections.abc import Mapping
 
 import gin
 import grain
@@ -63,7 +62,7 @@ class TrainingData:
         global_batch: int,
         rows: np.ndarray,
         first_step: int,
-        positions: Mapping[str, batch.Position] | None = None,
+        positions: batch.Positions | None = None,
     ) -> batch.Batches:
         """This process's rows of the global batches of `first_step` and all that follow.
 
@@ -144,7 +143,8 @@ class EvaluationData:
         found: typing.Any
         if batch.is_stream(source):
             deal = streaming.Deal(typing.cast(batch.Stream, source), global_batch, rows)
-            found = streaming.evaluate(deal, prepare, replace, how)
+            shape = self.image_shape(source)
+            found = streaming.evaluate(deal, prepare, replace, how, shape)
         else:
             indexed = preparation.Indexed(typing.cast(batch.Source, source), prepare, replace)
             examples = grain.MapDataset.range(len(source)).map_with_index(indexed)

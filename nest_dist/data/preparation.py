@@ -126,7 +126,7 @@ class Counted:
             self._count(int(index))
         return found
 
-    def positions(self) -> dict[str, batch.Position]:
+    def positions(self) -> batch.Positions:
         """As of the wrapped iterator."""
         read = getattr(self._batches, "positions", None)
         return read() if read else {}
