@@ -113,8 +113,9 @@ class Blocks:
             number = files[self._place]
             if self._file is None:
                 self._file = self._shuffled.open(number, self._state)
+            epoch = self._epoch
             start = {
-                "epoch": self._epoch,
+                "epoch": epoch,
                 "place": self._place,
                 "row": self._row,
                 "state": self._file.state(),
@@ -128,7 +129,7 @@ class Blocks:
                 self._epoch += self._place + 1 == len(files)
                 self._place = (self._place + 1) % len(files)
             if examples:
-                chance = _chance(self._shuffled.seed, BLOCK_KEY, start["epoch"], number, row)
+                chance = _chance(self._shuffled.seed, BLOCK_KEY, epoch, number, row)
                 order = chance.permutation(len(examples))
                 return _Block(start, [examples[index] for index in order])
 

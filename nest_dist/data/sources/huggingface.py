@@ -8,8 +8,10 @@ neither shuffles nor splits. Code that comes with a data set is never run.
 import concurrent.futures
 import dataclasses
 import functools
+import glob
 import hashlib
 import itertools
+import os
 import posixpath
 import typing
 from collections.abc import Iterator, Sequence
@@ -26,6 +28,8 @@ from nest_dist.data.sources import retries
 FOOTER_THREADS = 16
 FOOTER_BYTES = 1 << 16
 EVALUATION_BLOCK = 32
+QUICK_ATTEMPTS = 3
+QUICK_PAUSE_SECONDS = 0.1
 PARQUET_BRANCH = "refs/convert/parquet"
 
 
@@ -81,71 +85,70 @@ class HuggingFace:
             Unavailable: if the server fails again and again.
         """
         _quiet()
-        remote = not self.files or any("://" in name for name in self.files)
-        trying = retries.Retries(self.attempts if remote else 1)
-        for name in self.files:
-            if "://" in name:  # the library says of a server that fails that a file is not there
-                trying.run(name, functools.partial(_footer, name))
-        builder = trying.run(self.dataset, self._builder)
-        checks.one_of("HuggingFace.split", self.split, map(str, builder.config.data_files or ()))
-        names = builder.config.data_files[self.split]
+        trying = retries.Retries(self.attempts)
+        names, features = self._local_names(), None
+        if not self.files:
+            names, features = trying.run(self.dataset, self._resolved)
         if odd := next((name for name in names if not name.endswith(".parquet")), None):
             raise failures.BadInput(
                 f"{odd} is no Parquet file; set HuggingFace.revision to {PARQUET_BRANCH!r}, where "
                 "the Hub keeps most data sets as Parquet, or use `nest-dist prepare`."
             )
-        with concurrent.futures.ThreadPoolExecutor(FOOTER_THREADS) as pool:
-            footers = list(pool.map(lambda name: trying.run(name, lambda: _footer(name)), names))
-        if min(footer.rows for footer in footers) == 0:
-            empty = next(n for n, footer in zip(names, footers, strict=True) if not footer.rows)
-            raise failures.BadInput(f"{empty} has no rows; leave it out of HuggingFace.files.")
         if len(names) < self.virtual_shards:
             raise failures.BadInput(
                 f"HuggingFace.virtual_shards is {self.virtual_shards}, {self.split} has "
                 f"{len(names)} files; set it to at most that, or make array records by "
                 "`nest-dist prepare`, which any number of processes can share."
             )
-        return trying.run(self.dataset, lambda: self._stream(builder, footers, trying))
+        files = _described(names, trying)
+        if features is None:
+            features = trying.run(names[0], lambda: _rows(names[0], None).features)
+        checks.one_of("HuggingFace.image", self.image, features)
+        checks.one_of("HuggingFace.label", self.label, features)
+        class_names = self._class_names(features[self.label])
+        digest = hashlib.sha256(repr((class_names, [file.content() for file in files])).encode())
+        return ParquetStream(
+            config=self,
+            files=files,
+            class_names=class_names,
+            fingerprint=f"{digest.hexdigest()[:16]} in {self.virtual_shards} virtual shards of "
+            f"blocks of {self.block}",
+        )
 
-    def _builder(self) -> datasets.DatasetBuilder:
-        given = {"data_files": {self.split: list(self.files)}} if self.files else {}
+    def _local_names(self) -> list[str]:
+        names: list[str] = []
+        for pattern in self.files:
+            found = [pattern]
+            if "://" not in pattern:
+                found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+            if not found:
+                raise failures.BadInput(
+                    f"HuggingFace.files has {pattern!r}, where there is no file; give paths, "
+                    "patterns of paths or addresses."
+                )
+            names += found
+        return names
+
+    def _resolved(self) -> tuple[list[str], datasets.Features | None]:
+        """Addresses of the split's files, and the columns as far as the data set describes them."""
         try:
-            return datasets.load_dataset_builder(
-                self.dataset, self.subset, revision=self.revision, **given
+            builder = datasets.load_dataset_builder(
+                self.dataset, self.subset, revision=self.revision
             )
-        except (datasets.exceptions.DatasetNotFoundError, FileNotFoundError) as error:
+        except FileNotFoundError as error:
             raise failures.BadInput(
                 f"there is no data set {self.dataset!r} ({failures.first_line(error)[:200]}); "
-                "correct HuggingFace.dataset or .files, and for a private one set HF_TOKEN."
+                "correct HuggingFace.dataset, and for a private one set HF_TOKEN."
             ) from None
         except (ValueError, RuntimeError) as error:
             raise failures.BadInput(
                 f"the data set {self.dataset!r} cannot be streamed "
-                f"({failures.first_line(error)[:300]}); correct HuggingFace.subset or .files."
+                f"({failures.first_line(error)[:300]}); correct HuggingFace.dataset or .subset, or "
+                f"set HuggingFace.revision to {PARQUET_BRANCH!r}."
             ) from None
-
-    def _stream(
-        self,
-        builder: datasets.DatasetBuilder,
-        footers: Sequence["_Footer"],
-        trying: retries.Retries,
-    ) -> "ParquetStream":
-        features = builder.as_streaming_dataset(self.split).features
-        checks.one_of("HuggingFace.image", self.image, features)
-        checks.one_of("HuggingFace.label", self.label, features)
-        class_names = self._class_names(features[self.label])
-        builder.config.columns = [self.image, self.label]  # the others stay where they are
-        rows = builder.as_streaming_dataset(self.split).decode(False)
-        digest = hashlib.sha256(repr((footers, features, class_names)).encode()).hexdigest()
-        return ParquetStream(
-            config=self,
-            rows=rows,
-            class_names=class_names,
-            footers=tuple(footers),
-            fingerprint=f"{digest[:16]} in {self.virtual_shards} virtual shards of blocks of "
-            f"{self.block}",
-            trying=trying,
-        )
+        splits = builder.config.data_files or {}
+        checks.one_of("HuggingFace.split", self.split, map(str, splits))
+        return list(splits[self.split]), builder.info.features
 
     def _class_names(self, feature: typing.Any) -> tuple[str, ...]:
         if isinstance(feature, datasets.ClassLabel):
@@ -169,63 +172,58 @@ class ParquetStream:
 
     Attributes:
         config: what was opened.
-        rows: the library's data set, of which each file is one shard.
+        files: in the order in which they are numbered.
         class_names: the name of each label.
-        footers: what each file says of itself.
-        fingerprint: of the footers and of the way they are dealt.
-        trying: how often a reading may fail.
+        fingerprint: of all files' sizes, and of the way they are dealt.
     """
 
     config: HuggingFace
-    rows: datasets.IterableDataset
+    files: tuple["_File", ...]
     class_names: tuple[str, ...]
-    footers: tuple["_Footer", ...]
     fingerprint: str
-    trying: retries.Retries
 
     @property
     def shard_lengths(self) -> tuple[int, ...]:
         """Examples of each virtual shard when evaluating."""
         count = self.config.virtual_shards
-        return tuple(sum(each.rows for each in self.footers[v::count]) for v in range(count))
+        return tuple(sum(each.rows for each in self.files[v::count]) for v in range(count))
 
     @property
     def shard_bytes(self) -> int:
         """What a virtual shard keeps in memory: a block that is given, and one that is read."""
-        size = sum(each.bytes for each in self.footers)
+        size = sum(each.bytes for each in self.files)
         return 2 * self.config.block * -(-size // len(self))
 
     def __len__(self) -> int:
-        return sum(each.rows for each in self.footers)
+        return sum(each.rows for each in self.files)
 
     def train(self, shard: int, seed: int, position: batch.Position | None) -> blocks.Blocks:
         """As of `batch.Stream`."""
-        config = self.config
-        files = len(self.footers)
-        shuffled = blocks.Shuffled(self._open, files, config.virtual_shards, config.block, seed)
+        count, block = self.config.virtual_shards, self.config.block
+        shuffled = blocks.Shuffled(self._open, len(self.files), count, block, seed)
         return blocks.Blocks(shuffled, shard, position)
 
     def evaluate(self, shard: int) -> Iterator[batch.Example]:
         """As of `batch.Stream`."""
-        for number in range(shard, len(self.footers), self.config.virtual_shards):
-            file = self._open(number, None)
-            while examples := file.take(EVALUATION_BLOCK):
+        for number in range(shard, len(self.files), self.config.virtual_shards):
+            reader = self._open(number, None)
+            while examples := reader.take(EVALUATION_BLOCK):
                 yield from examples
-            file.close()
+            reader.close()
 
-    def _open(self, number: int, state: batch.Position | None) -> "_File":
-        return _File(self, number, state)
+    def _open(self, number: int, state: batch.Position | None) -> "_Reader":
+        return _Reader(self.files[number].name, state, self.config)
 
 
-class _File:
+class _Reader:
     """The rows of one file; what fails is read again from where it was certain."""
 
-    def __init__(self, stream: ParquetStream, number: int, state: batch.Position | None) -> None:
+    def __init__(self, name: str, state: batch.Position | None, config: HuggingFace) -> None:
         _quiet()
-        self._stream = stream
-        self._number = number
-        self._name = stream.footers[number].name
-        self._restart(state)
+        self._name = name
+        self._config = config
+        self._trying = retries.Retries(config.attempts)
+        self._trying.run(name, lambda: self._begin(state))
 
     def state(self) -> batch.Position:
         """The library's, of the row that comes next."""
@@ -234,61 +232,87 @@ class _File:
     def take(self, count: int) -> list[batch.Example]:
         """The next rows."""
         start = self.state()
-        first = True
+        is_first = True
 
         def read() -> list[dict[str, typing.Any]]:
-            nonlocal first
-            if not first:
-                self._restart(start)
-            first = False
+            nonlocal is_first
+            if not is_first:
+                self._begin(start)
+            is_first = False
             return list(itertools.islice(self._iterator, count))
 
-        return [self._example(row) for row in self._stream.trying.run(self._name, read)]
+        return [self._example(row) for row in self._trying.run(self._name, read)]
 
     def close(self) -> None:
         """Ends the library's generator, before the libraries that it uses end."""
         self._iterator.close()
 
-    def _restart(self, state: batch.Position | None) -> None:
-        files = len(self._stream.footers)
-        self._rows = self._stream.rows.shard(num_shards=files, index=self._number)
+    def _begin(self, state: batch.Position | None) -> None:
+        self._rows = _rows(self._name, [self._config.image, self._config.label])
         if state is not None:
             self._rows.load_state_dict(state)
         self._iterator = iter(self._rows)
 
     def _example(self, row: dict[str, typing.Any]) -> batch.Example:
-        config = self._stream.config
-        image, key = row[config.image], self._name
+        image, key = row[self._config.image], self._name
         if isinstance(image, dict):
             key = f"{key}: {image.get('path')}"
             image = image.get("bytes")
         if not isinstance(image, bytes):
             image = b""  # as if it were empty: unreadable
-        return {"image": image, "label": row[config.label], "key": key}
+        return {"image": image, "label": row[self._config.label], "key": key}
+
+
+def _rows(name: str, columns: list[str] | None) -> datasets.IterableDataset:
+    """The library's stream of one file, with pictures as they are encoded."""
+    try:
+        return datasets.load_dataset(
+            "parquet", data_files={"rows": [name]}, split="rows", streaming=True, columns=columns
+        ).decode(False)
+    except FileNotFoundError as error:
+        if "://" in name:  # the library says this of a server that fails, too
+            raise ConnectionError(failures.first_line(error)) from None
+        raise
 
 
 @dataclasses.dataclass(frozen=True)
-class _Footer:
-    """The name of a Parquet file, and what its end says: rows, and bytes once decompressed."""
+class _File:
+    """A Parquet file and what its end says: rows, and bytes once decompressed."""
 
     name: str
     rows: int
     bytes: int
 
+    def content(self) -> tuple[str, int, int]:
+        """What tells it from another file, wherever it lies."""
+        return posixpath.basename(self.name), self.rows, self.bytes
 
-def _footer(address: str) -> _Footer:
-    with fsspec.open(address, "rb", block_size=FOOTER_BYTES) as file:
+
+def _described(names: Sequence[str], trying: retries.Retries) -> tuple[_File, ...]:
+    def read(name: str) -> _File:
+        file = trying.run(name, lambda: _footer(name))
+        if not file.rows:
+            raise failures.BadInput(f"{name} has no rows; leave it out of HuggingFace.files.")
+        return file
+
+    with concurrent.futures.ThreadPoolExecutor(FOOTER_THREADS) as pool:
+        return tuple(pool.map(read, names))
+
+
+def _footer(name: str) -> _File:
+    with fsspec.open(name, "rb", block_size=FOOTER_BYTES) as file:
         found = pyarrow.parquet.read_metadata(file)
     size = sum(found.row_group(number).total_byte_size for number in range(found.num_row_groups))
-    return _Footer(posixpath.basename(address), found.num_rows, size)
+    return _File(name, found.num_rows, size)
 
 
+@functools.cache
 def _quiet() -> None:
-    """Leaves repeating and its delays to us."""
+    """Leaves it to us to wait for a server, and to the library to repeat a request at once."""
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     for reading in ("OPEN", "READ"):
-        setattr(datasets.config, f"STREAMING_{reading}_MAX_RETRIES", 1)
+        setattr(datasets.config, f"STREAMING_{reading}_MAX_RETRIES", QUICK_ATTEMPTS)
     for name in dir(datasets.config):
         if name.startswith("STREAMING_") and name.endswith("_RETRY_INTERVAL"):
-            setattr(datasets.config, name, 0)
+            setattr(datasets.config, name, QUICK_PAUSE_SECONDS)
