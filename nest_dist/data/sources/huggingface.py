@@ -103,8 +103,9 @@ class HuggingFace:
         files = _described(names, trying)
         if features is None:
             features = trying.run(names[0], lambda: _rows(names[0], None).features)
-        checks.one_of("HuggingFace.image", self.image, features)
-        checks.one_of("HuggingFace.label", self.label, features)
+        columns = f" There are {', '.join(sorted(features))}."
+        checks.one_of("HuggingFace.image", self.image, features, columns)
+        checks.one_of("HuggingFace.label", self.label, features, columns)
         class_names = self._class_names(features[self.label])
         digest = hashlib.sha256(repr((class_names, [file.content() for file in files])).encode())
         return ParquetStream(

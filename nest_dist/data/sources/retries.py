@@ -45,7 +45,7 @@ class Retries:
             except Exception as error:
                 if not _is_of_storage(error):
                     raise
-                reason = failures.first_line(error)[:200]
+                reason = _reason(error, name)
                 if _is_final(error):
                     raise failures.BadInput(
                         f"{name} is not there or may not be read ({reason}); correct its name, or "
@@ -68,6 +68,12 @@ class Retries:
 def _is_of_storage(error: Exception) -> bool:
     library = type(error).__module__.partition(".")[0]
     return isinstance(error, (OSError, EOFError)) or library in NETWORK
+
+
+def _reason(error: Exception, name: str) -> str:
+    if isinstance(error, FileNotFoundError):  # its text is the address once more
+        return "404 not found" if "://" in name else "no such file"
+    return failures.first_line(error)[:200]
 
 
 def _is_final(error: Exception) -> bool:
