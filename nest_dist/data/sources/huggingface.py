@@ -5,28 +5,22 @@ the place in a file is the library's own `state_dict`, which is exact as long as
 neither shuffles nor splits. Code that comes with a data set is never run.
 """
 
-import concurrent.futures
 import dataclasses
 import functools
 import glob
 import hashlib
 import itertools
 import os
-import posixpath
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import datasets
-import fsspec
 import gin
-import pyarrow.parquet
 
 from nest_dist.base import checks, failures
 from nest_dist.data import batch, blocks
-from nest_dist.data.sources import retries
+from nest_dist.data.sources import parquet_files, retries
 
-FOOTER_THREADS = 16
-FOOTER_BYTES = 1 << 16
 EVALUATION_BLOCK = 32
 QUICK_ATTEMPTS = 3
 QUICK_PAUSE_SECONDS = 0.1
@@ -42,8 +36,9 @@ class HuggingFace:
         dataset: the name on the Hub, such as "ILSVRC/imagenet-1k", or a folder; with `files` it
             is "parquet".
         split: such as "train".
-        virtual_shards: the fixed number of parts that supply each batch; at most the number of
-            files, and a multiple of the processes of every run that shall go on from another.
+        virtual_shards: the fixed number of parts that supply each batch, a multiple of the
+            processes of every run that shall go on from another. If there are fewer files, several
+            shards read the same one, and each keeps its share of the rows.
         files: paths, patterns of paths, or http(s) addresses of Parquet files.
         subset: of a data set that has several; None for its only one.
         revision: branch, tag or commit on the Hub; None for the newest.
@@ -80,8 +75,7 @@ class HuggingFace:
         """The stream, once the sizes of all its files are known.
 
         Raises:
-            BadInput: if data set, split, file or column is not there, is no Parquet, or has fewer
-                files than virtual shards.
+            BadInput: if data set, split, file or column is not there, or is no Parquet.
             Unavailable: if the server fails again and again.
         """
         _quiet()
@@ -94,13 +88,7 @@ class HuggingFace:
                 f"{odd} is no Parquet file; set HuggingFace.revision to {PARQUET_BRANCH!r}, where "
                 "the Hub keeps most data sets as Parquet, or use `nest-dist prepare`."
             )
-        if len(names) < self.virtual_shards:
-            raise failures.BadInput(
-                f"HuggingFace.virtual_shards is {self.virtual_shards}, {self.split} has "
-                f"{len(names)} files; set it to at most that, or make array records by "
-                "`nest-dist prepare`, which any number of processes can share."
-            )
-        files = _described(names, trying)
+        files = parquet_files.described(names, trying)
         if features is None:
             features = trying.run(names[0], lambda: _rows(names[0], None).features)
         columns = f" There are {', '.join(sorted(features))}."
@@ -108,9 +96,12 @@ class HuggingFace:
         checks.one_of("HuggingFace.label", self.label, features, columns)
         class_names = self._class_names(features[self.label])
         digest = hashlib.sha256(repr((class_names, [file.content() for file in files])).encode())
+        parts = -(-self.virtual_shards // len(files))
         return ParquetStream(
             config=self,
-            files=files,
+            pieces=tuple(
+                parquet_files.Piece(file, part, parts) for part in range(parts) for file in files
+            ),
             class_names=class_names,
             fingerprint=f"{digest.hexdigest()[:16]} in {self.virtual_shards} virtual shards of "
             f"blocks of {self.block}",
@@ -173,13 +164,13 @@ class ParquetStream:
 
     Attributes:
         config: what was opened.
-        files: in the order in which they are numbered.
+        pieces: in the order in which they are numbered.
         class_names: the name of each label.
         fingerprint: of all files' sizes, and of the way they are dealt.
     """
 
     config: HuggingFace
-    files: tuple["_File", ...]
+    pieces: tuple[parquet_files.Piece, ...]
     class_names: tuple[str, ...]
     fingerprint: str
 
@@ -187,44 +178,48 @@ class ParquetStream:
     def shard_lengths(self) -> tuple[int, ...]:
         """Examples of each virtual shard when evaluating."""
         count = self.config.virtual_shards
-        return tuple(sum(each.rows for each in self.files[v::count]) for v in range(count))
+        return tuple(sum(map(len, self.pieces[shard::count])) for shard in range(count))
 
     @property
     def shard_bytes(self) -> int:
         """What a virtual shard keeps in memory: a block that is given, and one that is read."""
-        size = sum(each.bytes for each in self.files)
-        return 2 * self.config.block * -(-size // len(self))
+        parts = self.pieces[0].parts
+        size = sum(piece.file.bytes for piece in self.pieces) // parts
+        return (1 + parts) * self.config.block * -(-size // len(self))
 
     def __len__(self) -> int:
-        return sum(each.rows for each in self.files)
+        return sum(map(len, self.pieces))
 
     def train(self, shard: int, seed: int, position: batch.Position | None) -> blocks.Blocks:
         """As of `batch.Stream`."""
         count, block = self.config.virtual_shards, self.config.block
-        shuffled = blocks.Shuffled(self._open, len(self.files), count, block, seed)
+        shuffled = blocks.Shuffled(self._open, len(self.pieces), count, block, seed)
         return blocks.Blocks(shuffled, shard, position)
 
     def evaluate(self, shard: int) -> Iterator[batch.Example]:
         """As of `batch.Stream`."""
-        for number in range(shard, len(self.files), self.config.virtual_shards):
+        for number in range(shard, len(self.pieces), self.config.virtual_shards):
             reader = self._open(number, None)
             while examples := reader.take(EVALUATION_BLOCK):
                 yield from examples
             reader.close()
 
     def _open(self, number: int, state: batch.Position | None) -> "_Reader":
-        return _Reader(self.files[number].name, state, self.config)
+        return _Reader(self.pieces[number], state, self.config)
 
 
 class _Reader:
-    """The rows of one file; what fails is read again from where it was certain."""
+    """The rows of one piece; what fails is read again from where it was certain."""
 
-    def __init__(self, name: str, state: batch.Position | None, config: HuggingFace) -> None:
+    def __init__(
+        self, piece: parquet_files.Piece, state: batch.Position | None, config: HuggingFace
+    ) -> None:
         _quiet()
-        self._name = name
+        self._piece = piece
+        self._name = piece.file.name
         self._config = config
         self._trying = retries.Retries(config.attempts)
-        self._trying.run(name, lambda: self._begin(state))
+        self._trying.run(self._name, lambda: self._begin(state))
 
     def state(self) -> batch.Position:
         """The library's, of the row that comes next."""
@@ -240,9 +235,10 @@ class _Reader:
             if not is_first:
                 self._begin(start)
             is_first = False
-            return list(itertools.islice(self._iterator, count))
+            return list(itertools.islice(self._iterator, count * self._piece.parts))
 
-        return [self._example(row) for row in self._trying.run(self._name, read)]
+        rows = self._trying.run(self._name, read)
+        return [self._example(row) for row in rows[self._piece.part :: self._piece.parts]]
 
     def close(self) -> None:
         """Ends the library's generator, before the libraries that it uses end."""
@@ -274,37 +270,6 @@ def _rows(name: str, columns: list[str] | None) -> datasets.IterableDataset:
         if "://" in name:  # the library says this of a server that fails, too
             raise ConnectionError(failures.first_line(error)) from None
         raise
-
-
-@dataclasses.dataclass(frozen=True)
-class _File:
-    """A Parquet file and what its end says: rows, and bytes once decompressed."""
-
-    name: str
-    rows: int
-    bytes: int
-
-    def content(self) -> tuple[str, int, int]:
-        """What tells it from another file, wherever it lies."""
-        return posixpath.basename(self.name), self.rows, self.bytes
-
-
-def _described(names: Sequence[str], trying: retries.Retries) -> tuple[_File, ...]:
-    def read(name: str) -> _File:
-        file = trying.run(name, lambda: _footer(name))
-        if not file.rows:
-            raise failures.BadInput(f"{name} has no rows; leave it out of HuggingFace.files.")
-        return file
-
-    with concurrent.futures.ThreadPoolExecutor(FOOTER_THREADS) as pool:
-        return tuple(pool.map(read, names))
-
-
-def _footer(name: str) -> _File:
-    with fsspec.open(name, "rb", block_size=FOOTER_BYTES) as file:
-        found = pyarrow.parquet.read_metadata(file)
-    size = sum(found.row_group(number).total_byte_size for number in range(found.num_row_groups))
-    return _File(name, found.num_rows, size)
 
 
 @functools.cache
