@@ -126,6 +126,19 @@ def evaluate(
     return _load(deal, readers, how)
 
 
+def examples(deal: Deal, seed: int) -> Iterator[batch.Example]:
+    """The endless sequence of all shards, as stored, from the beginning of the run."""
+    readers = [deal.stream.train(shard, seed, None) for shard in deal.own_shards]
+    try:
+        while True:
+            for reader in readers:
+                for _ in range(deal.each):
+                    yield next(reader)
+    finally:
+        for reader in readers:
+            reader.close()
+
+
 class Joined:
     """Batches put together from the parts that workers made."""
 
