@@ -27,7 +27,7 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One command: the module `nest_dist.commands.NAME` has its `run(options)`.
+    """One command: the module `nest_dist.commands.NAME` has its `run(options)`; - becomes _.
 
     Attributes:
         summary: what it does, in a line.
@@ -49,6 +49,9 @@ FLAGS = {
     "to": Flag("string", None, "format of OUT: nest_dist, official or timm"),
     "checkpoint": Flag("string", None, "weights: a file, a workdir, or a Hugging Face Hub id"),
     "format": Flag("string", "table", "table or json"),
+    "output": Flag("string", None, "folder for what is written"),
+    "images": Flag("integer", 8, "pictures on the contact sheet"),
+    "batch_step": Flag("integer", 0, "of which step the batch is shown"),
     "class_names": Flag("string", None, "text file with one class name a line"),
     "coordinator": Flag("string", None, "host:port of process 0; without it JAX finds the peers"),
     "num_processes": Flag("integer", None, "processes of the run"),
@@ -64,6 +67,10 @@ COMMANDS = {
     "evaluate": Command(
         "measures a checkpoint of a workdir on its evaluation data",
         ("workdir", "step", "gin_bindings", *HOSTS),
+    ),
+    "inspect-data": Command(
+        "draws what the pipeline makes of pictures, and tells its speed stage by stage",
+        ("gin_file", "gin_bindings", "output", "images", "batch_step"),
     ),
     "convert": Command(
         "brings weights from one format to another, without loss",
@@ -133,7 +140,8 @@ def _run(arguments: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     chosen = {flag: values[flag].value for flag in COMMANDS[name].flags}
     options = Options(**chosen, arguments=others)
-    importlib.import_module(f"nest_dist.commands.{name}").run(options)
+    module = name.replace("-", "_")
+    importlib.import_module(f"nest_dist.commands.{module}").run(options)
     return 0
 
 

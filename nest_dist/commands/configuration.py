@@ -15,6 +15,9 @@ import gin
 from nest_dist.base import checks, failures
 from nest_dist.commands import run as runs
 
+# Scope and selector, and the name of a parameter.
+Bound = tuple[tuple[str, str], str]
+
 # gin would also look for an include among Python's packages, and breaks on a folder `data/` or
 # `model/` in the working folder, which Python takes for one. Files are all that we include.
 gin.config._FILE_READERS = [(open, os.path.isfile)]
@@ -22,6 +25,9 @@ gin.config._FILE_READERS = [(open, os.path.isfile)]
 
 def load(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> runs.Run:
     """The run that files and then bindings describe.
+
+    A later file may replace a part of what an earlier one says, such as the data of a shipped run;
+    then the bindings of the part that is replaced stay unused. Others do not.
 
     Args:
         gin_files: paths, or names below the shipped `gin/`.
@@ -39,13 +45,13 @@ def load(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> runs.Run:
     gin.add_config_file_search_path(str(_shipped_folder()))
     logging.disable(logging.CRITICAL)  # gin logs each path that it tries for an include
     try:
-        gin.parse_config_files_and_bindings([str(path) for path in paths], list(gin_bindings))
+        earlier = _parse(paths, gin_bindings)
         run = runs.Run()  # type: ignore[call-arg]  # gin fills it in
     except (ValueError, TypeError, SyntaxError, OSError, ImportError, RuntimeError) as error:
         raise failures.BadInput(_explain(error)) from error
     finally:
         logging.disable(logging.NOTSET)
-    _refuse_unused()
+    _refuse_unused(earlier)
     return run
 
 
@@ -88,12 +94,24 @@ def _shipped_folder() -> pathlib.Path:
     return installed if installed.is_dir() else package.parent / "gin"
 
 
-def _refuse_unused() -> None:
-    # gin has no public way to list bindings; these two tables are what its own text forms print.
+def _parse(paths: Sequence[pathlib.Path], bindings: Sequence[str]) -> set[Bound]:
+    """Takes files and bindings in; returns what was bound before the last file."""
+    earlier: set[Bound] = set()
+    for path in paths:
+        # gin has no public way to list bindings; this table is what its own text form prints.
+        earlier = {(key, name) for key, names in gin.config._CONFIG.items() for name in names}
+        gin.parse_config_file(str(path))
+    gin.parse_config(list(bindings))
+    gin.finalize()
+    return earlier
+
+
+def _refuse_unused(earlier: set[Bound]) -> None:
     for (scope, selector), parameters in gin.config._CONFIG.items():
         is_macro = selector == "gin.macro"
         name = scope if is_macro else "/".join(filter(None, [scope, selector.rpartition(".")[2]]))
-        missing = set(parameters) - _used_parameters(scope, selector)
+        missing = {each for each in parameters if ((scope, selector), each) not in earlier}
+        missing -= _used_parameters(scope, selector)
         if is_macro and missing:
             raise failures.BadInput(
                 f"the macro {name} is set and nothing used it; {_other_macros(name)}"

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import itertools
+import json
 import pathlib
 import platform
 import time
@@ -16,12 +17,15 @@ import nest_dist
 from nest_dist.base import failures
 from nest_dist.checkpointing import manager
 from nest_dist.commands import cli, configuration, pretrained, wiring, workdirs
+from nest_dist.data import batch
 from nest_dist.parallel import hosts
 from nest_dist.telemetry import report as reports
 from nest_dist.train import evaluation, loop
 
 GRID_IMAGES = 64
 COMPILE_SKEW_SECONDS = 3600
+# In the metadata of a checkpoint: where each virtual shard of a stream goes on.
+POSITIONS = "data_positions"
 
 
 def run(options: cli.Options) -> None:
@@ -41,10 +45,12 @@ def _train(workdir: pathlib.Path, wired: wiring.Wiring, text: str, stop: hosts.S
     checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, wired.run.keep_checkpoints)
     first_step = max(checkpoints.steps(), default=0)
     changes: list[str] = []
+    positions: batch.Positions = {}
     if first_step:
         metadata = checkpoints.metadata(first_step)
         _require_same_run(metadata, wired)
         changes = configuration.difference(metadata["configuration"], text)
+        positions = metadata.get(POSITIONS, {})
     cadence = wired.cadence
     report = reports.Report(
         workdir if hosts.lead() else None, first_step, cadence.num_steps, wired.steps_per_epoch
@@ -64,14 +70,15 @@ def _train(workdir: pathlib.Path, wired: wiring.Wiring, text: str, stop: hosts.S
             return evaluation.evaluate(evaluation_step, current.params, batches)
 
         def save(step: int, current: typing.Any) -> None:
-            checkpoints.save(step, current, _metadata(wired, text))
+            positions = _all_positions(batches.positions(), step)
+            checkpoints.save(step, current, _metadata(wired, text) | {POSITIONS: positions})
             report.flush()
 
         if first_step >= cadence.num_steps:
             report.say(f"the run is complete at step {first_step}; here is its evaluation again")
             report.say_metrics(first_step, evaluate(state))
             return
-        batches = wired.training_batches(first_step)
+        batches = wired.training_batches(first_step, positions)
         parts = loop.Parts(
             step=train_step,
             batches=_show_first(batches, first_step, report),
@@ -179,6 +186,14 @@ def _metadata(wired: wiring.Wiring, text: str) -> manager.Metadata:
             **{name: importlib.metadata.version(name) for name in packages},
         },
     }
+
+
+def _all_positions(own: batch.Positions, step: int) -> batch.Positions:
+    """Those of all processes; none, without asking, where the data has an index."""
+    if not own:
+        return {}
+    texts = hosts.gather(f"data positions after step {step}", json.dumps(own))
+    return {shard: place for text in texts for shard, place in json.loads(text).items()}
 
 
 def _identity(wired: wiring.Wiring) -> dict[str, typing.Any]:

@@ -97,14 +97,22 @@ class Wiring:
         )
         return jax.jit(function, out_shardings=self.layout.replicated())
 
-    def training_batches(self, first_step: int) -> assembly.Ahead:
-        """Global batches on the devices, from the one that follows `first_step` steps."""
+    def training_batches(
+        self, first_step: int, positions: batch.Positions | None = None
+    ) -> assembly.Ahead:
+        """Global batches on the devices, from the one that follows `first_step` steps.
+
+        Args:
+            first_step: steps already done.
+            positions: after them, if the data is a stream: of all virtual shards.
+        """
         local = self.run.training_data.batches(
             self.training_source,
             seed=self.run.seed,
             global_batch=self.run.global_batch,
             rows=self._rows,
             first_step=first_step,
+            positions=positions,
         )
         return self._on_devices(local)
 

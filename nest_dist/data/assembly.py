@@ -68,7 +68,7 @@ class Ahead:
         """
         self._batches = batches
         self._place = place
-        self._positions: dict[str, batch.Position] = {}
+        self._positions: batch.Positions = {}
         self._waiting: queue.Queue[typing.Any] = queue.Queue(depth)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._load, name="batches", daemon=True)
@@ -86,7 +86,7 @@ class Ahead:
             raise found
         return found
 
-    def positions(self) -> dict[str, batch.Position]:
+    def positions(self) -> batch.Positions:
         """Of a stream, by virtual shard, where to go on after the batch given last."""
         return self._positions
 
@@ -110,7 +110,7 @@ class Ahead:
         except BaseException as error:  # whatever it is, the loop must hear of it
             self._put(error, {})
 
-    def _put(self, item: typing.Any, positions: dict[str, batch.Position]) -> None:
+    def _put(self, item: typing.Any, positions: batch.Positions) -> None:
         while not self._stopped.is_set():
             with contextlib.suppress(queue.Full):
                 self._waiting.put((item, positions), timeout=0.1)

@@ -39,19 +39,18 @@ def train_step(
     """
 
     def loss(
-        params: state.Params, batch: DeviceBatch, key: jax.Array
+        params: state.Params, batch: DeviceBatch, inputs_key: jax.Array, forward_key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        inputs_key, forward_key = jax.random.split(key)
         targets = losses.smoothed_targets(batch["label"], num_classes, label_smoothing)
         images, targets = inputs(batch["image"], targets, inputs_key)
         logits = forward(params, images, forward_key)
         return losses.cross_entropy(logits, targets).mean(), logits
 
     def step(before: state.TrainState, batch: DeviceBatch) -> tuple[state.TrainState, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), before.step)
+        inputs_key, forward_key = keys(seed, before.step)
         with layout.active():
             (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(
-                before.params, batch, key
+                before.params, batch, inputs_key, forward_key
             )
         after, norms = before.updated(rule, grads)
         metrics = {
@@ -63,6 +62,12 @@ def train_step(
         return after, metrics
 
     return step
+
+
+def keys(seed: int, step: int | jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of a step's inputs, and of its forward pass."""
+    inputs_key, forward_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
+    return inputs_key, forward_key
 
 
 def evaluation_step(

@@ -22,7 +22,7 @@ DOORS = {
     "array_record.python": ("data/sources/array_record.py",),
     "cv2": ("data/",),
     "datasets": ("data/sources/huggingface.py",),
-    "pyarrow": ("data/sources/huggingface.py", "data/sources/parquet.py"),
+    "pyarrow": ("data/sources/parquet_files.py", "data/sources/parquet.py"),
     "gin.parse_config": ("commands/configuration.py",),
     "grain": ("data/",),
     "orbax": ("checkpointing/",),
