@@ -22,7 +22,7 @@ def write_whole(path: pathlib.Path, writer: Callable[[pathlib.Path], typing.Any]
 
 
 def leftovers(path: pathlib.Path) -> list[pathlib.Path]:
-    """What killed processes left of a file that they had begun."""
+    """What killed processes left of a file that they had begun, or of all with the name `*`."""
     return sorted(path.parent.glob(f".{path.name}.[0-9]*"))
 
 

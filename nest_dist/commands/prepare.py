@@ -142,5 +142,5 @@ def _size(written: manifest.Manifest) -> str:
     megabytes = sum(shard.bytes for shard in written.shards) / 1e6
     return (
         f"{len(written):,} pictures of {len(written.classes):,} classes in "
-        f"{len(written.shards):,} shards, {megabytes:,.0f} MB"
+        f"{len(written.shards):,} shards, {megabytes:,.1f} MB"
     )

@@ -110,9 +110,8 @@ def complete(folder: pathlib.Path, plan: Plan) -> manifest.Manifest | None:
             f"{folder} holds another data set: of {about['format']} {about['name']}, or with other "
             "classes or --shards; remove it, or choose another --output or --split."
         )
-    for name in (PLAN, REPORT, manifest.NAME, *map(plan.name, range(plan.shards))):
-        for path in files.leftovers(folder / name):
-            path.unlink()
+    for path in files.leftovers(folder / "*"):
+        path.unlink()
     if written and all(_whole(folder / shard.name, shard.bytes) for shard in written.shards):
         _tidy(folder, written)
         return written

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import concurrent.futures.process
+import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -42,12 +43,13 @@ def run(
         return []
     # Forking a process that has threads may lock up.
     context = multiprocessing.get_context("spawn")
-    ticks, stop = context.Value("Q"), context.Event()
+    # Without locks: each task counts for itself, and the last number says stop.
+    shared = context.RawArray(ctypes.c_uint64, len(tasks) + 1)
     pool = concurrent.futures.ProcessPoolExecutor(
-        min(processes, len(tasks)), context, initializer=_enter, initargs=(ticks, stop)
+        min(processes, len(tasks)), context, initializer=_enter, initargs=(shared,)
     )
     try:
-        results = [pool.submit(_call, work, task) for task in tasks]
+        results = [pool.submit(_call, work, task, place) for place, task in enumerate(tasks)]
         waiting = set(results)
         while waiting:
             done, waiting = concurrent.futures.wait(
@@ -55,7 +57,7 @@ def run(
             )
             for result in done:
                 result.result()
-            report(ticks.value)
+            report(sum(shared[:-1]))
         return [result.result() for result in results]
     except concurrent.futures.process.BrokenProcessPool:
         raise failures.BadInput(
@@ -63,16 +65,16 @@ def run(
             f"fewer than {processes} --workers, finished shards are kept."
         ) from None
     finally:
-        stop.set()
+        shared[-1] = 1
         pool.shutdown(cancel_futures=True)
 
 
-_shared: tuple[typing.Any, typing.Any]
+_shared: typing.Any
 
 
-def _enter(ticks: typing.Any, stop: typing.Any) -> None:
+def _enter(shared: typing.Any) -> None:
     global _shared
-    _shared = ticks, stop
+    _shared = shared
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then says stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -84,13 +86,12 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _call(work: Callable[[typing.Any, Tick], typing.Any], task: typing.Any) -> typing.Any:
-    return work(task, _tick)
+def _call(
+    work: Callable[[typing.Any, Tick], typing.Any], task: typing.Any, place: int
+) -> typing.Any:
+    def tick() -> None:
+        if _shared[-1]:
+            raise Stopped
+        _shared[place] += 1
 
-
-def _tick() -> None:
-    ticks, stop = _shared
-    if stop.is_set():
-        raise Stopped
-    with ticks.get_lock():
-        ticks.value += 1
+    return work(task, tick)
