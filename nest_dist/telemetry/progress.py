@@ -1,6 +1,7 @@
 """What the lead process says: a progress bar on a terminal, plain lines elsewhere."""
 
 import sys
+import time
 from collections.abc import Mapping
 
 import rich.console
@@ -39,6 +40,52 @@ class Progress:
     def say(self, text: str) -> None:
         """A line that stays."""
         self._console.print(text, markup=False)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class Tally:
+    """Shows how many of a known number of things are done."""
+
+    def __init__(self, total: int, things: str, every_seconds: float = 10) -> None:
+        """Starts the clock.
+
+        Args:
+            total: how many there are.
+            things: what they are called.
+            every_seconds: time between lines where there is no terminal.
+        """
+        self._total = total
+        self._things = things
+        self._every_seconds = every_seconds
+        self._console = rich.console.Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._first: int | None = None  # done by an earlier run
+        self._started = self._shown = time.monotonic()
+        self._bar: rich.progress.Progress | None = None
+        if self._console.is_terminal:
+            self._bar = rich.progress.Progress(
+                rich.progress.BarColumn(),
+                rich.progress.TextColumn("{task.fields[text]}"),
+                rich.progress.TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("", total=total, text="")
+            self._bar.start()
+
+    def report(self, done: int) -> None:
+        """Shows a new number, as a line only now and then."""
+        now = time.monotonic()
+        self._first = done if self._first is None else self._first
+        rate = (done - self._first) / max(now - self._started, 1e-3)
+        text = f"{done:,} of {self._total:,} {self._things}, {rate:,.0f}/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, text=text)
+        elif now - self._shown >= self._every_seconds:
+            self._shown = now
+            self._console.print(text, markup=False)
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
