@@ -12,6 +12,8 @@ from nest_dist.base import failures, names
 from nest_dist.checkpointing import safetensors_file
 from nest_dist.commands import preprocessing, recorded, variants
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 def refused(message, where, **fields):
     with pytest.raises(failures.BadInput, match=message) as error:
