@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nest_dist.base import failures, names
-from nest_dist.model import nest, tables
+from nest_dist.model import encoder, nest, tables
 
 Arrays = Mapping[str, np.ndarray]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -27,6 +27,8 @@ _MARKS: Mapping[Format, str] = {
     "official": "PatchEmbedding_0/Conv_0/kernel",
     "timm": "patch_embed.proj.weight",
 }
+# What the code computes that a format belongs to; ours also has the other one.
+GELU: Mapping[Format, encoder.Gelu] = {"nest_dist": "tanh", "official": "tanh", "timm": "exact"}
 _LISTED_NAMES = 5
 
 # What two models have to share for the weights of one to serve the other; the image, the blocks
