@@ -5,6 +5,7 @@ weights from elsewhere: only this package's own classes are made of it.
 """
 
 import importlib
+import tokenize
 import typing
 
 from gin import config_parser
@@ -34,9 +35,9 @@ class Recorded:
         try:
             for statement in config_parser.ConfigParser(text, _Delegate()):
                 self._take(statement)
-        except SyntaxError as error:
+        except (SyntaxError, tokenize.TokenError) as error:
             raise failures.BadInput(
-                f"the configuration that was recorded cannot be read ({error.msg}); the "
+                f"the configuration that was recorded cannot be read ({error.args[0]}); the "
                 "checkpoint is damaged."
             ) from None
 
@@ -53,7 +54,13 @@ class Recorded:
         bound = self._bindings.get((scope, name), {})
         fields = {field: self._made(value) for field, value in bound.items()} | changes
         fields.pop("name", None)  # every Linen module has it; it is no value of the user's
-        return self._class(name)(**fields)
+        try:
+            return self._class(name)(**fields)
+        except TypeError as error:  # a field too many, or one too few
+            raise failures.BadInput(
+                f"the configuration that was recorded makes no {name} ({error}); use the version "
+                "of nest_dist that it was written with."
+            ) from None
 
     def _take(self, statement: typing.Any) -> None:
         if isinstance(statement, config_parser.ImportStatement):
@@ -68,6 +75,11 @@ class Recorded:
 
     def _made(self, value: typing.Any) -> typing.Any:
         if isinstance(value, _Macro):
+            if value.name not in self._macros:
+                raise failures.BadInput(
+                    f"the configuration that was recorded gives %{value.name} no value; the "
+                    "checkpoint is damaged."
+                )
             return self._made(self._macros[value.name])
         if isinstance(value, _Reference):
             scope, _, name = value.name.rpartition("/")
@@ -79,7 +91,10 @@ class Recorded:
     def _class(self, name: str) -> typing.Any:
         for module in self._modules:
             if module.startswith(MODULES) and not module.startswith(NOT_MODULES):
-                found = getattr(importlib.import_module(module), name, None)
+                try:
+                    found = getattr(importlib.import_module(module), name, None)
+                except ImportError:  # a module of another version
+                    continue
                 if isinstance(found, type) and found.__module__ == module:
                     return found
         raise failures.BadInput(

@@ -9,6 +9,9 @@ from nest_dist.base import failures
 from nest_dist.commands import recorded
 from nest_dist.model import nest
 
+# What describes a model; every Linen module also has a parent and a name.
+FIELDS = tuple(name for name in nest.NesT.__dataclass_fields__ if name not in ("parent", "name"))
+
 
 @functools.cache
 def models() -> dict[str, nest.NesT]:
@@ -28,12 +31,9 @@ def with_fields(model: nest.NesT, fields: dict[str, typing.Any]) -> nest.NesT:
     Raises:
         BadInput: for an unknown field, or a value that does not fit.
     """
-    known = {name for name in nest.NesT.__dataclass_fields__ if name not in ("parent", "name")}
     for name in fields:
-        if name not in known:
-            raise failures.BadInput(
-                f"{name} is no field of NesT; there are {', '.join(sorted(known))}."
-            )
+        if name not in FIELDS:
+            raise failures.BadInput(f"{name} is no field of NesT; there are {', '.join(FIELDS)}.")
     return model.clone(**fields) if fields else model
 
 

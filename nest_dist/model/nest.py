@@ -79,7 +79,8 @@ class NesT(nn.Module):
 
     def widths(self) -> tuple[int, ...]:
         """Channels of a token at each level."""
-        return tuple(self.dim * self._growth(level) for level in range(self.num_hierarchies))
+        factor = 2 if self.widen else 1
+        return tuple(self.dim * factor**level for level in range(self.num_hierarchies))
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False) -> Array:
@@ -91,15 +92,6 @@ class NesT(nn.Module):
         """
         geometry = self.geometry()
         self._check_images(images, geometry)
-        options = encoder.Options(
-            self.multi_query,
-            self.mlp_ratio,
-            self.attention_dropout,
-            self.projection_dropout,
-            self.gelu,
-            self.compute_dtype,
-            self.remat,
-        )
         drop_rates = encoder.drop_rates(self.stochastic_depth, self.block_repeats)
 
         tokens = embed.PatchEmbedding(
@@ -113,12 +105,12 @@ class NesT(nn.Module):
                     width,
                     self.compute_dtype,
                     name=f"aggregations_{level - 1}",
-                )(blocks)
+                )(blocks)  # [B, T / 4, N, C]
             blocks = rules.constrain(blocks, "batch", "blocks", None, None)
             blocks = encoder.Level(
-                self.heads * self._growth(level),
+                self.heads * width // self.dim,
                 drop_rates[level],
-                options,
+                self._options(),
                 name=f"levels_{level}",
             )(blocks, train)
             self.sow("intermediates", f"level_{level}", blocks)
@@ -130,18 +122,25 @@ class NesT(nn.Module):
         )()
         return features @ kernel + bias
 
-    def _growth(self, level: int) -> int:
-        return 2**level if self.widen else 1
+    def _options(self) -> encoder.Options:
+        return encoder.Options(
+            multi_query=self.multi_query,
+            mlp_ratio=self.mlp_ratio,
+            attention_dropout=self.attention_dropout,
+            projection_dropout=self.projection_dropout,
+            gelu=self.gelu,
+            compute_dtype=self.compute_dtype,
+            remat=self.remat,
+        )
 
     def _check_numbers(self) -> None:
-        for field in ("patch_size", "dim", "heads", "num_hierarchies", "num_channels", "mlp_ratio"):
-            checks.in_range(f"NesT.{field}", getattr(self, field), 1)
-        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
-        for side in sides:
-            checks.in_range("NesT.image_size", side, 1)
+        lengths = ("image_size", "patch_size", "dim", "heads", "num_hierarchies", "block_repeats")
+        for field in (*lengths, "num_channels", "block_side", "mlp_ratio"):
+            value = getattr(self, field)
+            for number in value if isinstance(value, tuple) else (value,):
+                if number is not None:
+                    checks.in_range(f"NesT.{field}", number, 1)
         checks.in_range("NesT.num_classes", self.num_classes, 0)
-        if self.block_side is not None:
-            checks.in_range("NesT.block_side", self.block_side, 1)
         for field in ("stochastic_depth", "attention_dropout", "projection_dropout"):
             checks.in_range(f"NesT.{field}", getattr(self, field), 0, 1, open_high=True)
         if len(self.block_repeats) != self.num_hierarchies:
@@ -150,8 +149,6 @@ class NesT(nn.Module):
                 f"levels, but NesT.num_hierarchies is {self.num_hierarchies}; give one number of "
                 "layers for each level."
             )
-        for depth in self.block_repeats:
-            checks.in_range("NesT.block_repeats", depth, 1)
         checks.divides("NesT.dim", self.dim, self.heads, "NesT.heads", "change either")
 
     def _check_images(self, images: Array, geometry: layout.Geometry) -> None:

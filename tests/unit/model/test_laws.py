@@ -5,10 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from support import family
 
 from nest_dist.base import names
 from nest_dist.model import aggregation, attention, encoder, layout
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def level_outputs(member, images):

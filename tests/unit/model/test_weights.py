@@ -9,6 +9,8 @@ from support import family, paper
 from nest_dist.base import failures, names
 from nest_dist.model import recognition, weights
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 OFFICIAL = pathlib.Path(__file__).parents[2] / "golden" / "official_parameters.json"
 
 
