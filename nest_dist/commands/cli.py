@@ -65,6 +65,7 @@ COMMANDS = {
         "measures a checkpoint of a workdir on its evaluation data",
         ("workdir", "step", "gin_bindings", *HOSTS),
     ),
+    "verify": Command("checks that every checkpoint of a run is what was saved", (), "WORKDIR"),
     "convert": Command(
         "brings weights from one format to another, without loss",
         ("from", "to", "step", "gin_bindings"),

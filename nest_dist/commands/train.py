@@ -13,9 +13,8 @@ import jax
 import numpy as np
 
 import nest_dist
-from nest_dist.base import failures
 from nest_dist.checkpointing import manager
-from nest_dist.commands import cli, configuration, pretrained, wiring, workdirs
+from nest_dist.commands import cli, configuration, pretrained, resuming, wiring, workdirs
 from nest_dist.parallel import hosts
 from nest_dist.telemetry import report as reports
 from nest_dist.train import evaluation, loop
@@ -38,33 +37,26 @@ def run(options: cli.Options) -> None:
 
 
 def _train(workdir: pathlib.Path, wired: wiring.Wiring, text: str, stop: hosts.StopRequest) -> None:
-    checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, wired.run.keep_checkpoints)
-    first_step = max(checkpoints.steps(), default=0)
-    changes: list[str] = []
-    if first_step:
-        metadata = checkpoints.metadata(first_step)
-        _require_same_run(metadata, wired)
-        changes = configuration.difference(metadata["configuration"], text)
+    checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, wired.run.keep)
+    start = resuming.find(checkpoints, wired, text)
+    first_step = start.step
     cadence = wired.cadence
     report = reports.Report(
         workdir if hosts.lead() else None, first_step, cadence.num_steps, wired.steps_per_epoch
     )
     try:
         _introduce(report, workdir, wired, text, first_step)
-        for change in changes:
-            report.say(f"configuration changed: {change}")
-        if first_step:
-            state = checkpoints.restore(first_step, wired.shapes)
-        else:
-            state = _first_state(wired, report)
+        for note in start.notes:
+            report.say(note)
+        state = start.state or _first_state(wired, report)
         train_step, evaluation_step = _compile(wired, report)
 
         def evaluate(current: typing.Any) -> Mapping[str, float]:
             batches = wired.evaluation_batches()
             return evaluation.evaluate(evaluation_step, current.params, batches)
 
-        def save(step: int, current: typing.Any) -> None:
-            checkpoints.save(step, current, _metadata(wired, text))
+        def save(step: int, current: typing.Any, measured: loop.Metrics) -> None:
+            checkpoints.save(step, current, _metadata(wired, text), measured)
             report.flush()
 
         if first_step >= cadence.num_steps:
@@ -168,7 +160,7 @@ def _show_first(
 def _metadata(wired: wiring.Wiring, text: str) -> manager.Metadata:
     packages = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint")
     return {
-        **_identity(wired),
+        **resuming.identity(wired),
         "configuration": text,
         "class_names": list(wired.training_source.class_names),
         "mesh": dict(wired.layout.mesh.shape),
@@ -179,24 +171,6 @@ def _metadata(wired: wiring.Wiring, text: str) -> manager.Metadata:
             **{name: importlib.metadata.version(name) for name in packages},
         },
     }
-
-
-def _identity(wired: wiring.Wiring) -> dict[str, typing.Any]:
-    """What the sequence of examples depends on: with other values a resume would be another run."""
-    return {
-        "Run.seed": wired.run.seed,
-        "Run.global_batch": wired.run.global_batch,
-        "data fingerprint": wired.training_source.fingerprint,
-    }
-
-
-def _require_same_run(metadata: manager.Metadata, wired: wiring.Wiring) -> None:
-    for name, value in _identity(wired).items():
-        if metadata[name] != value:
-            raise failures.BadInput(
-                f"{name} is {value}, the checkpoint of this workdir was made with "
-                f"{metadata[name]}; set it back, or start anew in another --workdir."
-            )
 
 
 def _digest(text: str) -> str:
