@@ -44,6 +44,9 @@ FLAGS = {
     "gin_file": Flag("multi_string", None, "configuration: a path or a shipped name; repeatable"),
     "gin_bindings": Flag("multi_string", None, "one binding, NAME.FIELD = VALUE; repeatable"),
     "workdir": Flag("string", None, "folder of the run: checkpoints, metrics, configuration"),
+    "allow_config_change": Flag(
+        "bool", False, "go on from a checkpoint that was made with another model, data or seed"
+    ),
     "step": Flag("integer", None, "which checkpoint; without it the newest"),
     "from": Flag("string", None, "format of IN: nest_dist, official or timm"),
     "to": Flag("string", None, "format of OUT: nest_dist, official or timm"),
@@ -59,7 +62,7 @@ HOSTS = ("coordinator", "num_processes", "process_id", "wait_seconds")
 COMMANDS = {
     "train": Command(
         "trains a NesT, or goes on from the last checkpoint of its workdir",
-        ("gin_file", "gin_bindings", "workdir", *HOSTS),
+        ("gin_file", "gin_bindings", "workdir", "allow_config_change", *HOSTS),
     ),
     "evaluate": Command(
         "measures a checkpoint of a workdir on its evaluation data",

@@ -163,13 +163,3 @@ def _registered() -> dict[str, typing.Any]:
 
 def _close_files(name: str) -> str:
     return checks.suggestion(name, shipped(os.path.dirname(name)))
-
-
-def difference(before: str, after: str) -> list[str]:
-    """The bindings in which two configurations differ, as "- old" and "+ new"."""
-    lines = difflib.ndiff(_bindings(before), _bindings(after))
-    return [line for line in lines if line[0] in "+-"]
-
-
-def _bindings(config: str) -> list[str]:
-    return sorted(line for line in config.splitlines() if line and not line.startswith("#"))

@@ -5,7 +5,7 @@ import typing
 
 from nest_dist.base import failures
 from nest_dist.checkpointing import manager
-from nest_dist.commands import configuration, wiring
+from nest_dist.commands import changes, wiring
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,13 +23,16 @@ class Start:
     notes: tuple[str, ...]
 
 
-def find(checkpoints: manager.Manager, wired: wiring.Wiring, text: str) -> Start:
+def find(
+    checkpoints: manager.Manager, wired: wiring.Wiring, text: str, allow_change: bool
+) -> Start:
     """Restores the newest checkpoint that is whole, decided by all processes together.
 
     Args:
         checkpoints: of the workdir.
         wired: the run.
         text: its operative configuration.
+        allow_change: whether to go on even if the checkpoint was made with other data.
     Raises:
         BadInput: if the checkpoint belongs to another run.
     """
@@ -40,30 +43,23 @@ def find(checkpoints: manager.Manager, wired: wiring.Wiring, text: str) -> Start
         if not step:
             return Start(0, None, tuple(notes))
         metadata = checkpoints.metadata(step)
-        _require_same_run(metadata, wired)
+        changed = changes.between(metadata["configuration"], text)
+        changes.require_same_run(changed, allow_change)
+        _require_same_data(metadata, wired, allow_change)
         try:
             state = checkpoints.restore(step, wired.shapes)
         except manager.Damaged as damaged:
             notes.append(checkpoints.set_aside(step, failures.first_line(damaged)))
             continue
-        changes = configuration.difference(metadata["configuration"], text)
-        notes += [f"configuration changed: {change}" for change in changes]
+        notes += [f"configuration changed: {change}" for change in changed]
         return Start(step, state, tuple(notes))
 
 
-def identity(wired: wiring.Wiring) -> dict[str, typing.Any]:
-    """What the sequence of examples depends on: with other values a resume would be another run."""
-    return {
-        "Run.seed": wired.run.seed,
-        "Run.global_batch": wired.run.global_batch,
-        "data fingerprint": wired.training_source.fingerprint,
-    }
-
-
-def _require_same_run(metadata: manager.Metadata, wired: wiring.Wiring) -> None:
-    for name, value in identity(wired).items():
-        if metadata[name] != value:
-            raise failures.BadInput(
-                f"{name} is {value}, the checkpoint of this workdir was made with "
-                f"{metadata[name]}; set it back, or start anew in another --workdir."
-            )
+def _require_same_data(metadata: manager.Metadata, wired: wiring.Wiring, allowed: bool) -> None:
+    fingerprint = wired.training_source.fingerprint
+    if metadata["data_fingerprint"] != fingerprint and not allowed:
+        raise failures.BadInput(
+            f"the fingerprint of the training data is {fingerprint}, the checkpoint of this "
+            f"workdir was made with {metadata['data_fingerprint']}; give the same data, start anew "
+            "in another --workdir, or give --allow_config_change to go on all the same."
+        )

@@ -33,12 +33,18 @@ def run(options: cli.Options) -> None:
     )
     with hosts.StopRequest() as stop, hosts.joint_end():
         hosts.agree("configuration", _digest(text), "start all processes with the same flags")
-        _train(workdir, wiring.wire(configured), text, stop)
+        _train(workdir, wiring.wire(configured), text, stop, options.allow_config_change)
 
 
-def _train(workdir: pathlib.Path, wired: wiring.Wiring, text: str, stop: hosts.StopRequest) -> None:
+def _train(
+    workdir: pathlib.Path,
+    wired: wiring.Wiring,
+    text: str,
+    stop: hosts.StopRequest,
+    allow_change: bool,
+) -> None:
     checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, wired.run.keep)
-    start = resuming.find(checkpoints, wired, text)
+    start = resuming.find(checkpoints, wired, text, allow_change)
     first_step = start.step
     cadence = wired.cadence
     report = reports.Report(
@@ -160,9 +166,12 @@ def _show_first(
 def _metadata(wired: wiring.Wiring, text: str) -> manager.Metadata:
     packages = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint")
     return {
-        **resuming.identity(wired),
+        "seed": wired.run.seed,
+        "global_batch": wired.run.global_batch,
+        "data_fingerprint": wired.training_source.fingerprint,
         "configuration": text,
         "class_names": list(wired.training_source.class_names),
+        "devices": [jax.device_count(), jax.devices()[0].device_kind],
         "mesh": dict(wired.layout.mesh.shape),
         "processes": jax.process_count(),
         "versions": {
