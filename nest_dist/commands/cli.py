@@ -44,16 +44,18 @@ FLAGS = {
     "gin_file": Flag("multi_string", None, "configuration: a path or a shipped name; repeatable"),
     "gin_bindings": Flag("multi_string", None, "one binding, NAME.FIELD = VALUE; repeatable"),
     "workdir": Flag("string", None, "folder of the run: checkpoints, metrics, configuration"),
+    "allow_config_change": Flag(
+        "bool", False, "go on from a checkpoint that was made with another model, data or seed"
+    ),
     "step": Flag("integer", None, "which checkpoint; without it the newest"),
     "from": Flag("string", None, "format of IN: nest_dist, official or timm"),
     "to": Flag("string", None, "format of OUT: nest_dist, official or timm"),
     "checkpoint": Flag("string", None, "weights: a file, a workdir, or a Hugging Face Hub id"),
     "format": Flag("string", "table", "table or json"),
-    "output": Flag("string", None, "folder for what is written"),
+    "output": Flag("string", None, "folder for what is written; in it a folder a split"),
     "images": Flag("integer", 8, "pictures on the contact sheet"),
     "batch_step": Flag("integer", 0, "of which step the batch is shown"),
     "class_names": Flag("string", None, "text file with one class name a line"),
-    "output": Flag("string", None, "folder of the prepared data set; each split is a folder in it"),
     "split": Flag("string", None, "name of the split, such as train or validation"),
     "input_format": Flag("string", None, "folder, tar, parquet, tfds or idx; else recognised"),
     "labels": Flag("string", None, "text file with NAME CLASS a line, where no folders tell"),
@@ -71,7 +73,7 @@ HOSTS = ("coordinator", "num_processes", "process_id", "wait_seconds")
 COMMANDS = {
     "train": Command(
         "trains a NesT, or goes on from the last checkpoint of its workdir",
-        ("gin_file", "gin_bindings", "workdir", *HOSTS),
+        ("gin_file", "gin_bindings", "workdir", "allow_config_change", *HOSTS),
     ),
     "evaluate": Command(
         "measures a checkpoint of a workdir on its evaluation data",
@@ -81,6 +83,7 @@ COMMANDS = {
         "draws what the pipeline makes of pictures, and tells its speed stage by stage",
         ("gin_file", "gin_bindings", "output", "images", "batch_step"),
     ),
+    "verify": Command("checks that every checkpoint of a run is what was saved", (), "WORKDIR"),
     "convert": Command(
         "brings weights from one format to another, without loss",
         ("from", "to", "step", "gin_bindings"),

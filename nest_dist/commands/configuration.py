@@ -71,8 +71,11 @@ def find(name: str) -> pathlib.Path:
             return path
     known = shipped()
     tails = {pathlib.PurePath(each).name: each for each in known}
-    close = difflib.get_close_matches(name, known, cutoff=0.6)
-    close += [tails[tail] for tail in difflib.get_close_matches(pathlib.Path(name).name, tails)]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    close += [
+        tails[tail]
+        for tail in difflib.get_close_matches(pathlib.Path(name).name, tails, cutoff=0.75)
+    ]
     if close:
         hint = f"did you mean {' or '.join(dict.fromkeys(close))}?"
     else:
@@ -181,13 +184,3 @@ def _registered() -> dict[str, typing.Any]:
 
 def _close_files(name: str) -> str:
     return checks.suggestion(name, shipped(os.path.dirname(name)))
-
-
-def difference(before: str, after: str) -> list[str]:
-    """The bindings in which two configurations differ, as "- old" and "+ new"."""
-    lines = difflib.ndiff(_bindings(before), _bindings(after))
-    return [line for line in lines if line[0] in "+-"]
-
-
-def _bindings(config: str) -> list[str]:
-    return sorted(line for line in config.splitlines() if line and not line.startswith("#"))

@@ -20,8 +20,9 @@ def run(options: cli.Options) -> None:
     )
     with hosts.joint_end():
         wired = wiring.wire(configured)
-        checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, configured.keep_checkpoints)
+        checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, keep=None)
         step = _chosen(options.step, checkpoints.steps(), str(workdir))
+        checkpoints.require_whole(step)
         params = checkpoints.restore(step, wired.shapes).params
         _, shapes = wired.batch_shapes()
         evaluation_step = wired.evaluation_step().lower(wired.shapes.params, shapes).compile()

@@ -230,6 +230,7 @@ def _in_checkpoints(path: pathlib.Path, step: int | None) -> Found:
     checkpoints = manager.Manager(path, keep=None)
     try:
         chosen = _chosen(step, checkpoints.steps(), path)
+        checkpoints.require_whole(chosen)
         arrays, metadata = checkpoints.arrays(chosen), checkpoints.metadata(chosen)
     finally:
         checkpoints.close()

@@ -7,6 +7,7 @@ weights from elsewhere: only this package's own classes are made of it.
 import importlib
 import tokenize
 import typing
+from collections.abc import Iterator
 
 from gin import config_parser
 
@@ -45,6 +46,25 @@ class Recorded:
         """What is bound to a field, objects made; None if nothing is."""
         return self._made(self._bindings.get(("", name), {}).get(field))
 
+    def reached(self, name: str, scope: str = "") -> dict[str, dict[str, str]]:
+        """For each field of an object, all bindings that what is bound to it depends on.
+
+        Args:
+            name: of the object.
+            scope: in which it is configured.
+        Returns:
+            {field: {"AdamW.beta_1": "0.9", ...}}, values as they are written.
+        """
+        found = {}
+        for field, value in self._bindings.get((scope, name), {}).items():
+            key = f"{scope}/{name}.{field}" if scope else f"{name}.{field}"
+            found[field] = {key: _written(self._resolved(value))}
+            for reference in _references(self._resolved(value)):
+                inner_scope, _, inner = reference.name.rpartition("/")
+                for below in self.reached(inner.rpartition(".")[2], inner_scope).values():
+                    found[field] |= below
+        return found
+
     def build(self, name: str, scope: str = "", **changes: typing.Any) -> typing.Any:
         """The object that the bindings of a name describe.
 
@@ -61,6 +81,13 @@ class Recorded:
                 f"the configuration that was recorded makes no {name} ({error}); use the version "
                 "of nest_dist that it was written with."
             ) from None
+
+    def _resolved(self, value: typing.Any) -> typing.Any:
+        if isinstance(value, _Macro):
+            return self._resolved(self._macros.get(value.name))
+        if isinstance(value, (list, tuple)) and not isinstance(value, _Reference):
+            return type(value)(map(self._resolved, value))
+        return value
 
     def _take(self, statement: typing.Any) -> None:
         if isinstance(statement, config_parser.ImportStatement):
@@ -109,6 +136,22 @@ class _Macro(typing.NamedTuple):
 
 class _Reference(typing.NamedTuple):
     name: str
+
+
+def _references(value: typing.Any) -> Iterator[_Reference]:
+    if isinstance(value, _Reference):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from _references(inner)
+
+
+def _written(value: typing.Any) -> str:
+    if isinstance(value, _Reference):
+        return f"@{value.name}()"
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(map(_written, value))})"
+    return repr(value)
 
 
 class _Delegate(config_parser.ParserDelegate):

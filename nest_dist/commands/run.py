@@ -5,6 +5,7 @@ import dataclasses
 import gin
 
 from nest_dist.base import checks, failures
+from nest_dist.checkpointing import keep as keeping
 from nest_dist.data import pipeline
 from nest_dist.model import nest
 from nest_dist.parallel import mesh as meshes
@@ -39,7 +40,7 @@ class Run:
         label_smoothing: share of the target spread over all classes, in [0, 1).
         seed: of parameters, order, augmentation and dropout, in [0, 2**32).
         log_every_steps: steps whose metrics are averaged into one report.
-        keep_checkpoints: newest checkpoints that stay.
+        keep: which checkpoints stay.
     """
 
     model: nest.NesT
@@ -59,7 +60,7 @@ class Run:
     label_smoothing: float = 0.0
     seed: int = 0
     log_every_steps: int = 50
-    keep_checkpoints: int = 3
+    keep: keeping.Keep = dataclasses.field(default_factory=keeping.Keep)
 
     def __post_init__(self) -> None:
         checks.types(self)
@@ -67,7 +68,6 @@ class Run:
         checks.in_range("Run.label_smoothing", self.label_smoothing, 0, 1, open_high=True)
         checks.in_range("Run.seed", self.seed, 0, 2**32 - 1)
         checks.in_range("Run.log_every_steps", self.log_every_steps, 1)
-        checks.in_range("Run.keep_checkpoints", self.keep_checkpoints, 1)
         for name in ("num_epochs", "evaluate_every_epochs", "save_every_epochs"):
             if (value := getattr(self, name)) <= 0:
                 raise failures.BadInput(f"Run.{name} is {value}; it must be above 0.")

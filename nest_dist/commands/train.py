@@ -14,9 +14,8 @@ import jax
 import numpy as np
 
 import nest_dist
-from nest_dist.base import failures
 from nest_dist.checkpointing import manager
-from nest_dist.commands import cli, configuration, pretrained, wiring, workdirs
+from nest_dist.commands import cli, configuration, pretrained, resuming, wiring, workdirs
 from nest_dist.data import batch
 from nest_dist.parallel import hosts
 from nest_dist.telemetry import report as reports
@@ -24,8 +23,6 @@ from nest_dist.train import evaluation, loop
 
 GRID_IMAGES = 64
 COMPILE_SKEW_SECONDS = 3600
-# In the metadata of a checkpoint: where each virtual shard of a stream goes on.
-POSITIONS = "data_positions"
 
 
 def run(options: cli.Options) -> None:
@@ -38,47 +35,45 @@ def run(options: cli.Options) -> None:
     )
     with hosts.StopRequest() as stop, hosts.joint_end():
         hosts.agree("configuration", _digest(text), "start all processes with the same flags")
-        _train(workdir, wiring.wire(configured), text, stop)
+        _train(workdir, wiring.wire(configured), text, stop, options.allow_config_change)
 
 
-def _train(workdir: pathlib.Path, wired: wiring.Wiring, text: str, stop: hosts.StopRequest) -> None:
-    checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, wired.run.keep_checkpoints)
-    first_step = max(checkpoints.steps(), default=0)
-    changes: list[str] = []
-    positions: batch.Positions = {}
-    if first_step:
-        metadata = checkpoints.metadata(first_step)
-        _require_same_run(metadata, wired)
-        changes = configuration.difference(metadata["configuration"], text)
-        positions = metadata.get(POSITIONS, {})
+def _train(
+    workdir: pathlib.Path,
+    wired: wiring.Wiring,
+    text: str,
+    stop: hosts.StopRequest,
+    allow_change: bool,
+) -> None:
+    checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, wired.run.keep)
+    start = resuming.find(checkpoints, wired, text, allow_change)
+    first_step = start.step
     cadence = wired.cadence
     report = reports.Report(
         workdir if hosts.lead() else None, first_step, cadence.num_steps, wired.steps_per_epoch
     )
     try:
         _introduce(report, workdir, wired, text, first_step)
-        for change in changes:
-            report.say(f"configuration changed: {change}")
-        if first_step:
-            state = checkpoints.restore(first_step, wired.shapes)
-        else:
-            state = _first_state(wired, report)
+        for note in start.notes:
+            report.say(note)
+        state = start.state or _first_state(wired, report)
         train_step, evaluation_step = _compile(wired, report)
 
         def evaluate(current: typing.Any) -> Mapping[str, float]:
             batches = wired.evaluation_batches()
             return evaluation.evaluate(evaluation_step, current.params, batches)
 
-        def save(step: int, current: typing.Any) -> None:
+        def save(step: int, current: typing.Any, measured: loop.Metrics) -> None:
             positions = _all_positions(batches.positions(), step)
-            checkpoints.save(step, current, _metadata(wired, text) | {POSITIONS: positions})
+            metadata = _metadata(wired, text) | {resuming.POSITIONS: positions}
+            checkpoints.save(step, current, metadata, measured)
             report.flush()
 
         if first_step >= cadence.num_steps:
             report.say(f"the run is complete at step {first_step}; here is its evaluation again")
             report.say_metrics(first_step, evaluate(state))
             return
-        batches = wired.training_batches(first_step, positions)
+        batches = wired.training_batches(first_step, start.positions)
         parts = loop.Parts(
             step=train_step,
             batches=_show_first(batches, first_step, report),
@@ -175,9 +170,12 @@ def _show_first(
 def _metadata(wired: wiring.Wiring, text: str) -> manager.Metadata:
     packages = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint")
     return {
-        **_identity(wired),
+        "seed": wired.run.seed,
+        "global_batch": wired.run.global_batch,
+        "data_fingerprint": wired.training_source.fingerprint,
         "configuration": text,
         "class_names": list(wired.training_source.class_names),
+        "devices": [jax.device_count(), jax.devices()[0].device_kind],
         "mesh": dict(wired.layout.mesh.shape),
         "processes": jax.process_count(),
         "versions": {
@@ -194,24 +192,6 @@ def _all_positions(own: batch.Positions, step: int) -> batch.Positions:
         return {}
     texts = hosts.gather(f"data positions after step {step}", json.dumps(own))
     return {shard: place for text in texts for shard, place in json.loads(text).items()}
-
-
-def _identity(wired: wiring.Wiring) -> dict[str, typing.Any]:
-    """What the sequence of examples depends on: with other values a resume would be another run."""
-    return {
-        "Run.seed": wired.run.seed,
-        "Run.global_batch": wired.run.global_batch,
-        "data fingerprint": wired.training_source.fingerprint,
-    }
-
-
-def _require_same_run(metadata: manager.Metadata, wired: wiring.Wiring) -> None:
-    for name, value in _identity(wired).items():
-        if metadata[name] != value:
-            raise failures.BadInput(
-                f"{name} is {value}, the checkpoint of this workdir was made with "
-                f"{metadata[name]}; set it back, or start anew in another --workdir."
-            )
 
 
 def _digest(text: str) -> str:

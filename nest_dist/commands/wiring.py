@@ -204,6 +204,7 @@ def wire(run: runs.Run) -> Wiring:
                 f"set it to {classes}."
             )
     _require_fitting_images(wiring)
+    run.keep.require_evaluated(wiring.cadence.save_every, wiring.cadence.evaluate_every)
     return wiring
 
 

@@ -1,13 +1,14 @@
 """Processes of a run: starting them together, who leads, and agreeing without a collective."""
 
 import contextlib
+import itertools
 import os
 import signal
 import sys
 import threading
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 from jax._src import distributed  # the coordination service's client has no public name
@@ -20,6 +21,7 @@ from nest_dist.parallel import peers
 HEARTBEAT_SECONDS = 30
 # How long the end of a run waits for the processes that are not there yet.
 SHUTDOWN_SECONDS = 60
+_TOLD = itertools.count()
 
 
 def start(
@@ -90,6 +92,23 @@ def gather(name: str, value: str, timeout_seconds: int = 120) -> list[str]:
         client.blocking_key_value_get(f"nest_dist/{name}/{index}", timeout_seconds * 1000)
         for index in range(jax.process_count())
     ]
+
+
+def told(make: Callable[[], str], timeout_seconds: int = 3600) -> str:
+    """What `make` gives on the lead process, where alone it is called, on every process.
+
+    Every process calls this in the same order. Needs no device.
+
+    Args:
+        make: gives the text.
+        timeout_seconds: how long the others wait for it.
+    """
+    if jax.process_count() == 1:
+        return make()
+    client, key = _client(), f"nest_dist/told/{next(_TOLD)}"
+    if lead():
+        client.key_value_set(key, make())
+    return str(client.blocking_key_value_get(key, timeout_seconds * 1000))
 
 
 def agree(name: str, value: str, remedy: str) -> None:

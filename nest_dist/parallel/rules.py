@@ -74,6 +74,13 @@ class Layout:
             _ACTIVE.reset(token)
 
 
+def replicated_like(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
+    """Whole on every device of the mesh of `sharding`; without a mesh, just `sharding`."""
+    if isinstance(sharding, NamedSharding):
+        return NamedSharding(sharding.mesh, PartitionSpec())
+    return sharding
+
+
 def constrain(x: jax.Array, *axes: str | None) -> jax.Array:
     """Asks the compiler to lay `x` out by its logical axes; without an active layout, just `x`."""
     layout = _ACTIVE.get()

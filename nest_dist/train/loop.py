@@ -48,7 +48,8 @@ class Parts:
         step: (state, batch) -> (state, metrics on the device).
         batches: device batches, from the first step on.
         evaluate: (state) -> metrics.
-        save: (step, state), asynchronously.
+        save: (step, state, metrics of the evaluation at this step if there was one),
+            asynchronously.
         report: (step, metrics), on every process; only the lead writes.
         stop_reached: (step) -> whether all processes stop after it.
         global_batch: examples a step, for the speed.
@@ -57,7 +58,7 @@ class Parts:
     step: Callable[[State, typing.Any], tuple[State, Mapping[str, jax.Array]]]
     batches: Iterator[typing.Any]
     evaluate: Callable[[State], Metrics]
-    save: Callable[[int, State], None]
+    save: Callable[[int, State, Metrics], None]
     report: Callable[[int, Metrics], None]
     stop_reached: Callable[[int], bool]
     global_batch: int
@@ -104,10 +105,11 @@ def run(state: State, first_step: int, cadence: Cadence, parts: Parts) -> State:
             # What a checkpoint has behind it is on record before the checkpoint is.
             _report(unread, parts.report)
             unread = None
+        measured = parts.evaluate(state) if evaluate else {}
         if evaluate:
-            parts.report(step, parts.evaluate(state))
+            parts.report(step, measured)
         if save:
-            parts.save(step, state)
+            parts.save(step, state, measured)
         if save or evaluate:
             window.restart()
         if stop:

@@ -142,7 +142,7 @@ def losses(workdir):
 
 def arrays(workdir, step=None):
     """Every array of a checkpoint's state; of the newest without `step`."""
-    checkpoints = manager.Manager(pathlib.Path(workdir) / "checkpoints", keep=1000)
+    checkpoints = manager.Manager(pathlib.Path(workdir) / "checkpoints", keep=None)
     try:
         return checkpoints.arrays(checkpoints.steps()[-1] if step is None else step)
     finally:

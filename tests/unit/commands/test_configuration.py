@@ -24,12 +24,6 @@ def test_the_last_binding_of_a_name_wins():
     assert run.seed == 6
 
 
-def test_a_difference_names_the_bindings_that_changed():
-    before = "# comment\nRun.seed = 1\nRun.num_epochs = 2\n"
-    after = "Run.num_epochs = 2\nRun.seed = 3\n"
-    assert configuration.difference(before, after) == ["- Run.seed = 1", "+ Run.seed = 3"]
-
-
 def test_folders_named_like_ours_do_not_hide_the_shipped_files(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "model").mkdir()

@@ -24,7 +24,7 @@ class Record:
             step=self.step,
             batches=iter(range(100)),
             evaluate=lambda state: {"eval/top_1": state / 10},
-            save=lambda step, state: self.events.append(("save", step, state)),
+            save=lambda step, state, measured: self.events.append(("save", step, state)),
             report=lambda step, metrics: self.events.append(("report", step, metrics)),
             stop_reached=lambda step: step == self.stop_at,
             global_batch=4,
