@@ -61,7 +61,7 @@ def _train(workdir: pathlib.Path, wired: wiring.Wiring, text: str, stop: hosts.S
 
         def evaluate(current: typing.Any) -> Mapping[str, float]:
             batches = wired.evaluation_batches()
-            return evaluation.evaluate(evaluation_step, current.params, batches)
+            return evaluation.evaluate(evaluation_step, current.evaluated, batches)
 
         def save(step: int, current: typing.Any) -> None:
             checkpoints.save(step, current, _metadata(wired, text))
@@ -149,7 +149,7 @@ def _compile(wired: wiring.Wiring, report: reports.Report) -> tuple[typing.Any, 
     report.say("compiling ...")
     training, evaluating = wired.batch_shapes()
     train_step = wired.train_step().lower(wired.shapes, training).compile()
-    evaluation_step = wired.evaluation_step().lower(wired.shapes.params, evaluating).compile()
+    evaluation_step = wired.evaluation_step().lower(wired.shapes.evaluated, evaluating).compile()
     hosts.barrier("compiled", COMPILE_SKEW_SECONDS)
     report.say(f"compiled in {time.perf_counter() - started:.0f} s")
     return train_step, evaluation_step
