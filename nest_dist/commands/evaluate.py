@@ -23,9 +23,9 @@ def run(options: cli.Options) -> None:
         checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, keep=None)
         step = _chosen(options.step, checkpoints.steps(), str(workdir))
         checkpoints.require_whole(step)
-        params = checkpoints.restore(step, wired.shapes).params
+        params = checkpoints.restore(step, wired.shapes).evaluated
         _, shapes = wired.batch_shapes()
-        evaluation_step = wired.evaluation_step().lower(wired.shapes.params, shapes).compile()
+        evaluation_step = wired.evaluation_step().lower(wired.shapes.evaluated, shapes).compile()
         hosts.barrier("compiled")
         metrics = evaluation.evaluate(evaluation_step, params, wired.evaluation_batches())
         if hosts.lead():

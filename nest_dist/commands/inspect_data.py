@@ -91,7 +91,8 @@ def _on_device(
     key, _ = step.keys(run.seed, at)
 
     def made(images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return part(images, losses.smoothed_targets(labels, classes, 0.0), key)
+        targets = losses.smoothed_targets(labels, classes, 0.0)
+        return part(images, targets, key, jnp.arange(len(labels)))
 
     return jax.jit(made)
 

@@ -234,7 +234,7 @@ def _in_checkpoints(path: pathlib.Path, step: int | None) -> Found:
         arrays, metadata = checkpoints.arrays(chosen), checkpoints.metadata(chosen)
     finally:
         checkpoints.close()
-    prefix = "params/"
+    prefix = "ema/" if any(name.startswith("ema/") for name in arrays) else "params/"
     params = {
         name.removeprefix(prefix): leaf for name, leaf in arrays.items() if name.startswith(prefix)
     }
@@ -246,7 +246,7 @@ def _in_checkpoints(path: pathlib.Path, step: int | None) -> Found:
         form="nest_dist",
         configuration=configuration,
         class_names=tuple(metadata.get("class_names", ())),
-        left_out=("step", "optimizer"),
+        left_out=("step", "optimizer", *(("params",) if prefix == "ema/" else ())),
     )
 
 

@@ -9,6 +9,7 @@ from nest_dist.checkpointing import keep as keeping
 from nest_dist.data import pipeline
 from nest_dist.model import nest
 from nest_dist.parallel import mesh as meshes
+from nest_dist.parallel import rules
 from nest_dist.train import erasing, inputs, jitter
 from nest_dist.train import mixing as mixings
 from nest_dist.train import optimizer as optimizers
@@ -27,6 +28,7 @@ class Run:
         pixels: how images are normalised.
         optimizer: how parameters change.
         mesh: how devices are arranged.
+        rules: which axes of the mesh share out which axes of arrays.
         num_epochs: passes over the training split; a fraction is fine.
         global_batch: examples a step, over all devices.
         evaluate_every_epochs: between two evaluations.
@@ -38,6 +40,10 @@ class Run:
         random_erasing: on the device, after normalisation; None leaves it out.
         mixing: of pairs of examples, on the device; None leaves it out.
         label_smoothing: share of the target spread over all classes, in [0, 1).
+        microbatches: parts of a step's batch that are computed one after the other, to save
+            memory; loss and gradients stay those of the whole.
+        ema_decay: of an average of the parameters, which is then what is evaluated and exported,
+            in [0, 1); None keeps none.
         seed: of parameters, order, augmentation and dropout, in [0, 2**32).
         log_every_steps: steps whose metrics are averaged into one report.
         keep: which checkpoints stay.
@@ -49,6 +55,7 @@ class Run:
     pixels: pixel_scale.Pixels
     optimizer: optimizers.AdamW
     mesh: meshes.MeshShape
+    rules: rules.Rules
     num_epochs: float
     global_batch: int
     evaluate_every_epochs: float
@@ -58,6 +65,8 @@ class Run:
     random_erasing: erasing.RandomErasing | None = None
     mixing: mixings.Mixing | None = None
     label_smoothing: float = 0.0
+    microbatches: int = 1
+    ema_decay: float | None = None
     seed: int = 0
     log_every_steps: int = 50
     keep: keeping.Keep = dataclasses.field(default_factory=keeping.Keep)
@@ -66,6 +75,9 @@ class Run:
         checks.types(self)
         checks.in_range("Run.global_batch", self.global_batch, 1)
         checks.in_range("Run.label_smoothing", self.label_smoothing, 0, 1, open_high=True)
+        checks.in_range("Run.microbatches", self.microbatches, 1)
+        if self.ema_decay is not None:
+            checks.in_range("Run.ema_decay", self.ema_decay, 0, 1, open_high=True)
         checks.in_range("Run.seed", self.seed, 0, 2**32 - 1)
         checks.in_range("Run.log_every_steps", self.log_every_steps, 1)
         for name in ("num_epochs", "evaluate_every_epochs", "save_every_epochs"):

@@ -61,7 +61,7 @@ def _train(
 
         def evaluate(current: typing.Any) -> Mapping[str, float]:
             batches = wired.evaluation_batches()
-            return evaluation.evaluate(evaluation_step, current.params, batches)
+            return evaluation.evaluate(evaluation_step, current.evaluated, batches)
 
         def save(step: int, current: typing.Any, measured: loop.Metrics) -> None:
             positions = _all_positions(batches.positions(), step)
@@ -151,7 +151,7 @@ def _compile(wired: wiring.Wiring, report: reports.Report) -> tuple[typing.Any, 
     report.say("compiling ...")
     training, evaluating = wired.batch_shapes()
     train_step = wired.train_step().lower(wired.shapes, training).compile()
-    evaluation_step = wired.evaluation_step().lower(wired.shapes.params, evaluating).compile()
+    evaluation_step = wired.evaluation_step().lower(wired.shapes.evaluated, evaluating).compile()
     hosts.barrier("compiled", COMPILE_SKEW_SECONDS)
     report.say(f"compiled in {time.perf_counter() - started:.0f} s")
     return train_step, evaluation_step

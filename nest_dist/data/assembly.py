@@ -4,7 +4,7 @@ import contextlib
 import queue
 import threading
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -27,7 +27,10 @@ def rows_of_process(sharding: jax.sharding.Sharding, global_batch: int) -> np.nd
 
 
 def assemble(
-    local: batch.Batch, rows: np.ndarray, global_batch: int, sharding: jax.sharding.Sharding
+    local: batch.Batch,
+    rows: np.ndarray,
+    global_batch: int,
+    shardings: Mapping[str, jax.sharding.Sharding],
 ) -> dict[str, jax.Array]:
     """Global arrays [global_batch, ...] of which this process supplies `rows`.
 
@@ -35,19 +38,21 @@ def assemble(
         local: arrays whose first dimension is that of `rows`.
         rows: as of `rows_of_process`.
         global_batch: rows over all processes.
-        sharding: of the first dimension.
+        shardings: of each array. What is cut along other dimensions than the first is loaded whole
+            and sent in parts: a device gets its rows of an image, its host reads the picture.
     """
 
-    def place(values: np.ndarray) -> jax.Array:
+    def place(name: str, values: np.ndarray) -> jax.Array:
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None
             start, stop, _ = index[0].indices(global_batch)
             first = int(np.searchsorted(rows, start))
-            return values[first : first + stop - start]
+            return values[(slice(first, first + stop - start), *index[1:])]
 
-        return jax.make_array_from_callback((global_batch, *values.shape[1:]), sharding, part)
+        shape = (global_batch, *values.shape[1:])
+        return jax.make_array_from_callback(shape, shardings[name], part)
 
-    return {name: place(values) for name, values in local.items()}
+    return {name: place(name, values) for name, values in local.items()}
 
 
 class Ahead:

@@ -41,6 +41,7 @@ class NesT(nn.Module):
         compute_dtype: of activations and products; parameters, statistics, softmax and logits
             are float32.
         remat: what the backward pass computes again to save memory, see `encoder.Options`.
+        layers: see `encoder.Options`; parameters have the same names either way.
     """
 
     image_size: int | tuple[int, int]
@@ -61,6 +62,7 @@ class NesT(nn.Module):
     gelu: encoder.Gelu = "tanh"
     compute_dtype: affine.ComputeDtype = "float32"
     remat: encoder.Remat = "none"
+    layers: encoder.Layers = "unrolled"
 
     def __post_init__(self) -> None:
         for field in ("image_size", "block_repeats"):
@@ -83,16 +85,19 @@ class NesT(nn.Module):
         return tuple(self.dim * factor**level for level in range(self.num_hierarchies))
 
     @nn.compact
-    def __call__(self, images: Array, train: bool = False) -> Array:
+    def __call__(self, images: Array, train: bool = False, rows: Array | None = None) -> Array:
         """Float32 logits [B, num_classes] of normalised images [B, H, W, num_channels].
 
         Without a head, features [B, channels of the last level]. Each level's outcome can be
         captured: `apply(..., mutable="intermediates")` also gives `level_0` [B, T, N, C] and so
-        on. `train=True` needs a key named "dropout" where a drop rate is above 0.
+        on. `train=True` needs a key named "dropout" where a drop rate is above 0; with `rows`, the
+        number of each image in a larger batch, int32 [B], the same is dropped as there.
         """
         geometry = self.geometry()
         self._check_images(images, geometry)
         drop_rates = encoder.drop_rates(self.stochastic_depth, self.block_repeats)
+        if train and rows is None:
+            rows = jnp.arange(images.shape[0])
 
         tokens = embed.PatchEmbedding(
             self.patch_size, self.dim, self.compute_dtype, name="patch_embedding"
@@ -106,15 +111,15 @@ class NesT(nn.Module):
                     self.compute_dtype,
                     name=f"aggregations_{level - 1}",
                 )(blocks)  # [B, T / 4, N, C]
-            blocks = rules.constrain(blocks, "batch", "blocks", None, None)
+            blocks = rules.constrain(blocks, "batch", "rows", None, None)
             blocks = encoder.Level(
                 self.heads * width // self.dim,
                 drop_rates[level],
                 self._options(),
                 name=f"levels_{level}",
-            )(blocks, train)
+            )(blocks, rows if train else None)
             self.sow("intermediates", f"level_{level}", blocks)
-        features = jnp.mean(affine.norm("float32", "norm")(blocks), axis=(1, 2))  # [B, C]
+        features = jnp.mean(affine.Norm("float32", name="norm")(blocks), axis=(1, 2))  # [B, C]
         if self.num_classes == 0:
             return features
         kernel, bias = affine.Affine(
@@ -131,6 +136,7 @@ class NesT(nn.Module):
             gelu=self.gelu,
             compute_dtype=self.compute_dtype,
             remat=self.remat,
+            layers=self.layers,
         )
 
     def _check_numbers(self) -> None:

@@ -6,12 +6,20 @@ import jax
 import jax.numpy as jnp
 
 from nest_dist.parallel import rules
-from nest_dist.train import losses, state
+from nest_dist.train import accumulation, losses, state
 
-# logits [B, classes] from params, images [B, H, W, C]; with a key when training.
+# logits [B, classes] from params, images [B, H, W, C]; with a key and rows [B] when training.
 Forward = Callable[..., jax.Array]
 DeviceBatch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+
+# The logical axes of what a batch holds, and of the number of each example in it.
+BATCH_AXES: Mapping[str, rules.Axes] = {
+    "image": ("batch", "rows", None, None),
+    "label": ("batch",),
+    "weight": ("batch",),
+    "row": ("batch",),
+}
 
 
 def train_step(
@@ -24,38 +32,54 @@ def train_step(
     num_classes: int,
     label_smoothing: float,
     seed: int,
+    microbatches: int = 1,
+    together: int = 1,
+    ema_decay: float | None = None,
 ) -> Callable[[state.TrainState, DeviceBatch], tuple[state.TrainState, Metrics]]:
     """A function from state and batch to the next state and float32 scalar metrics.
 
     Args:
-        forward: `forward(params, images, key)` gives logits.
-        inputs: `inputs(images, targets, key)` gives float32 images from uint8 ones, and targets.
+        forward: `forward(params, images, key, rows)` gives logits.
+        inputs: `inputs(images, targets, key, rows)` gives float32 images from uint8 ones, and
+            targets.
         rule: the update rule.
         schedule: learning rate by step, for the metrics.
         layout: where activations lie.
         num_classes: of the model.
         label_smoothing: in [0, 1).
-        seed: of the run; the step's randomness is keyed by it and the step alone.
+        seed: of the run; the step's randomness is keyed by it, the step and the example's number
+            alone.
+        microbatches: parts of the batch that are computed one after the other, to save memory.
+        together: neighbours that `inputs` needs in one microbatch.
+        ema_decay: of the average of the parameters; None if the state keeps none.
     """
 
     def loss(
         params: state.Params, batch: DeviceBatch, inputs_key: jax.Array, forward_key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         targets = losses.smoothed_targets(batch["label"], num_classes, label_smoothing)
-        images, targets = inputs(batch["image"], targets, inputs_key)
-        logits = forward(params, images, forward_key)
-        return losses.cross_entropy(logits, targets).mean(), logits
+        images, targets = inputs(batch["image"], targets, inputs_key, batch["row"])
+        logits = forward(params, images, forward_key, batch["row"])
+        accuracy = losses.in_top(logits, batch["label"], 1).mean()
+        return losses.cross_entropy(logits, targets).mean(), accuracy
 
     def step(before: state.TrainState, batch: DeviceBatch) -> tuple[state.TrainState, Metrics]:
         inputs_key, forward_key = keys(seed, before.step)
-        with layout.active():
-            (value, logits), grads = jax.value_and_grad(loss, has_aux=True)(
-                before.params, batch, inputs_key, forward_key
+
+        def gradients(part: DeviceBatch) -> tuple[tuple[jax.Array, jax.Array], state.Params]:
+            return jax.value_and_grad(loss, has_aux=True)(
+                before.params, part, inputs_key, forward_key
             )
-        after, norms = before.updated(rule, grads)
+
+        with layout.active():
+            numbered = {**batch, "row": jnp.arange(len(batch["label"]))}
+            (value, accuracy), grads = accumulation.mean(
+                gradients, numbered, BATCH_AXES, microbatches, together
+            )
+        after, norms = before.updated(rule, grads, ema_decay)
         metrics = {
             "train/loss": value,
-            "train/accuracy": losses.in_top(logits, batch["label"], 1).mean(),
+            "train/accuracy": accuracy,
             "train/learning_rate": jnp.asarray(schedule(before.step), jnp.float32),
             **norms,
         }

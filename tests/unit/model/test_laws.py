@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support import family
 
-from nest_dist.base import names
+from nest_dist.base import chance, names
 from nest_dist.model import aggregation, attention, encoder, layout
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -69,7 +69,7 @@ def test_one_shared_key_and_value_head_equals_many_heads_that_are_copies_of_it()
         attention.BlockAttention(3, multi_query, dropout=0.0, compute_dtype="float32")
         for multi_query in (True, False)
     )
-    shared = jax.jit(one.init, static_argnums=2)(jax.random.key(1), blocks, False)["params"]
+    shared = jax.jit(one.init)(jax.random.key(1), blocks, None)["params"]
     copied = {
         name: jax.tree.map(lambda leaf: jnp.repeat(leaf, 3, axis=-2), part)
         if name in ("key", "value")
@@ -77,8 +77,8 @@ def test_one_shared_key_and_value_head_equals_many_heads_that_are_copies_of_it()
         for name, part in shared.items()
     }
     np.testing.assert_allclose(
-        jax.jit(one.apply, static_argnums=2)({"params": shared}, blocks, False),
-        jax.jit(many.apply, static_argnums=2)({"params": copied}, blocks, False),
+        jax.jit(one.apply)({"params": shared}, blocks, None),
+        jax.jit(many.apply)({"params": copied}, blocks, None),
         atol=1e-7,  # values near 1e-3, in float32
     )
 
@@ -170,7 +170,9 @@ def test_each_drop_rate_has_its_own_effect():
 def test_stochastic_depth_drops_whole_examples_and_is_unbiased():
     rate, B = 0.3, 20_000
     branch = 1 + jnp.arange(4.0)  # [C]
-    dropped = encoder.drop_examples(jnp.tile(branch, (B, 1)), rate, jax.random.key(0))
+    dropped = chance.drop(
+        jnp.tile(branch, (B, 1)), rate, jax.random.split(jax.random.key(0), B), whole=True
+    )
     stays = dropped[:, 0] != 0
     np.testing.assert_allclose(
         dropped[stays], jnp.tile(branch / (1 - rate), (stays.sum(), 1)), rtol=1e-6
@@ -185,9 +187,8 @@ def test_a_layer_whose_branches_are_dropped_passes_its_input_on():
     options = encoder.Options(False, 4, 0.0, 0.0, "tanh", "float32", "none")
     layer = encoder.EncoderLayer(heads=2, drop_rate=0.5, options=options)
     blocks = jax.random.normal(jax.random.key(0), (64, 1, 4, 8))
-    variables = jax.jit(layer.init, static_argnums=2)(jax.random.key(1), blocks, False)
-    apply = jax.jit(layer.apply, static_argnums=2)
-    out = apply(variables, blocks, True, rngs={"dropout": jax.random.key(2)})
+    variables = jax.jit(layer.init)(jax.random.key(1), blocks, None)
+    out = jax.jit(layer.apply)(variables, blocks, jax.random.split(jax.random.key(2), 64))
     untouched = np.all(np.asarray(out == blocks), axis=(1, 2, 3))
     # Both branches are dropped for a quarter of 64 examples: 16, standard deviation 3.5.
     assert 4 <= untouched.sum() <= 30
