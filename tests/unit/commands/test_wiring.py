@@ -61,15 +61,15 @@ def test_a_bad_binding_is_named(binding, text):
         (
             {"global_batch": 30},
             (
-                "Run.global_batch is 30, not a multiple of the mesh's 8 batch shards (8); the nearest "
-                "that fit are 24 or 32: set it to one of them, or change MeshShape."
+                "Run.global_batch is 30, not a multiple of the mesh's 8 batch shards (8); the "
+                "nearest that fit are 24 or 32: set it to one of them, or change MeshShape."
             ),
         ),
         (
             {"microbatches": 3},
             (
-                "Run.global_batch is 32, not a multiple of the mesh's 8 batch shards x 3 microbatches "
-                "(24); the nearest that fit are 24 or 48"
+                "Run.global_batch is 32, not a multiple of the mesh's 8 batch shards x 3 "
+                "microbatches (24); the nearest that fit are 24 or 48"
             ),
         ),
         (
@@ -82,8 +82,8 @@ def test_a_bad_binding_is_named(binding, text):
         (
             {"rows": 4},
             (
-                "MeshShape.rows is 4; it must divide the rows of blocks of the first level (2): set "
-                "it to 1, 2, or change NesT.image_size or NesT.block_side."
+                "MeshShape.rows is 4; it must divide the rows of blocks of the first level (2): "
+                "set it to 1, 2, or change NesT.image_size or NesT.block_side."
             ),
         ),
         (
