@@ -15,7 +15,7 @@ import numpy as np
 
 import nest_dist
 from nest_dist.checkpointing import manager
-from nest_dist.commands import cli, configuration, pretrained, resuming, wiring, workdirs
+from nest_dist.commands import audit, cli, configuration, pretrained, resuming, wiring, workdirs
 from nest_dist.data import batch
 from nest_dist.parallel import hosts
 from nest_dist.telemetry import report as reports
@@ -105,12 +105,18 @@ def _introduce(
     run, cadence = wired.run, wired.cadence
     mesh = " x ".join(f"{name}={size}" for name, size in wired.layout.mesh.shape.items())
     parameters = sum(leaf.size for leaf in jax.tree.leaves(wired.shapes.params))
+    table = audit.table(wired.audit())
     report.say(
         f"nest_dist {nest_dist.__version__}: {jax.device_count()} {jax.devices()[0].device_kind} "
         f"devices in {jax.process_count()} processes, mesh {mesh}"
     )
     report.say(
-        f"{parameters:,} parameters; {len(wired.training_source):,} training and "
+        f"{parameters:,} parameters, with the optimizer's state "
+        f"{audit.device_bytes(wired.shapes) / 1e6:,.1f} MB a device; each is listed in "
+        f"{workdir / workdirs.PARAMETERS}"
+    )
+    report.say(
+        f"{len(wired.training_source):,} training and "
         f"{len(wired.evaluation_source):,} evaluation examples of "
         f"{len(wired.training_source.class_names)} classes"
     )
@@ -121,7 +127,9 @@ def _introduce(
         report.say(f"resuming after step {first_step}, from {workdir / workdirs.CHECKPOINTS}")
     if hosts.lead():
         (workdir / workdirs.CONFIGURATION).write_text(text, encoding="utf-8")
+        (workdir / workdirs.PARAMETERS).write_text(table, encoding="utf-8")
     report.text("configuration", text, first_step)
+    report.text("parameters", table, first_step)
 
 
 def _first_state(wired: wiring.Wiring, report: reports.Report) -> typing.Any:

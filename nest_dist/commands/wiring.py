@@ -11,6 +11,7 @@ import numpy as np
 
 from nest_dist.base import checks, failures, names
 from nest_dist.checkpointing import manager
+from nest_dist.commands import audit
 from nest_dist.commands import run as runs
 from nest_dist.data import assembly, batch
 from nest_dist.model import axes
@@ -50,6 +51,10 @@ class Wiring:
         shapes = jax.eval_shape(self._initialiser)
         shardings = rules.tree_shardings(self.layout, shapes, self.parameter_axes)
         return manager.abstract(shapes, shardings)
+
+    def audit(self) -> list[audit.Entry]:
+        """Where each parameter lies and how it is treated, checked."""
+        return audit.entries(self.layout, self.shapes.params, self.parameter_axes, axes.NOT_DECAYED)
 
     @property
     def parameter_axes(self) -> Mapping[str, rules.Axes]:

@@ -8,6 +8,7 @@ from nest_dist.base import failures
 
 CONFIGURATION = "config.gin"
 CHECKPOINTS = "checkpoints"
+PARAMETERS = "parameters.txt"
 
 
 def for_writing(name: str | None) -> pathlib.Path:
