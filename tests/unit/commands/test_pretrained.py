@@ -100,9 +100,7 @@ def test_an_unknown_name_lists_the_known_ones(where, message):
 
 def test_what_is_not_there_or_does_not_fit_is_refused(trained, tmp_path):
     refused(r"there is no checkpoint of step 4 in .*; there are 3, 7\.", trained.workdir, step=4)
-    refused(
-        r"colour is no field of NesT; there are image_size, patch_size, ", trained.workdir, colour=1
-    )
+    refused(r"colour is no field of NesT; there are image_size, patch", trained.workdir, colour=1)
     refused(r"NesT.dim is 16, the weights to start from have 8; only ", trained.workdir, dim=16)
     refused(r" is a folder with 0 files of weights and no checkpoints of a run; give", tmp_path)
     (tmp_path / "checkpoints").mkdir()
