@@ -3,7 +3,6 @@
 import contextlib
 import os
 import signal
-import socket
 import sys
 import threading
 import types
@@ -15,6 +14,7 @@ from jax._src import distributed  # the coordination service's client has no pub
 from jax.experimental import multihost_utils
 
 from nest_dist.base import failures
+from nest_dist.parallel import peers
 
 # A lost peer is noticed after this long; JAX's own default is 100 s.
 HEARTBEAT_SECONDS = 30
@@ -30,8 +30,8 @@ def start(
 ) -> None:
     """Starts `jax.distributed`; call it once, before anything touches a device.
 
-    With no arguments the peers are found by JAX itself (Cloud TPU, GKE, Slurm); where there is no
-    such environment, the run has one process.
+    With no arguments the peers are found as `peers.find` tells (Cloud TPU, GKE, Slurm); where there
+    is no such environment, the run has one process.
 
     Args:
         coordinator: "host:port" of process 0.
@@ -39,23 +39,21 @@ def start(
         process_id: this process, in [0, num_processes).
         wait_seconds: how long to wait for the others before giving up.
     Raises:
-        BadInput: if only some of the three are given, one is out of range, or the port is taken.
+        BadInput: if the peers cannot be told, or the port is taken.
     """
-    if coordinator is None and num_processes is None and process_id is None:
-        if _start_in_known_cluster(wait_seconds):
-            return
-        coordinator, num_processes, process_id = f"127.0.0.1:{_free_port()}", 1, 0
-    address, count, index = _checked(coordinator, num_processes, process_id)
-    if index == 0:
-        _require_free_port(address)
+    found = peers.find(coordinator, num_processes, process_id, wait_seconds)
+    if found.index == 0:
+        peers.require_free_port(found.address)
     # JAX aborts the process when peers stay away; this timer ends it first, in one line.
-    timer = threading.Timer(wait_seconds, _give_up, (address, count, index, wait_seconds))
+    timer = threading.Timer(wait_seconds, _give_up, (found, wait_seconds))
     timer.daemon = True
     timer.start()
     jax.distributed.initialize(
-        coordinator_address=address,
-        num_processes=count,
-        process_id=index,
+        coordinator_address=found.address,
+        num_processes=found.count,
+        process_id=found.index,
+        local_device_ids=found.local_devices,
+        cluster_detection_method="deactivate",
         initialization_timeout=wait_seconds + 60,
         heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         shutdown_timeout_seconds=SHUTDOWN_SECONDS,
@@ -184,67 +182,13 @@ def _tells_of_lost_peer(error: Exception) -> bool:
     return any(sign in text for sign in ("Gloo", "closed by peer", "heartbeat", "UNAVAILABLE"))
 
 
-def _start_in_known_cluster(wait_seconds: int) -> bool:
-    try:
-        jax.distributed.initialize(
-            initialization_timeout=wait_seconds,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-        )
-    except ValueError as error:
-        if "should be defined" not in str(error) and "must be defined" not in str(error):
-            raise
-        return False
-    return True
-
-
-def _checked(
-    coordinator: str | None, num_processes: int | None, process_id: int | None
-) -> tuple[str, int, int]:
-    if coordinator is None or num_processes is None or process_id is None:
-        raise failures.BadInput(
-            f"--coordinator is {coordinator}, --num_processes {num_processes}, --process_id "
-            f"{process_id}; give all three, or none to let JAX find the peers."
-        )
-    host, _, port = coordinator.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise failures.BadInput(
-            f"--coordinator is {coordinator!r}; give host:port with a port from 1 to 65535."
-        )
-    if not 0 <= process_id < num_processes:
-        raise failures.BadInput(
-            f"--process_id is {process_id}; with --num_processes={num_processes} it must be "
-            f"in [0, {num_processes - 1}]."
-        )
-    return coordinator, num_processes, process_id
-
-
-def _require_free_port(address: str) -> None:
-    # gRPC shares a port silently with another gRPC server (SO_REUSEPORT), so two runs would mix.
-    port = int(address.rpartition(":")[2])
-    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            raise failures.BadInput(
-                f"--coordinator is {address}, whose port {port} is in use on this host "
-                f"({error.strerror}); end the run that holds it or choose another port."
-            ) from None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _give_up(address: str, num_processes: int, process_id: int, wait_seconds: int) -> None:
+def _give_up(found: peers.Peers, wait_seconds: int) -> None:
     print(
-        f"nest-dist: process {process_id} waited {wait_seconds} s at {address} and not all "
-        f"{num_processes} processes came; start the missing ones within --wait_seconds, or lower "
+        f"nest-dist: process {found.index} waited {wait_seconds} s at {found.address} and not all "
+        f"{found.count} processes came; start the missing ones within --wait_seconds, or lower "
         "--num_processes.",
         file=sys.stderr,
         flush=True,
     )
-    failures.end_now(failures.USAGE)
+    # Wrong flags stay wrong; in a cluster, the next attempt may find all hosts there.
+    failures.end_now(failures.USAGE if found.given else failures.PEER_LOST)

@@ -38,7 +38,7 @@ DOORS = {
     "jax.sharding.Mesh": ("parallel/",),
     "jax.sharding.PartitionSpec": ("parallel/",),
     "jax.experimental.multihost_utils": ("parallel/",),
-    "jax._src": ("parallel/hosts.py",),
+    "jax._src": ("parallel/hosts.py", "parallel/peers.py"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 
