@@ -1,0 +1,228 @@
+"""A cloud of TPUs for tests of the launcher: `fake_gcloud.py`, its state, its metadata server."""
+
+import http.server
+import json
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+from support import commands
+
+GCLOUD = pathlib.Path(__file__).with_name("fake_gcloud.py")
+ZONE = "us-west4-a"
+# As a reader of README sets it.
+ENVIRONMENT = {
+    "PROJECT_ID": "my-project",
+    "ZONE": ZONE,
+    "TPU_NAME": "nest",
+    "ACCELERATOR_TYPE": "v5litepod-16",
+    "RUNTIME_VERSION": "v2-alpha-tpuv5-lite",
+}
+# In place of the 20 s and more that a real TPU is given.
+QUICK = ("--poll_seconds=1", "--backoff_seconds=1")
+
+
+class Cloud:
+    """TPUs in a folder; workers, and all that was started on them, are gone when this closes.
+
+    A v5litepod-16 has two workers here. `python` is what runs nest-dist on them.
+    """
+
+    def __init__(self, folder, python):
+        self.folder = folder
+        for name in ("bin", "nodes", "requests", "homes"):
+            (folder / name).mkdir(parents=True)
+        gcloud = folder / "bin" / "gcloud"
+        gcloud.write_text(f'#!/bin/sh\nexec {sys.executable} {GCLOUD} "$@"\n')
+        gcloud.chmod(0o755)
+        self._metadata = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Metadata)
+        self._metadata.folder = folder
+        threading.Thread(target=self._metadata.serve_forever, daemon=True).start()
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.set(
+            zones=[ZONE],
+            accelerators={"v5litepod-16": 2, "v5litepod-8": 1},
+            queue=["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
+            environment={
+                "NEST_DIST_PYTHON": str(python),
+                # The address of the server says who asks.
+                "GCE_METADATA_IP": f"127.0.0.1:{self._metadata.server_port}/{{node}}/{{worker}}",
+                "JAX_COORDINATOR_PORT": str(port),
+                "JAX_PLATFORMS": "cpu",
+                "JAX_NUM_CPU_DEVICES": "1",
+            },
+        )
+
+    def set(self, **changes):
+        """Changes settings, such as the zones there are."""
+        path = self.folder / "settings.json"
+        settings = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps({**settings, **changes}))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes():
+            process.kill()
+        self._metadata.shutdown()
+        self._metadata.server_close()
+
+    def environment(self, **changes):
+        path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
+        return {
+            **os.environ,
+            **ENVIRONMENT,
+            "PATH": path,
+            "FAKE_CLOUD": str(self.folder),
+            **changes,
+        }
+
+    def start(self, *arguments, **changes):
+        """Starts `launch/tpu_pod.sh`, which is to be waited for."""
+        return subprocess.Popen(
+            ["bash", "launch/tpu_pod.sh", *arguments],
+            cwd=commands.TOP,
+            env=self.environment(**changes),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def pod(self, *arguments, timeout=120, **changes):
+        """Runs `launch/tpu_pod.sh` to its end: exit status and output."""
+        process = self.start(*arguments, **changes)
+        try:
+            output, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        return process.returncode, output
+
+    def calls(self):
+        """The arguments of every call of gcloud."""
+        path = self.folder / "calls.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def home(self, worker, node="nest"):
+        return self.folder / "homes" / node / str(worker)
+
+    def processes(self, worker=None):
+        """All processes on the workers, or on `worker`, given as "NODE/NUMBER"."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                environment = process.environ()
+            except psutil.Error:
+                continue
+            here = environment.get("FAKE_CLOUD") == str(self.folder)
+            if (
+                here
+                and environment.get("FAKE_CLOUD_WORKER", "")
+                and worker
+                in (
+                    None,
+                    environment["FAKE_CLOUD_WORKER"],
+                )
+            ):
+                found.append(process)
+        return found
+
+    def trainer(self, worker):
+        """The process of nest-dist on a worker."""
+        for process in self.processes(worker):
+            if "nest_dist" in process.cmdline():
+                return process
+        raise AssertionError(f"nothing trains on {worker}")
+
+    def preempt(self, node="nest"):
+        """Takes a node away, as Cloud TPU does with spot capacity."""
+        path = self.folder / "nodes" / f"{node}.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "state": "PREEMPTED"}))
+        for process in self.processes():
+            if process.environ()["FAKE_CLOUD_WORKER"].startswith(f"{node}/"):
+                process.kill()
+        request = self.folder / "requests" / f"{node}.json"
+        if request.exists():
+            request.write_text(
+                json.dumps({**json.loads(request.read_text()), "state": "SUSPENDED"})
+            )
+
+
+class _Metadata(http.server.BaseHTTPRequestHandler):
+    """What the metadata server of a TPU VM says to JAX and to worker.sh: /NODE/WORKER/..."""
+
+    def do_GET(self):
+        node, worker, *_, key = self.path.strip("/").split("/")
+        path = self.server.folder / "nodes" / f"{node}.json"
+        workers = json.loads(path.read_text())["workers"]
+        answer = {
+            "agent-worker-number": worker,
+            "worker-network-endpoints": ",".join(["unknown:unknown:127.0.0.1"] * workers),
+            "tpu-env": "ACCELERATOR_TYPE: 'v5litepod-16'\n",
+        }[key]
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(answer.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+def recorder(folder):
+    """In place of a Python on the workers: notes what nest-dist would be given, and does as told.
+
+    `arguments` in the worker's home holds the arguments, each ended by NUL. What is done then is
+    bash code in FAKE_CLOUD/behaviour; nothing, where there is none.
+    """
+    return _program(
+        folder / "recorder",
+        f"""#!/usr/bin/env bash
+[[ "$1 $2" == "-m nest_dist" ]] || exec {sys.executable} "$@"
+printf '%s\\0' "${{@:3}}" >"$HOME/arguments"
+echo "this is $FAKE_CLOUD_WORKER"
+[[ ! -e $FAKE_CLOUD/behaviour ]] || source "$FAKE_CLOUD/behaviour"
+""",
+    )
+
+
+def tpu_python(folder):
+    """This Python, whose JAX believes to be on a TPU VM and finds its peers by the metadata."""
+    return _program(
+        folder / "tpu_python",
+        f"""#!{sys.executable}
+import os, runpy, sys
+if sys.argv[1] == "-c":
+    os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+os.environ["JAX_FORCE_TPU_INIT"] = "1"
+import jax
+# Set where no chip is on the bus, and taken by JAX for the word that there is no metadata.
+del os.environ["TPU_SKIP_MDS_QUERY"]
+sys.path[0] = ""
+sys.argv[1:3] = []
+runpy.run_module("nest_dist", run_name="__main__", alter_sys=True)
+""",
+    )
+
+
+def _program(path, text):
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def wait_until(true, what, timeout=180):
+    limit = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < limit, f"{what} did not happen in {timeout} s"
+        time.sleep(0.05)
