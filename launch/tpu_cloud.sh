@@ -40,8 +40,9 @@ pod_state() {
   awk -v slices="$slices" '
     $2 == "READY" { ready++ }
     $2 ~ /PREEMPTED|TERMINATED|UNKNOWN/ { gone = 1 }
-    { last = $2 == "READY" ? last : $2 }
-    END { print gone ? "GONE" : ready == slices ? "READY" : NR ? last ? last : "GONE" : "absent" }
+    $2 != "READY" { other = $2 }
+    NF { there++ }
+    END { print gone ? "GONE" : !there ? "absent" : other ? other : ready == slices ? "READY" : "GONE" }
   ' <<<"$found"
 }
 

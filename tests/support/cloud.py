@@ -1,10 +1,10 @@
 """A cloud of TPUs for tests of the launcher: `fake_gcloud.py`, its state, its metadata server."""
 
+import contextlib
 import http.server
 import json
 import os
 import pathlib
-import signal
 import socket
 import subprocess
 import sys
@@ -15,15 +15,29 @@ import psutil
 from support import commands
 
 GCLOUD = pathlib.Path(__file__).with_name("fake_gcloud.py")
-ZONE = "us-west4-a"
-# As a reader of README sets it.
-ENVIRONMENT = {
-    "PROJECT_ID": "my-project",
-    "ZONE": ZONE,
-    "TPU_NAME": "nest",
-    "ACCELERATOR_TYPE": "v5litepod-16",
-    "RUNTIME_VERSION": "v2-alpha-tpuv5-lite",
-}
+# The commands of README, in order.
+EXPORTS = (
+    "export PROJECT_ID=my-project ZONE=us-west4-a TPU_NAME=nest BUCKET=my-bucket",
+    "export ACCELERATOR_TYPE=v5litepod-16 RUNTIME_VERSION=v2-alpha-tpuv5-lite",
+)
+PREPARE = (
+    "gcloud auth login",
+    "gcloud services enable tpu.googleapis.com --project=$PROJECT_ID",
+    "gcloud storage buckets create gs://$BUCKET --project=$PROJECT_ID --location=us-west4",
+)
+RUN = (
+    "bash launch/tpu_pod.sh run --queued -- --gin_file=runs/quickstart.gin "
+    "--workdir=gs://$BUCKET/digits"
+)
+STATUS = "bash launch/tpu_pod.sh status"
+LOGS = "bash launch/tpu_pod.sh logs --lines=5"
+TENSORBOARD = "bash launch/tpu_pod.sh tensorboard"
+STOP = "bash launch/tpu_pod.sh stop"
+DELETE = "bash launch/tpu_pod.sh delete"
+README = (*EXPORTS, *PREPARE, RUN, STATUS, LOGS, TENSORBOARD, STOP, DELETE)
+ENVIRONMENT = dict(
+    word.split("=") for line in EXPORTS for word in line.removeprefix("export ").split()
+)
 # In place of the 20 s and more that a real TPU is given.
 QUICK = ("--poll_seconds=1", "--backoff_seconds=1")
 
@@ -39,7 +53,7 @@ class Cloud:
         for name in ("bin", "nodes", "requests", "homes"):
             (folder / name).mkdir(parents=True)
         gcloud = folder / "bin" / "gcloud"
-        gcloud.write_text(f'#!/bin/sh\nexec {sys.executable} {GCLOUD} "$@"\n')
+        gcloud.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {GCLOUD} "$@"\n')
         gcloud.chmod(0o755)
         self._metadata = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Metadata)
         self._metadata.folder = folder
@@ -48,7 +62,7 @@ class Cloud:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         self.set(
-            zones=[ZONE],
+            zones=[ENVIRONMENT["ZONE"]],
             accelerators={"v5litepod-16": 2, "v5litepod-8": 1},
             queue=["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
             environment={
@@ -63,18 +77,26 @@ class Cloud:
 
     def set(self, **changes):
         """Changes settings, such as the zones there are."""
+        (self.folder / "settings.json").write_text(json.dumps({**self.settings(), **changes}))
+
+    def settings(self):
         path = self.folder / "settings.json"
-        settings = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps({**settings, **changes}))
+        return json.loads(path.read_text()) if path.exists() else {}
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for process in self.processes():
-            process.kill()
+        self.end_all()
         self._metadata.shutdown()
         self._metadata.server_close()
+
+    def end_all(self):
+        while family := self._family():
+            for process, _ in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            time.sleep(0.1)
 
     def environment(self, **changes):
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
@@ -99,13 +121,13 @@ class Cloud:
             start_new_session=True,
         )
 
-    def pod(self, *arguments, timeout=120, **changes):
+    def pod(self, *arguments, timeout=600, **changes):
         """Runs `launch/tpu_pod.sh` to its end: exit status and output."""
         process = self.start(*arguments, **changes)
         try:
             output, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            self.end_all()
             raise
         return process.returncode, output
 
@@ -119,23 +141,22 @@ class Cloud:
 
     def processes(self, worker=None):
         """All processes on the workers, or on `worker`, given as "NODE/NUMBER"."""
+        return [
+            process
+            for process, place in self._family()
+            if place is not None and worker in (None, place)
+        ]
+
+    def _family(self):
+        """Every process of this cloud, the launchers and gcloud too, and the worker it is on."""
         found = []
         for process in psutil.process_iter():
             try:
                 environment = process.environ()
             except psutil.Error:
                 continue
-            here = environment.get("FAKE_CLOUD") == str(self.folder)
-            if (
-                here
-                and environment.get("FAKE_CLOUD_WORKER", "")
-                and worker
-                in (
-                    None,
-                    environment["FAKE_CLOUD_WORKER"],
-                )
-            ):
-                found.append(process)
+            if environment.get("FAKE_CLOUD") == str(self.folder):
+                found.append((process, environment.get("FAKE_CLOUD_WORKER")))
         return found
 
     def trainer(self, worker):
@@ -149,8 +170,8 @@ class Cloud:
         """Takes a node away, as Cloud TPU does with spot capacity."""
         path = self.folder / "nodes" / f"{node}.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), "state": "PREEMPTED"}))
-        for process in self.processes():
-            if process.environ()["FAKE_CLOUD_WORKER"].startswith(f"{node}/"):
+        for process, place in self._family():
+            if (place or "").startswith(f"{node}/"):
                 process.kill()
         request = self.folder / "requests" / f"{node}.json"
         if request.exists():
@@ -221,7 +242,7 @@ def _program(path, text):
     return path
 
 
-def wait_until(true, what, timeout=180):
+def wait_until(true, what, timeout=600):
     limit = time.monotonic() + timeout
     while not true():
         assert time.monotonic() < limit, f"{what} did not happen in {timeout} s"

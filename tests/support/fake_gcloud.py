@@ -24,6 +24,9 @@ import time
 WIDE = ["--project", "--format", "--quiet!", "--no-user-output-enabled!"]
 CREATE = ["--zone", "--accelerator-type", "--spot!", "--network", "--labels"]
 FLAGS = {
+    ("auth", "login"): [],
+    ("services", "enable"): ["name"],
+    ("buckets", "create"): ["name", "--location"],
     ("tpu-vm", "create"): ["name", *CREATE, "--version"],
     ("tpu-vm", "list"): ["--zone"],
     ("tpu-vm", "delete"): ["name", "--zone"],
@@ -53,23 +56,25 @@ class Error(Exception):
 def main(arguments):
     with locked(), (CLOUD / "calls.jsonl").open("a") as calls:
         print(json.dumps(arguments), file=calls)
-    group, verb = arguments[2:4]
+    # gcloud auth login, gcloud storage buckets create, gcloud compute tpus tpu-vm create, ...
+    depth = {"auth": 2, "services": 2, "storage": 3, "compute": 4}[arguments[0]]
+    group, verb = arguments[depth - 2 : depth]
     parser = argparse.ArgumentParser(prog="gcloud", allow_abbrev=False)
     for flag in [*WIDE, *FLAGS[group, verb]]:
         if flag.endswith("!"):
             parser.add_argument(flag[:-1], action="store_true")
         else:
             parser.add_argument(flag, **({"action": "append"} if flag == "--ssh-flag" else {}))
-    options = parser.parse_args(arguments[4:])
+    options = parser.parse_args(arguments[depth:])
     try:
-        if options.zone not in settings()["zones"]:
+        if depth == 4 and options.zone not in settings()["zones"]:
             raise Error(
                 f"PERMISSION_DENIED: Permission denied on 'locations/{options.zone}' "
                 "(or it may not exist)."
             )
         status = globals()[f"{group}_{verb}".replace("-", "_")](options)
     except Error as error:
-        print(f"ERROR: (gcloud.compute.tpus.{group}.{verb}) {error}", file=sys.stderr)
+        print(f"ERROR: (gcloud.{'.'.join(arguments[:depth])}) {error}", file=sys.stderr)
         status = 1
     sys.exit(status)
 
@@ -102,10 +107,15 @@ def listed(kind):
     return [load(kind, path.stem) for path in sorted((CLOUD / kind).glob("*.json"))]
 
 
-def add_node(name, accelerator_type):
+def workers_of(accelerator_type):
     workers = settings()["accelerators"].get(accelerator_type)
     if workers is None:
         raise Error(f"INVALID_ARGUMENT: Accelerator type '{accelerator_type}' was not found.")
+    return workers
+
+
+def add_node(name, accelerator_type):
+    workers = workers_of(accelerator_type)
     if (CLOUD / "nodes" / f"{name}.json").exists():
         raise Error(f"ALREADY_EXISTS: Resource '{name}' already exists")
     for worker in range(workers):
@@ -116,6 +126,19 @@ def add_node(name, accelerator_type):
 def remove_node(name):
     (CLOUD / "nodes" / f"{name}.json").unlink(missing_ok=True)
     shutil.rmtree(CLOUD / "homes" / name, ignore_errors=True)
+
+
+def auth_login(_options):
+    return 0
+
+
+def services_enable(options):
+    assert (options.name, options.project) == ("tpu.googleapis.com", "my-project")
+
+
+def buckets_create(options):
+    """A bucket is a folder here: gs://NAME is FAKE_CLOUD/buckets/NAME."""
+    (CLOUD / "buckets" / options.name.removeprefix("gs://")).mkdir(parents=True)
 
 
 def tpu_vm_create(options):
@@ -135,6 +158,7 @@ def tpu_vm_delete(options):
 
 def queued_resources_create(options):
     assert options.runtime_version
+    workers_of(options.accelerator_type)
     if (CLOUD / "requests" / f"{options.name}.json").exists():
         raise Error(f"ALREADY_EXISTS: Resource '{options.name}' already exists")
     nodes = [options.node_id]

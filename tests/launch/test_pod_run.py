@@ -1,0 +1,126 @@
+"""README's way from nothing to a run on a TPU, with real training, against a fake gcloud.
+
+Its commands are run as they stand there, but for two things: gs:// is a folder, and the model is
+tiny and looked after more often.
+"""
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+
+import pytest
+from support import cloud, commands
+
+LONG = ("Run.num_epochs = 4", "Run.save_every_epochs = 0.5", "Run.evaluate_every_epochs = 2")
+
+
+@pytest.fixture(scope="module")
+def tpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pod")
+    with cloud.Cloud(folder / "cloud", cloud.tpu_python(folder)) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def workdir(tpus):
+    return tpus.folder / "buckets" / "my-bucket" / "digits"
+
+
+def start(tpus, command, *more):
+    """A line of README, with a folder in place of the bucket and `more` at its end."""
+    line = command.replace("gs://$BUCKET", f"{tpus.folder}/buckets/$BUCKET")
+    if line.startswith("gcloud"):
+        line = command
+    return subprocess.Popen(
+        " ".join([line, *map(shlex.quote, more)]),
+        shell=True,
+        cwd=commands.TOP,
+        env=tpus.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def succeeds(tpus, command, *more):
+    process = start(tpus, command, *more)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def trained(workdir, step):
+    return any(line["step"] >= step for line in commands.metrics(workdir))
+
+
+@pytest.fixture(scope="module")
+def disturbed(tpus, workdir):
+    """The output of the run of README, of which one worker was killed on the way."""
+    for command in cloud.PREPARE:
+        succeeds(tpus, command)
+    quick = cloud.RUN.replace(" run ", f" run {' '.join(cloud.QUICK)} ")
+    bindings = [f"--gin_bindings={binding}" for binding in (*commands.TINY, *LONG)]
+    running = start(tpus, quick, *bindings)
+    try:
+        cloud.wait_until(lambda: trained(workdir, 60) or running.poll() is not None, "step 60")
+        survivor = tpus.trainer("nest/0")
+        tpus.trainer("nest/1").send_signal(signal.SIGKILL)
+        output, _ = running.communicate(timeout=600)
+    except BaseException:
+        tpus.end_all()
+        print(running.communicate()[0])
+        raise
+    assert not survivor.is_running()
+    return running.returncode, output
+
+
+def test_a_killed_worker_restarts_all_and_the_run_ends_well(tpus, workdir, disturbed):
+    status, output = disturbed
+    assert status == 0, output
+    assert "ended, status 137: signal KILL" in output
+    assert "restart 1 of 20 in 1 s" in output
+    assert "restart 2 of 20" not in output
+    assert "[0] nest_dist" in output
+    # The workers found each other by the metadata of the TPU.
+    assert "2 cpu devices in 2 processes" in output
+    assert "resuming after step" in output
+    assert "done: 180 steps" in output
+    assert "the run is done; nest still costs, delete ends that" in output
+    steps = [line["step"] for line in commands.metrics(workdir) if "train/loss" in line]
+    assert steps == list(range(1, 181))
+
+
+def test_the_other_commands_of_readme_show_and_end_the_run(tpus, disturbed):
+    assert succeeds(tpus, cloud.STATUS).count(", done") == 2
+    lines = succeeds(tpus, cloud.LOGS).splitlines()
+    assert any(line.startswith("[0] ") and "done: 180 steps" in line for line in lines)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    viewer = start(tpus, cloud.TENSORBOARD, f"--port={port}")
+    try:
+        for _ in range(1200):
+            try:
+                tags = urllib.request.urlopen(
+                    f"http://localhost:{port}/data/plugin/scalars/tags", timeout=5
+                ).read()
+            except OSError:
+                tags = b""
+            if b"train/loss" in tags:
+                break
+            time.sleep(0.25)
+        assert b"train/loss" in tags
+    finally:
+        os.killpg(viewer.pid, signal.SIGTERM)
+        viewer.communicate(timeout=60)
+    cloud.wait_until(lambda: not tpus.processes(), "the end of TensorBoard")
+    assert succeeds(tpus, cloud.STOP) == ""
+    succeeds(tpus, cloud.DELETE, "--yes")
+    assert list(tpus.folder.glob("*/nest*")) == []
+    assert trained(tpus.folder / "buckets" / "my-bucket" / "digits", 180)
