@@ -4,6 +4,7 @@ Its commands are run as they stand there, but for two things: gs:// is a folder,
 tiny and looked after more often.
 """
 
+import contextlib
 import os
 import shlex
 import signal
@@ -105,7 +106,7 @@ def test_the_other_commands_of_readme_show_and_end_the_run(tpus, disturbed):
         port = probe.getsockname()[1]
     viewer = start(tpus, cloud.TENSORBOARD, f"--port={port}")
     try:
-        for _ in range(1200):
+        while viewer.poll() is None:
             try:
                 tags = urllib.request.urlopen(
                     f"http://localhost:{port}/data/plugin/scalars/tags", timeout=5
@@ -117,8 +118,9 @@ def test_the_other_commands_of_readme_show_and_end_the_run(tpus, disturbed):
             time.sleep(0.25)
         assert b"train/loss" in tags
     finally:
-        os.killpg(viewer.pid, signal.SIGTERM)
-        viewer.communicate(timeout=60)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(viewer.pid, signal.SIGTERM)
+        print(viewer.communicate(timeout=60)[0])
     cloud.wait_until(lambda: not tpus.processes(), "the end of TensorBoard")
     assert succeeds(tpus, cloud.STOP) == ""
     succeeds(tpus, cloud.DELETE, "--yes")

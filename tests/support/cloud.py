@@ -223,7 +223,7 @@ def tpu_python(folder):
         folder / "tpu_python",
         f"""#!{sys.executable}
 import os, runpy, sys
-if sys.argv[1] == "-c":
+if sys.argv[1:3] != ["-m", "nest_dist"]:
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 os.environ["JAX_FORCE_TPU_INIT"] = "1"
 import jax
