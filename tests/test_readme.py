@@ -13,7 +13,7 @@ import urllib.request
 
 import numpy as np
 import pytest
-from support import commands, readme
+from support import cloud, commands, readme
 
 from nest_dist.commands import configuration
 
@@ -37,6 +37,7 @@ INSTALL = "pip install ."
 INSTALLED = "nest-dist train --gin_file=runs/quickstart.gin --workdir=digits"
 KNOWN = [
     *(QUICK_START, TESTS, TENSORBOARD, EVALUATE, LONGER, BINDINGS),
+    *cloud.README,  # tried in launch/test_pod_run.py
     *(FASHION_MNIST, INSTALL, INSTALLED),
 ]
 
