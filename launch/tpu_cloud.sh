@@ -14,7 +14,7 @@ call() { # a command; with --dry_run it is shown as it could be typed, and not r
 }
 
 tpus() { # tpu-vm or queued-resources, verb, arguments
-  call gcloud compute tpus "$@" --project="$project" --zone="$zone" --quiet
+  call gcloud compute tpus "$@" --project="$project" --zone="$zone" --quiet </dev/null
 }
 
 only() { # names; of lines whose first word is one of them
@@ -131,8 +131,7 @@ on_slices() { # flags of gcloud compute tpus tpu-vm ssh NODE --worker=all
   local index pids=() pid code=0
   for index in "${!nodes[@]}"; do
     ssh_to "${nodes[index]}" --worker=all "$@" > >(sed "s/^/$(slice_prefix "$index")/") &
-    pids+=($!)
-    [[ ! $dry_run ]] || wait
+    if [[ $dry_run ]]; then wait; else pids+=($!); fi
   done
   for pid in "${pids[@]}"; do wait "$pid" || code=$?; done
   return "$code"
@@ -143,5 +142,5 @@ slice_prefix() { # index
 }
 
 ssh_to() { # node, flags; without gcloud's remarks on its connections
-  tpus tpu-vm ssh "$@" --no-user-output-enabled </dev/null
+  tpus tpu-vm ssh "$@" --no-user-output-enabled
 }

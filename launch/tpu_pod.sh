@@ -56,8 +56,9 @@ fail() {
   exit 2
 }
 
-number() { # flag, value
-  [[ $2 =~ ^[0-9]{1,6}$ ]] || fail "$1 is '$2'; give a whole number."
+number() { # flag, value, lowest
+  [[ $2 =~ ^(0|[1-9][0-9]{0,5})$ && $2 -ge $3 ]] ||
+    fail "$1 is '$2'; give a whole number from $3 to 999999."
 }
 
 required() { # flag, its value, environment variable
@@ -102,8 +103,9 @@ while [[ $# -gt 0 ]]; do
   esac
   shift
 done
-for flag in slices wait_minutes max_restarts backoff_seconds poll_seconds grace_seconds lines port; do
-  number "--$flag" "${!flag}"
+for flag in slices poll_seconds port; do number "--$flag" "${!flag}" 1; done
+for flag in wait_minutes max_restarts backoff_seconds grace_seconds lines; do
+  number "--$flag" "${!flag}" 0
 done
 required --project "$project" PROJECT_ID
 required --zone "$zone" ZONE
@@ -132,7 +134,7 @@ fi
 command -v gcloud >/dev/null || fail "gcloud is not installed; see cloud.google.com/sdk/docs/install."
 
 scratch=$(mktemp -d)
-trap 'unfollow; rm -rf "$scratch"' EXIT
+trap 'unfollow; [[ $dry_run ]] || rm -rf "$scratch"' EXIT # what is shown can be typed
 exec 3>&1 # where --dry_run shows commands, whatever their output is used for
 case $command in
   delete) confirm && delete ;;

@@ -5,7 +5,7 @@ setup() {
   local made kinds node tarball=$scratch/nest_dist.tar.gz worker=nest_dist/launch/worker.sh
   # Made once: a restart must not bring what was edited here meanwhile.
   [[ -e $tarball ]] ||
-    tar -C "$top" --exclude=__pycache__ --exclude=.venv -czf "$tarball" \
+    call tar -C "$top" --exclude=__pycache__ --exclude=.venv -czf "$tarball" \
       gin launch nest_dist pyproject.toml README.md LICENSE
   for node in "${nodes[@]}"; do
     tpus tpu-vm scp "$tarball" "$node:nest_dist.tar.gz" --worker=all ||
@@ -27,9 +27,9 @@ setup() {
   ((kinds == 1)) || fail "the workers differ; delete the TPU and create it anew."
 }
 
-# The time, and a sum of the arguments: a run is known again by them.
+# Its last part, a sum of the arguments, tells whether a run is the one that is asked for.
 attempt_name() {
-  echo "$(date +%Y%m%d-%H%M%S)-$(cksum <<<"$arguments" | cut -d' ' -f1)"
+  echo "$(date +%Y%m%d-%H%M%S)-$$-$(cksum <<<"$arguments" | cut -d' ' -f1)"
 }
 
 train() { # name of the attempt
@@ -73,7 +73,9 @@ describe() { # state, code, run
 }
 
 logs() { # lines of each, then "follow" or nothing
-  local index=-1 node count worker
+  local found index=-1 node count worker
+  found=$(existing) || fail "the TPUs of zone '$zone' cannot be listed; see above."
+  [[ ! $dry_run ]] || found=$(printf '%s - 1\n' "${nodes[@]}")
   while read -r node _ count; do
     index=$((index + 1))
     for ((worker = 0; worker < count; worker++)); do
@@ -81,7 +83,7 @@ logs() { # lines of each, then "follow" or nothing
         sed -u "s/^/[$(slice_prefix "$index")$worker] /" &
       [[ ! $dry_run ]] || wait
     done
-  done < <(existing && [[ ! $dry_run ]] || printf '%s - 1\n' "${nodes[@]}")
+  done <<<"$found"
   wait
 }
 
@@ -102,7 +104,7 @@ unfollow() {
 # Shows the logs until the run is over. `outcome` is then its exit status, "stopped" if that was
 # asked for, "lost" if a worker left no status, "gone" if the TPU is, "silent" if nothing answers.
 watch() { # lines to begin with
-  local workers found silent=0
+  local workers found silent=0 worker word code run
   workers=$(existing | awk '{ sum += $3 } END { print sum + 0 }')
   trap 'say "the run goes on; attach shows it again, stop ends it"; exit 130' INT
   follow "$1"
@@ -140,13 +142,14 @@ unanswered() { # how often in a row
 }
 
 # Of the statuses of all workers the one that counts: a request to stop, then a code with which a
-# restart is useless, then the first that is not 0.
+# restart is useless, then any that is not 0, then that there is none.
 verdict() {
   awk '
     $2 == "stopped" { stopped = 1 }
     $3 ~ /^(1|2|126|127|130)$/ && !useless { useless = $3 }
-    $3 != "0" && !other { other = $3 == "-" ? "lost" : $3 }
-    END { print stopped ? "stopped" : useless ? useless : other ? other : 0 }
+    $3 ~ /^[1-9]/ && !other { other = $3 }
+    $3 == "-" { lost = 1 }
+    END { print stopped ? "stopped" : useless ? useless : other ? other : lost ? "lost" : 0 }
   '
 }
 
@@ -197,6 +200,7 @@ run() {
     attempt=$((attempt + 1))
     say "restart $attempt of $max_restarts in $pause s"
     sleep "$pause"
+    if [[ $(statuses 2>/dev/null | verdict) == stopped ]]; then outcome=stopped && finish; fi
     pause=$((pause * 2 < 300 ? pause * 2 : 300))
     outcome=
     (

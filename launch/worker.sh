@@ -12,13 +12,13 @@
 #
 # gcloud repeats a command whose connection broke, so each of these may be called twice.
 set -euo pipefail
-umask 077
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 state=$HOME/.nest_dist
 lock=${LIBTPU_LOCKFILE:-/tmp/libtpu_lockfile}
 metadata=http://${GCE_METADATA_IP:-metadata.google.internal}/computeMetadata/v1/instance/attributes
 mkdir -p "$state/logs"
+chmod 700 "$state"
 
 number() { # of this worker in its slice
   [[ -s $state/number ]] ||
@@ -154,8 +154,8 @@ end() { # seconds
 }
 
 stop() { # seconds
-  alive || return 0
-  touch "$state/stopped"
+  # Also between two attempts: then it is not started again.
+  [[ $(content status) == 0 ]] || touch "$state/stopped"
   signal TERM
   end "$1"
 }

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 
 import pytest
@@ -41,7 +42,7 @@ def behave(tpus, code):
 
 def hide(word):
     """Without what differs between two calls: the name of the attempt and of temporary folders."""
-    return re.sub(r"\d{8}-\d{6}-|/tmp/[^ /]*", "", word)
+    return re.sub(r"\d{8}-\d{6}-\d+|/tmp/[^ /]*", "", word)
 
 
 def ready(tpus, *flags):
@@ -152,7 +153,7 @@ def test_a_restart_that_would_not_help_is_not_tried(tpus):
         (["ended 0", "ended 0"], "0"),
         (["ended 75", "ended 2"], "2"),
         (["ended 137", "ended 75"], "137"),
-        (["lost -", "ended 75"], "lost"),
+        (["lost -", "ended 75"], "75"),
         (["ended 0", "lost -"], "lost"),
         (["ended 134", "ended 130"], "130"),
         (["ended 75", "stopped 76"], "stopped"),
@@ -249,6 +250,32 @@ def test_a_lock_is_removed_only_if_its_owner_is_dead(tpus):
     assert not lock.exists()
 
 
+def test_ctrl_c_leaves_the_run_running(tpus):
+    behave(tpus, 'touch "$HOME/started"; sleep 300')
+    watching = tpus.start("run", *cloud.QUICK, *TRAIN)
+    cloud.wait_until((tpus.home(1) / "started").exists, "the start")
+    running = tpus.processes()
+    cloud.wait_until(lambda: any("log" in call[6] for call in tpus.calls() if len(call) > 6), "x")
+    watching.send_signal(signal.SIGINT)
+    output, _ = watching.communicate(timeout=600)
+    assert watching.returncode == 130
+    assert "the run goes on; attach shows it again, stop ends it" in output
+    assert set(running) <= set(tpus.processes())
+
+
+def test_a_stop_between_two_attempts_is_heard(tpus):
+    behave(tpus, "exit 75")
+    watching = tpus.start("run", "--poll_seconds=1", "--backoff_seconds=10", *TRAIN)
+    said = ""
+    while "restart 1 of 20 in 10 s" not in said:
+        said = watching.stdout.readline()
+        assert said
+    assert tpus.pod("stop")[0] == 0
+    output, _ = watching.communicate(timeout=600)
+    assert watching.returncode == 76
+    assert "the run was stopped" in output
+
+
 def test_a_queued_resource_is_waited_for(tpus):
     status, output = tpus.pod("create", "--queued", "--spot", *cloud.QUICK)
     assert status == 0, output
@@ -328,7 +355,7 @@ def test_slices_are_one_run(tpus):
         ),
         (("crate",), {}, "unknown command 'crate'; --help lists them."),
         (("create", "--size=3"), {}, "unknown flag '--size=3'; --help lists them"),
-        (("create", "--slices=two"), {}, "--slices is 'two'; give a whole number."),
+        (("create", "--slices=two"), {}, "--slices is 'two'; give a whole number from 1"),
         (("run",), {}, "nothing follows after --; give the flags of nest-dist train"),
         (("stop", "--", "now"), {}, "stop takes nothing after --, not 'now'."),
         (("train", "--", "x" * 100_000), {}, "of 100000; put bindings into a gin file."),
@@ -365,20 +392,23 @@ def test_what_is_wrong_is_said_in_one_line(tpus, arguments, changes, said):
     assert said in line
 
 
-def test_a_dry_run_shows_the_very_commands(tpus, tmp_path):
+def test_a_dry_run_shows_the_very_commands(tpus):
     """What it shows, typed into a shell, makes the calls that are made without it."""
-    _, shown = tpus.pod("run", "--dry_run", *TRAIN)
+    _, shown = tpus.pod("run", "--dry_run", "--create_flag=--network=mine", "--", *NASTY)
+    shown = "".join(line for line in shown.splitlines(True) if not line.startswith("tpu_pod.sh"))
     assert tpus.calls() == []
-    subprocess.run(["bash", "-c", shown], env=tpus.environment(), check=False, capture_output=True)
+    subprocess.run(["bash", "-c", shown], cwd=commands.TOP, env=tpus.environment(), check=True)
     typed = tpus.calls()
-    (tpus.folder / "calls.jsonl").unlink()
+    noted = tpus.home(1) / "arguments"
+    cloud.wait_until(noted.exists, "the run")
+    assert noted.read_bytes() == "".join(f"{word}\0" for word in ["train", *NASTY]).encode()
     tpus.pod("delete", "--yes")
     (tpus.folder / "calls.jsonl").unlink()
-    assert tpus.pod("run", *cloud.QUICK, *TRAIN)[0] == 0
-    done = tpus.calls()
-    anonymous = [[hide(word) for word in call] for call in done]
-    for call in typed:
-        assert [hide(word) for word in call] in anonymous
+    status, output = tpus.pod("run", *cloud.QUICK, "--create_flag=--network=mine", "--", *NASTY)
+    assert status == 0, output
+    assert any("--network=mine" in call for call in typed)
+    done = [[hide(word) for word in call] for call in tpus.calls()]
+    assert [[hide(word) for word in call] for call in typed] == done[: len(typed)]
 
 
 def test_no_secret_is_shown_or_stored(tpus):
@@ -392,5 +422,4 @@ def test_no_secret_is_shown_or_stored(tpus):
         if path.is_file() and b"secret-" in path.read_bytes()
     ]
     assert (left, "secret-" in output) == ([], False)
-    for path in (tpus.home(0) / ".nest_dist").rglob("*"):
-        assert path.stat().st_mode & 0o077 == 0, path
+    assert (tpus.home(0) / ".nest_dist").stat().st_mode & 0o077 == 0

@@ -208,8 +208,19 @@ def tpu_vm_scp(options):
         shutil.copy(options.source, CLOUD / "homes" / name / str(worker) / path)
 
 
+# Commands of this connection that have one, which goes with it.
+terminals = []
+
+
+def hang_up(*_):
+    for process in terminals:
+        os.killpg(process.pid, signal.SIGHUP)
+    os._exit(143)
+
+
 def tpu_vm_ssh(options):
     """The first status of a worker that is not 0, as in gcloud."""
+    signal.signal(signal.SIGTERM, hang_up)
     codes = {}
     threads = [
         threading.Thread(target=lambda w=worker: codes.update({w: run(options, w)}))
@@ -253,8 +264,7 @@ def connect(options, worker):
         start_new_session=True,
     )
     if "-tt" in (options.ssh_flag or []):
-        # The terminal goes with the connection, and what runs in it.
-        signal.signal(signal.SIGTERM, lambda *_: os.killpg(process.pid, signal.SIGHUP))
+        terminals.append(process)
     code = process.wait()
     with locked():
         broken = CLOUD / "broken_connections"
