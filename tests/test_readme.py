@@ -189,7 +189,7 @@ def test_a_longer_run_goes_on_where_the_shorter_ended(quick_start, copy, last_st
     done = shell(LONGER, copy)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"resuming after step {last_step}" in done.stdout
-    assert "configuration changed: + Run.num_epochs = 22" in done.stdout
+    assert "configuration changed: Run.num_epochs was 20, is 22: the run goes on" in done.stdout
     steps = [line["step"] for line in commands.metrics(workdir) if "train/loss" in line]
     assert steps == sorted(set(steps))
     assert steps[-1] == round(22 * 1438 / 32)
