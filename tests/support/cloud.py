@@ -172,7 +172,8 @@ class Cloud:
         path.write_text(json.dumps({**json.loads(path.read_text()), "state": "PREEMPTED"}))
         for process, place in self._family():
             if (place or "").startswith(f"{node}/"):
-                process.kill()
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
         request = self.folder / "requests" / f"{node}.json"
         if request.exists():
             request.write_text(

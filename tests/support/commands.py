@@ -1,5 +1,6 @@
 """Starting the project's commands as a user does, and reading what they leave behind."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -77,7 +78,7 @@ class Local:
         if self.popen.poll() is None:
             self.popen.kill()
         for process in family:
-            if process.is_running():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.popen.stdout.close()
         self.popen.wait()
