@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import importlib.resources
 import logging
 import os
 import pathlib
@@ -14,6 +13,7 @@ import gin
 
 from nest_dist.base import checks, failures
 from nest_dist.commands import run as runs
+from nest_dist.commands import shipped
 
 # Scope and selector, and the name of a parameter.
 Bound = tuple[tuple[str, str], str]
@@ -38,11 +38,12 @@ def load(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> runs.Run:
     """
     if not gin_files:
         raise failures.BadInput(
-            f"--gin_file is not given; give a path or a shipped name: {', '.join(shipped('runs'))}."
+            "--gin_file is not given; give a path or a shipped name: "
+            f"{', '.join(shipped.names('runs'))}."
         )
     paths = [find(name) for name in gin_files]
     gin.clear_config()
-    gin.add_config_file_search_path(str(_shipped_folder()))
+    gin.add_config_file_search_path(str(shipped.folder()))
     logging.disable(logging.CRITICAL)  # gin logs each path that it tries for an include
     try:
         earlier = _parse(paths, gin_bindings)
@@ -66,10 +67,10 @@ def find(name: str) -> pathlib.Path:
     Raises:
         BadInput: with the close names.
     """
-    for path in (pathlib.Path(name), _shipped_folder() / name):
+    for path in (pathlib.Path(name), shipped.folder() / name):
         if path.is_file():
             return path
-    known = shipped()
+    known = shipped.names()
     tails = {pathlib.PurePath(each).name: each for each in known}
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
     close += [
@@ -79,22 +80,10 @@ def find(name: str) -> pathlib.Path:
     if close:
         hint = f"did you mean {' or '.join(dict.fromkeys(close))}?"
     else:
-        hint = f"shipped runs are {', '.join(shipped('runs'))}."
+        hint = f"shipped runs are {', '.join(shipped.names('runs'))}."
     raise failures.BadInput(
         f"--gin_file is {name!r}, which is neither a file nor a shipped name; {hint}"
     )
-
-
-def shipped(folder: str = "") -> list[str]:
-    """Names of the gin files that travel with the package."""
-    root = _shipped_folder()
-    return sorted(str(path.relative_to(root)) for path in (root / folder).rglob("*.gin"))
-
-
-def _shipped_folder() -> pathlib.Path:
-    package = pathlib.Path(str(importlib.resources.files("nest_dist")))
-    installed = package / "gin_files"
-    return installed if installed.is_dir() else package.parent / "gin"
 
 
 def _parse(paths: Sequence[pathlib.Path], bindings: Sequence[str]) -> set[Bound]:
@@ -183,4 +172,4 @@ def _registered() -> dict[str, typing.Any]:
 
 
 def _close_files(name: str) -> str:
-    return checks.suggestion(name, shipped(os.path.dirname(name)))
+    return checks.suggestion(name, shipped.names(os.path.dirname(name)))

@@ -1,8 +1,8 @@
 import pytest
 
-from nest_dist.commands import configuration
+from nest_dist.commands import configuration, shipped
 
-RUNS = configuration.shipped("runs")
+RUNS = shipped.names("runs")
 
 
 @pytest.mark.parametrize("name", RUNS)

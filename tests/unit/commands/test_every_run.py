@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import pytest
 from support import commands
 
-from nest_dist.commands import configuration, wiring
+from nest_dist.commands import configuration, shipped, wiring
 from nest_dist.data import crop, pipeline, randaugment
 from nest_dist.model import axes
 from nest_dist.train import erasing, jitter, mixing, pixels
 
-RUNS = configuration.shipped("runs")
+RUNS = shipped.names("runs")
 SIZES = ("tiny", "small", "base")
 LEARNING_RATE_PER_256 = 2.5e-4
 
