@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,7 +22,11 @@ class Writer:
     def __init__(self, workdir: pathlib.Path, first_step: int) -> None:
         """Opens both for the steps after `first_step`; what a lost attempt wrote there is void."""
         self._path = workdir / METRICS
-        self._events = tensorboardX.SummaryWriter(str(workdir / EVENTS), flush_secs=30)
+        # By default a file is named by the second only; the later of two would replace the first.
+        suffix = f".{time.time_ns()}"
+        self._events = tensorboardX.SummaryWriter(
+            str(workdir / EVENTS), flush_secs=30, filename_suffix=suffix
+        )
         self._open(first_step)
 
     def rewind(self, step: int) -> None:
