@@ -89,6 +89,14 @@ class Recorded:
             return type(value)(map(self._resolved, value))
         return value
 
+    def plain(self) -> dict[str, bool | float | str]:
+        """Every value by its full name: numbers as they are, all else as text."""
+        return {
+            "/".join(filter(None, [scope, f"{name}.{field}"])): self._plain(value)
+            for (scope, name), fields in self._bindings.items()
+            for field, value in fields.items()
+        }
+
     def _take(self, statement: typing.Any) -> None:
         if isinstance(statement, config_parser.ImportStatement):
             self._modules.append(statement.module)
@@ -114,6 +122,15 @@ class Recorded:
         if isinstance(value, (list, tuple)):
             return type(value)(map(self._made, value))
         return value
+
+    def _plain(self, value: typing.Any) -> bool | float | str:
+        if isinstance(value, _Macro):
+            return self._plain(self._macros[value.name])
+        if isinstance(value, _Reference):
+            return f"@{value.name}"
+        if isinstance(value, (list, tuple)):
+            return f"({', '.join(str(self._plain(each)) for each in value)})"
+        return value if isinstance(value, (bool, int, float)) else str(value)
 
     def _class(self, name: str) -> typing.Any:
         for module in self._modules:

@@ -46,6 +46,11 @@ class Run:
             in [0, 1); None keeps none.
         seed: of parameters, order, augmentation and dropout, in [0, 2**32).
         log_every_steps: steps whose metrics are averaged into one report.
+        histograms_every_steps: between two reports of the distributions of parameters and
+            gradients, a multiple of `log_every_steps`; None leaves them out.
+        profile_first_step: of those that are traced for TensorBoard's profiler; None traces only
+            when asked by SIGUSR1 or a file named `profile` in the workdir.
+        profile_num_steps: in a trace.
         keep: which checkpoints stay.
     """
 
@@ -69,6 +74,9 @@ class Run:
     ema_decay: float | None = None
     seed: int = 0
     log_every_steps: int = 50
+    histograms_every_steps: int | None = None
+    profile_first_step: int | None = None
+    profile_num_steps: int = 5
     keep: keeping.Keep = dataclasses.field(default_factory=keeping.Keep)
 
     def __post_init__(self) -> None:
@@ -80,6 +88,18 @@ class Run:
             checks.in_range("Run.ema_decay", self.ema_decay, 0, 1, open_high=True)
         checks.in_range("Run.seed", self.seed, 0, 2**32 - 1)
         checks.in_range("Run.log_every_steps", self.log_every_steps, 1)
+        checks.in_range("Run.profile_num_steps", self.profile_num_steps, 1)
+        if self.profile_first_step is not None:
+            checks.in_range("Run.profile_first_step", self.profile_first_step, 1)
+        if (every := self.histograms_every_steps) is not None:
+            checks.in_range("Run.histograms_every_steps", every, 1)
+            checks.divides(
+                "Run.histograms_every_steps",
+                every,
+                self.log_every_steps,
+                "Run.log_every_steps",
+                "change either",
+            )
         for name in ("num_epochs", "evaluate_every_epochs", "save_every_epochs"):
             if (value := getattr(self, name)) <= 0:
                 raise failures.BadInput(f"Run.{name} is {value}; it must be above 0.")

@@ -1,32 +1,42 @@
 """`nest-dist train`: from a configuration to a trained model, or on from its last checkpoint."""
 
+import functools
 import hashlib
 import importlib.metadata
-import itertools
 import json
 import pathlib
 import platform
-import time
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import jax
 import numpy as np
 
 import nest_dist
 from nest_dist.checkpointing import manager
-from nest_dist.commands import audit, cli, configuration, pretrained, resuming, wiring, workdirs
+from nest_dist.commands import (
+    audit,
+    cli,
+    compilation,
+    configuration,
+    gallery,
+    pretrained,
+    recorded,
+    resuming,
+    wiring,
+    workdirs,
+)
 from nest_dist.data import batch
+from nest_dist.model import flops
 from nest_dist.parallel import hosts
+from nest_dist.telemetry import goodput, profile
 from nest_dist.telemetry import report as reports
 from nest_dist.train import evaluation, loop
-
-GRID_IMAGES = 64
-COMPILE_SKEW_SECONDS = 3600
 
 
 def run(options: cli.Options) -> None:
     """Trains until the end, or until it is asked to stop."""
+    ledger = goodput.Ledger()
     workdir = workdirs.for_writing(options.workdir)
     configured = configuration.load(options.gin_file or (), options.gin_bindings or ())
     text = configuration.text()
@@ -35,7 +45,7 @@ def run(options: cli.Options) -> None:
     )
     with hosts.StopRequest() as stop, hosts.joint_end():
         hosts.agree("configuration", _digest(text), "start all processes with the same flags")
-        _train(workdir, wiring.wire(configured), text, stop, options.allow_config_change)
+        _train(workdir, wiring.wire(configured), text, stop, options.allow_config_change, ledger)
 
 
 def _train(
@@ -44,26 +54,45 @@ def _train(
     text: str,
     stop: hosts.StopRequest,
     allow_change: bool,
+    ledger: goodput.Ledger,
 ) -> None:
     checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, wired.run.keep)
-    start = resuming.find(checkpoints, wired, text, allow_change)
+    with ledger.during("restore"):
+        start = resuming.find(checkpoints, wired, text, allow_change)
     first_step = start.step
     cadence = wired.cadence
+    ledger.resume(workdir / workdirs.GOODPUT if hosts.lead() else None, first_step)
     report = reports.Report(
-        workdir if hosts.lead() else None, first_step, cadence.num_steps, wired.steps_per_epoch
+        workdir if hosts.lead() else None,
+        first_step,
+        cadence.num_steps,
+        wired.steps_per_epoch,
+        flops.training_flops(wired.run.model),
     )
     try:
         _introduce(report, workdir, wired, text, first_step)
         for note in start.notes:
             report.say(note)
         state = start.state or _first_state(wired, report)
-        train_step, evaluation_step = _compile(wired, report)
+        with ledger.during("compile"), compilation.kept(workdir, report.say):
+            training, evaluating = wired.batch_shapes()
+            train_step = wired.train_step().lower(wired.shapes, training).compile()
+            evaluation_step = wired.evaluation_step().lower(wired.shapes.evaluated, evaluating)
+            evaluation_step = evaluation_step.compile()
+            shown = gallery.Gallery(wired, report)
 
-        def evaluate(current: typing.Any) -> Mapping[str, float]:
+        def evaluate(current: typing.Any, show: bool = True) -> Mapping[str, float]:
+            page = functools.partial(shown.evaluation, int(current.step)) if show else None
             batches = wired.evaluation_batches()
-            return evaluation.evaluate(evaluation_step, current.evaluated, batches)
+            return evaluation.evaluate(evaluation_step, current.evaluated, batches, page)
+
+        def record(step: int, metrics: loop.StepMetrics) -> None:
+            report.metrics(step, metrics)
+            ledger.write(at_once=False)
 
         def save(step: int, current: typing.Any, measured: loop.Metrics) -> None:
+            ledger.saved(step)
+            report.metrics(step, ledger.metrics())
             positions = _all_positions(batches.positions(), step)
             metadata = _metadata(wired, text) | {resuming.POSITIONS: positions}
             checkpoints.save(step, current, metadata, measured)
@@ -71,26 +100,39 @@ def _train(
 
         if first_step >= cadence.num_steps:
             report.say(f"the run is complete at step {first_step}; here is its evaluation again")
-            report.say_metrics(first_step, evaluate(state))
+            report.say_metrics(first_step, evaluate(state, show=False))
             return
         batches = wired.training_batches(first_step, start.positions)
+        planned = wired.run.profile_first_step
+        profiler = profile.Profiler(
+            first_step=planned if planned and planned > first_step else None,
+            num_steps=wired.run.profile_num_steps,
+            workdir=workdir,
+            look_every=cadence.log_every,
+            done=report.say,
+        )
         parts = loop.Parts(
             step=train_step,
-            batches=_show_first(batches, first_step, report),
+            batches=shown.training(batches, first_step),
             evaluate=evaluate,
             save=save,
-            report=report.metrics,
+            report=record,
             stop_reached=stop.reached,
             global_batch=wired.run.global_batch,
+            before_step=profiler.before_step,
+            during=ledger.during,
         )
         try:
-            loop.run(state, first_step, cadence, parts)
+            with profiler, ledger.during("step"):
+                loop.run(state, first_step, cadence, parts)
         finally:
             batches.close()
-        checkpoints.wait()
-        report.say(f"done: {cadence.num_steps} steps; everything about the run is in {workdir}")
+        with ledger.during("save"):
+            checkpoints.wait()
+        report.summary(cadence.num_steps, wired.run.global_batch, ledger)
     finally:
         checkpoints.close()
+        ledger.write()
         report.close()
 
 
@@ -128,8 +170,9 @@ def _introduce(
     if hosts.lead():
         (workdir / workdirs.CONFIGURATION).write_text(text, encoding="utf-8")
         (workdir / workdirs.PARAMETERS).write_text(table, encoding="utf-8")
-    report.text("configuration", text, first_step)
-    report.text("parameters", table, first_step)
+    report.text("configuration", text, first_step + 1)
+    report.text("parameters", table, first_step + 1)
+    report.hparams(recorded.Recorded(text).plain())
 
 
 def _first_state(wired: wiring.Wiring, report: reports.Report) -> typing.Any:
@@ -147,32 +190,6 @@ def _first_state(wired: wiring.Wiring, report: reports.Report) -> typing.Any:
     for line in outcome.lines():
         report.say(line)
     return wired.state_from(params)
-
-
-def _compile(wired: wiring.Wiring, report: reports.Report) -> tuple[typing.Any, typing.Any]:
-    """Both steps compiled, on all processes, before the first collective.
-
-    The first collective of a group of processes allows them 30 s of difference only; compilation
-    may differ by more.
-    """
-    started = time.perf_counter()
-    report.say("compiling ...")
-    training, evaluating = wired.batch_shapes()
-    train_step = wired.train_step().lower(wired.shapes, training).compile()
-    evaluation_step = wired.evaluation_step().lower(wired.shapes.evaluated, evaluating).compile()
-    hosts.barrier("compiled", COMPILE_SKEW_SECONDS)
-    report.say(f"compiled in {time.perf_counter() - started:.0f} s")
-    return train_step, evaluation_step
-
-
-def _show_first(
-    batches: Iterator[wiring.DeviceBatch], first_step: int, report: reports.Report
-) -> Iterator[wiring.DeviceBatch]:
-    """Shows those images of the first batch that this process holds."""
-    first = next(batches)
-    parts = [np.asarray(shard.data) for shard in first["image"].addressable_shards]
-    report.images("train/images", np.concatenate(parts)[:GRID_IMAGES], first_step + 1)
-    return itertools.chain([first], batches)
 
 
 def _metadata(wired: wiring.Wiring, text: str) -> manager.Metadata:

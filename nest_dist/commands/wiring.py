@@ -95,6 +95,7 @@ class Wiring:
             microbatches=self.run.microbatches,
             together=_together(self.run),
             ema_decay=self.run.ema_decay,
+            histograms_every=self.run.histograms_every_steps,
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
         return jax.jit(
@@ -109,6 +110,28 @@ class Wiring:
             self.layout,
         )
         return jax.jit(function, out_shardings=self.layout.replicated())
+
+    def shown_inputs(self, count: int) -> jax.stages.Wrapped:
+        """Jitted: what the model is given of the first `count` examples in a training step.
+
+        (steps before it, batch) -> uint8 images and the shares of the classes, on every process.
+        """
+        show = step.shown_inputs(
+            self.run.inputs(), num_classes=self.run.model.num_classes, seed=self.run.seed
+        )
+
+        def first(number: jax.Array, batch: DeviceBatch) -> tuple[jax.Array, jax.Array]:
+            images, shares = show(number, batch)
+            return self.run.pixels.inverted(images[:count]), shares[:count]
+
+        return jax.jit(first, out_shardings=self.layout.replicated())
+
+    def first_examples(self, count: int) -> jax.stages.Wrapped:
+        """Jitted: the first `count` examples of a batch, on every process."""
+        return jax.jit(
+            lambda batch: {name: values[:count] for name, values in batch.items()},
+            out_shardings=self.layout.replicated(),
+        )
 
     def training_batches(
         self, first_step: int, positions: batch.Positions | None = None

@@ -111,6 +111,25 @@ def told(make: Callable[[], str], timeout_seconds: int = 3600) -> str:
     return str(client.blocking_key_value_get(key, timeout_seconds * 1000))
 
 
+def announce(name: str, value: str) -> None:
+    """Tells all processes something that they may ask for at any time; the first to tell wins."""
+    try:
+        _client().key_value_set(f"nest_dist/{name}", value)
+    except jax.errors.JaxRuntimeError as error:
+        if "ALREADY_EXISTS" not in str(error):
+            raise
+
+
+def announced(name: str) -> str | None:
+    """What a process has announced, None if none has yet. Never waits."""
+    try:
+        return str(_client().key_value_try_get(f"nest_dist/{name}"))
+    except jax.errors.JaxRuntimeError as error:
+        if "NOT_FOUND" not in str(error):
+            raise
+        return None
+
+
 def agree(name: str, value: str, remedy: str) -> None:
     """Checks that all processes hold the same text.
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import rich.console
 import rich.progress
@@ -19,22 +19,26 @@ class Progress:
         if self._console.is_terminal:
             self._bar = rich.progress.Progress(
                 rich.progress.TextColumn("step {task.completed}/{task.total}"),
-                rich.progress.BarColumn(),
+                rich.progress.TextColumn("epoch {task.fields[epoch]:.2f}"),
+                rich.progress.BarColumn(bar_width=None),
                 rich.progress.TextColumn("{task.fields[metrics]}"),
                 rich.progress.TimeRemainingColumn(),
                 console=self._console,
+                refresh_per_second=2,
+                speed_estimate_period=600,  # seconds; reports may be far apart
             )
-            self._task = self._bar.add_task("train", total=num_steps, metrics="")
-            self._bar.update(self._task, completed=first_step)
+            self._task = self._bar.add_task(
+                "train", total=num_steps, completed=first_step, epoch=0.0, metrics=""
+            )
             self._bar.start()
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line for the metrics of a step, or the bar moved on."""
-        text = "  ".join(_short(name, value) for name, value in metrics.items() if name in _SHOWN)
+        """One line for the metrics of a step, or the bar moved on; nothing if none is for here."""
+        epoch = step / self._steps_per_epoch
         if self._bar is not None and "train/loss" in metrics:
-            self._bar.update(self._task, completed=step, metrics=text)
-        else:
-            epoch = step / self._steps_per_epoch
+            text = _texts(metrics, ("train/loss", "speed/images_per_second"))
+            self._bar.update(self._task, completed=step, epoch=epoch, metrics=text)
+        elif text := _texts(metrics, _SHOWN):
             self.say(f"step {step}/{self._num_steps}  epoch {epoch:.2f}  {text}")
 
     def say(self, text: str) -> None:
@@ -104,5 +108,5 @@ _SHOWN = {
 }
 
 
-def _short(name: str, value: float) -> str:
-    return _SHOWN[name].format(value)
+def _texts(metrics: Mapping[str, float], names: Iterable[str]) -> str:
+    return "  ".join(_SHOWN[name].format(metrics[name]) for name in names if name in metrics)

@@ -11,6 +11,7 @@ def evaluate(
     evaluation_step: Callable[[state.Params, step.DeviceBatch], step.Metrics],
     params: state.Params,
     batches: Iterable[step.DeviceBatch],
+    show: Callable[[step.DeviceBatch, step.Metrics], None] | None = None,
 ) -> dict[str, float]:
     """Means over the split under their TensorBoard names.
 
@@ -18,12 +19,15 @@ def evaluate(
         evaluation_step: as of `step.evaluation_step`, jitted.
         params: what is evaluated.
         batches: global batches with weights; the same number on every process.
+        show: is given the first batch and what was counted in it.
     """
     sums = {"examples": 0, "loss": 0.0, "top_1": 0, "top_5": 0}
     # The device works on the next batch while the host adds up the last one.
     pending: step.Metrics | None = None
     for batch in batches:
         counted = evaluation_step(params, batch)
+        if show is not None and pending is None:
+            show(batch, counted)
         sums = _added(sums, pending)
         pending = counted
     sums = _added(sums, pending)

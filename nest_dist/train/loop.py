@@ -1,6 +1,7 @@
 """The loop around the step. It knows no model, data, optimizer or file: it receives callables."""
 
 import collections
+import contextlib
 import dataclasses
 import math
 import time
@@ -8,11 +9,14 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 
 import jax
+import numpy as np
 
 from nest_dist.base import failures
 
 State = typing.Any
 Metrics = Mapping[str, float]
+# Those of steps, of which some have vectors too.
+StepMetrics = Mapping[str, float | np.ndarray]
 
 # Steps given to the devices before the last of them is waited for: enough that the devices never
 # wait for the host, few enough that times taken on the host are those of the devices.
@@ -53,15 +57,19 @@ class Parts:
         report: (step, metrics), on every process; only the lead writes.
         stop_reached: (step) -> whether all processes stop after it.
         global_batch: examples a step, for the speed.
+        before_step: (step, wait), where wait() returns when the devices have done all before it.
+        during: (cause) -> a context whose time belongs to profile, data_wait, evaluation or save.
     """
 
     step: Callable[[State, typing.Any], tuple[State, Mapping[str, jax.Array]]]
     batches: Iterator[typing.Any]
     evaluate: Callable[[State], Metrics]
     save: Callable[[int, State, Metrics], None]
-    report: Callable[[int, Metrics], None]
+    report: Callable[[int, StepMetrics], None]
     stop_reached: Callable[[int], bool]
     global_batch: int
+    before_step: Callable[[int, Callable[[], None]], None] = lambda step, wait: None
+    during: Callable[[str], contextlib.AbstractContextManager[typing.Any]] = contextlib.nullcontext
 
 
 def run(state: State, first_step: int, cadence: Cadence, parts: Parts) -> State:
@@ -84,11 +92,20 @@ def run(state: State, first_step: int, cadence: Cadence, parts: Parts) -> State:
     window = _Window(first_step, parts.global_batch)
     unread: _Window | None = None
     running: collections.deque[Mapping[str, jax.Array]] = collections.deque()
+
+    def wait() -> None:
+        jax.block_until_ready(list(running))
+        running.clear()
+
     for step in range(first_step + 1, cadence.num_steps + 1):
+        with parts.during("profile"):
+            parts.before_step(step, wait)
         asked = time.perf_counter()
-        batch = next(parts.batches)
+        with parts.during("data_wait"):
+            batch = next(parts.batches)
         window.waited += time.perf_counter() - asked
-        state, metrics = parts.step(state, batch)
+        with jax.profiler.StepTraceAnnotation("train", step_num=step):
+            state, metrics = parts.step(state, batch)
         window.metrics.append(metrics)
         running.append(metrics)
         if len(running) > STEPS_AHEAD:
@@ -103,13 +120,17 @@ def run(state: State, first_step: int, cadence: Cadence, parts: Parts) -> State:
             unread.close(step)
         if save or evaluate:
             # What a checkpoint has behind it is on record before the checkpoint is.
+            wait()
             _report(unread, parts.report)
             unread = None
-        measured = parts.evaluate(state) if evaluate else {}
+        measured: Metrics = {}
         if evaluate:
-            parts.report(step, measured)
+            with parts.during("evaluation"):
+                measured = parts.evaluate(state)
+                parts.report(step, measured)
         if save:
-            parts.save(step, state, measured)
+            with parts.during("save"):
+                parts.save(step, state, measured)
         if save or evaluate:
             window.restart()
         if stop:
@@ -139,12 +160,19 @@ class _Window:
         self.last_step = step
         self._seconds = time.perf_counter() - self._started
 
-    def read(self) -> dict[str, float]:
-        fetched = jax.device_get(self.metrics)
-        means = {
+    def read(self) -> dict[str, float | np.ndarray]:
+        vectors = {name: value for name, value in self.metrics[-1].items() if value.ndim}
+        fetched = jax.device_get(
+            [
+                {name: value for name, value in values.items() if name not in vectors}
+                for values in self.metrics
+            ]
+        )
+        means: dict[str, float | np.ndarray] = {
             name: sum(float(values[name]) for values in fetched) / len(fetched)
             for name in fetched[0]
         }
+        means |= jax.device_get(vectors)
         if counted := len(fetched) - self._counted_from:
             means["speed/step_seconds"] = self._seconds / counted
             means["speed/images_per_second"] = counted * self._global_batch / self._seconds
@@ -152,7 +180,7 @@ class _Window:
         return means
 
 
-def _report(window: _Window | None, report: Callable[[int, Metrics], None]) -> None:
+def _report(window: _Window | None, report: Callable[[int, StepMetrics], None]) -> None:
     if window is None or not window.metrics:
         return
     metrics = window.read()

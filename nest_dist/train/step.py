@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from nest_dist.parallel import rules
+from nest_dist.telemetry import histograms
 from nest_dist.train import accumulation, losses, state
 
 # logits [B, classes] from params, images [B, H, W, C]; with a key and rows [B] when training.
@@ -35,6 +36,7 @@ def train_step(
     microbatches: int = 1,
     together: int = 1,
     ema_decay: float | None = None,
+    histograms_every: int | None = None,
 ) -> Callable[[state.TrainState, DeviceBatch], tuple[state.TrainState, Metrics]]:
     """A function from state and batch to the next state and float32 scalar metrics.
 
@@ -52,6 +54,7 @@ def train_step(
         microbatches: parts of the batch that are computed one after the other, to save memory.
         together: neighbours that `inputs` needs in one microbatch.
         ema_decay: of the average of the parameters; None if the state keeps none.
+        histograms_every: steps between two that also measure all parameters and gradients.
     """
 
     def loss(
@@ -83,6 +86,11 @@ def train_step(
             "train/learning_rate": jnp.asarray(schedule(before.step), jnp.float32),
             **norms,
         }
+        if histograms_every is not None:
+            metrics |= histograms.measure_if(
+                after.step % histograms_every == 0,
+                {"parameters": after.params, "gradients": grads},
+            )
         return after, metrics
 
     return step
@@ -94,10 +102,34 @@ def keys(seed: int, step: int | jax.Array) -> tuple[jax.Array, jax.Array]:
     return inputs_key, forward_key
 
 
+def shown_inputs(
+    inputs: Callable[..., tuple[jax.Array, jax.Array]], *, num_classes: int, seed: int
+) -> Callable[[jax.Array, DeviceBatch], tuple[jax.Array, jax.Array]]:
+    """A function from a step's number and its batch to what the model is given in it.
+
+    Args:
+        inputs: as of `train_step`.
+        num_classes: of the model.
+        seed: of the run.
+    Returns:
+        (steps before it, batch) -> images float32 [B, H, W, C] and the share of each class in
+        each, [B, classes].
+    """
+
+    def show(step: jax.Array, batch: DeviceBatch) -> tuple[jax.Array, jax.Array]:
+        shares = losses.smoothed_targets(batch["label"], num_classes, 0.0)
+        inputs_key, _ = keys(seed, step)
+        return inputs(batch["image"], shares, inputs_key, jnp.arange(len(shares)))
+
+    return show
+
+
 def evaluation_step(
     forward: Forward, pixels: Callable[[jax.Array], jax.Array], layout: rules.Layout
 ) -> Callable[[state.Params, DeviceBatch], Metrics]:
     """A function from parameters and a weighted batch to sums over its real examples.
+
+    It also gives the class that is predicted for each example, int32 [B].
 
     Args:
         forward: `forward(params, images)` gives logits.
@@ -116,6 +148,7 @@ def evaluation_step(
             return jnp.sum(hits & real, dtype=jnp.int32)
 
         return {
+            "predicted": jnp.argmax(logits, axis=-1),
             "examples": count(real),
             "loss": jnp.sum(jnp.where(real, loss, 0.0)),
             "top_1": count(losses.in_top(logits, batch["label"], 1)),
