@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import numpy as np
 
@@ -16,10 +18,7 @@ def test_a_histogram_counts_every_value_of_its_part_once():
     found = histograms.read(measured["parameters/levels_0"])
     values = np.concatenate([leaf.ravel() for leaf in leaves.values()])
     edges = np.concatenate([[-np.inf], found.bucket_limits])
-    counts = [
-        np.sum((low < values) & (values <= high))
-        for low, high in zip(edges, edges[1:], strict=False)
-    ]
+    counts = [np.sum((low < values) & (values <= high)) for low, high in itertools.pairwise(edges)]
     assert found.bucket_counts == counts
     assert found.num == values.size
     assert (found.min, found.max) == (values.min(), values.max())

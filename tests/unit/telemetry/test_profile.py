@@ -55,10 +55,13 @@ def test_nothing_is_traced_unasked(processes):
 
 
 def test_a_failing_run_does_not_wait_for_its_trace(processes):
-    profiler = processes.profiler(first_step=2)
-    with pytest.raises(ZeroDivisionError), profiler:
-        profiler.before_step(2, lambda: None)
+    def steps():
+        yield 2
         raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        spans(processes.profiler(first_step=2), processes, steps())
+    assert processes.traced == [[]]
     assert processes.said == []
 
 
