@@ -20,7 +20,7 @@ RANK = {
 DOORS = {
     "absl.flags": ("commands/cli.py", "data/loading.py"),
     "array_record.python": ("data/records.py",),
-    "cv2": ("data/",),
+    "cv2": ("data/", "telemetry/pictures.py"),
     "datasets": ("data/sources/huggingface.py",),
     "pyarrow": (
         "data/sources/parquet_files.py",

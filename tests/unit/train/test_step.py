@@ -4,10 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
-from support import photographs
+from support import layouts, photographs
 
-from nest_dist.parallel import rules
 from nest_dist.telemetry import histograms
 from nest_dist.train import erasing, inputs, jitter, losses, mixing, optimizer, pixels, state, step
 
@@ -22,7 +20,7 @@ CLASSES, SIDE, SEED = 5, 8, 3
 STEPS_DONE = 6
 
 
-def forward(params, images, key):
+def forward(params, images, key, rows):
     return images.reshape(len(images), -1) @ params["head"]["kernel"]
 
 
@@ -41,19 +39,18 @@ def rule():
 @pytest.fixture(scope="module")
 def before(rule):
     kernel = jax.random.normal(jax.random.key(0), (SIDE * SIDE * 3, CLASSES))
-    first = state.first(rule, {"head": {"kernel": kernel / 10}})
+    first = state.first(rule, False, {"head": {"kernel": kernel / 10}})
     return state.TrainState(jnp.int32(STEPS_DONE), first.params, first.optimizer)
 
 
 def train_step(rule, recipe, **options):
-    mesh = Mesh(np.array(jax.devices()[:1]).reshape(1, 1), ("data", "fsdp"))
     return jax.jit(
         step.train_step(
             forward,
             recipe,
             rule,
             lambda _: jnp.float32(1e-3),
-            rules.Layout(mesh),
+            layouts.layout(data=1),
             num_classes=CLASSES,
             label_smoothing=0.0,
             seed=SEED,
@@ -66,7 +63,7 @@ def test_what_is_shown_is_what_the_step_is_given(batch, before, rule):
     _, metrics = train_step(rule, RECIPE)(before, batch)
     show = jax.jit(step.shown_inputs(RECIPE, num_classes=CLASSES, seed=SEED))
     images, shares = show(before.step, batch)
-    by_hand = losses.cross_entropy(forward(before.params, images, None), shares).mean()
+    by_hand = losses.cross_entropy(forward(before.params, images, None, None), shares).mean()
     np.testing.assert_allclose(metrics["train/loss"], by_hand, rtol=1e-6)
     np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-6)
     assert not np.array_equal(images, show(before.step + 1, batch)[0])
