@@ -63,9 +63,9 @@ def _seen(
     last = np.stack([cells[-1].image for cells in rows])
     parts = dict(_device_parts(run))
     titles += parts
-    for made, targets in _on_device(run, parts.values(), len(names), at)(last, np.array(labels)):
+    for seen, targets in _on_device(run, parts.values(), len(names), at)(last, np.array(labels)):
         for row, cells in enumerate(rows):
-            pixels = _displayed(np.asarray(made[row]), run)
+            pixels = _displayed(np.asarray(seen[row]), run)
             cells.append(contact_sheet.Cell(pixels, _mixture(np.asarray(targets[row]), names)))
     return titles, rows[:images]
 
