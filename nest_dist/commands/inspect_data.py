@@ -5,7 +5,7 @@ import itertools
 import pathlib
 import time
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -50,29 +50,24 @@ def _seen(
 ) -> tuple[list[str], list[list[contact_sheet.Cell]]]:
     """Titles and rows: a picture before and after each transform, on the host and the device."""
     data, names = run.training_data, source.class_names
-    shown = min(images, run.global_batch)
+    # Mixing pairs neighbours.
+    taken = min(images + images % 2, run.global_batch)
     prepare = preparation.Preparation(data.transforms, run.seed, len(names))
     stored = data.examples(source, seed=run.seed, global_batch=run.global_batch, step=at)
     titles = ["picture", *(type(each).__name__ for each in data.transforms)]
-    rows, labels = [], np.zeros(run.global_batch, np.int32)
-    for row, example in enumerate(itertools.islice(stored, shown)):
-        caption = names[int(example["label"])]
-        labels[row] = example["label"]
-        position = at * run.global_batch + row
-        rows.append(
-            [contact_sheet.Cell(image, caption) for image in prepare.stages(example, position)]
-        )
-    first = rows[0][-1].image
-    # The chance of the device's part is keyed by the row in the whole batch.
-    whole = np.zeros((run.global_batch, *first.shape), np.uint8)
-    whole[:shown] = [cells[-1].image for cells in rows]
-    for title, part in _device_parts(run):
-        titles.append(title)
-        images_, targets = _on_device(run, part, len(names), at)(whole, labels)
+    rows, labels = [], []
+    for row, example in enumerate(itertools.islice(stored, taken)):
+        labels.append(int(example["label"]))
+        made = prepare.stages(example, at * run.global_batch + row)
+        rows.append([contact_sheet.Cell(image, names[labels[-1]]) for image in made])
+    last = np.stack([cells[-1].image for cells in rows])
+    parts = dict(_device_parts(run))
+    titles += parts
+    for seen, targets in _on_device(run, parts.values(), len(names), at)(last, np.array(labels)):
         for row, cells in enumerate(rows):
-            pixels = _displayed(np.asarray(images_[row]), run)
+            pixels = _displayed(np.asarray(seen[row]), run)
             cells.append(contact_sheet.Cell(pixels, _mixture(np.asarray(targets[row]), names)))
-    return titles, rows
+    return titles, rows[:images]
 
 
 def _device_parts(run: runs.Run) -> Iterator[tuple[str, inputs.Inputs]]:
@@ -86,13 +81,14 @@ def _device_parts(run: runs.Run) -> Iterator[tuple[str, inputs.Inputs]]:
 
 
 def _on_device(
-    run: runs.Run, part: inputs.Inputs, classes: int, at: int
-) -> Callable[..., tuple[jax.Array, jax.Array]]:
+    run: runs.Run, parts: Iterable[inputs.Inputs], classes: int, at: int
+) -> Callable[..., list[tuple[jax.Array, jax.Array]]]:
+    """A function from a batch to what each of the parts makes of it in a step."""
     key, _ = step.keys(run.seed, at)
 
-    def made(images: jax.Array, labels: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def made(images: jax.Array, labels: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
         targets = losses.smoothed_targets(labels, classes, 0.0)
-        return part(images, targets, key, jnp.arange(len(labels)))
+        return [part(images, targets, key, jnp.arange(len(labels))) for part in parts]
 
     return jax.jit(made)
 
@@ -178,7 +174,7 @@ def _device_speed(run: runs.Run, source: batch.Source | batch.Stream) -> float:
     shape = run.training_data.image_shape(source)
     images = jnp.zeros((run.global_batch, *shape), jnp.uint8)
     labels = jnp.zeros(run.global_batch, jnp.int32)
-    made = _on_device(run, run.inputs(), len(source.class_names), 0)
+    made = _on_device(run, [run.inputs()], len(source.class_names), 0)
     jax.block_until_ready(made(images, labels))
     start = time.perf_counter()
     for _ in range(DEVICE_ROUNDS):
