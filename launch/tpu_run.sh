@@ -104,32 +104,37 @@ unfollow() {
 # Shows the logs until the run is over. `outcome` is then its exit status, "stopped" if that was
 # asked for, "lost" if a worker left no status, "gone" if the TPU is, "silent" if nothing answers.
 watch() { # lines to begin with
-  local workers found silent=0 worker word code run
-  workers=$(existing | awk '{ sum += $3 } END { print sum + 0 }')
+  local workers=0 found silent=0 worker word code run
   trap 'say "the run goes on; attach shows it again, stop ends it"; exit 130' INT
   follow "$1"
   outcome=
   while [[ ! $outcome ]]; do
     sleep "$poll_seconds"
-    found=$(statuses 2>"$scratch/errors") || true
-    if [[ $(grep -c . <<<"$found") -lt $workers ]]; then
+    if ! all_answer; then
       silent=$((silent + 1))
       unanswered "$silent"
-    elif grep -qv ' running ' <<<"$found"; then
-      # The others learn of it within seconds, or never.
-      on_workers end 10 2>"$scratch/errors" || true
-      found=$(statuses 2>"$scratch/errors") || true
-      outcome=$(verdict <<<"$found")
-      while read -r worker word code run; do
-        say "worker $worker: $(describe "$word" "$code" "$run")"
-      done <<<"$found"
-    else
-      silent=0
+      continue
     fi
+    silent=0
+    grep -qv ' running ' <<<"$found" || continue
+    # The others learn of it within seconds, or never.
+    on_workers end 10 2>"$scratch/errors" || true
+    all_answer || continue
+    outcome=$(verdict <<<"$found")
+    while read -r worker word code run; do
+      say "worker $worker: $(describe "$word" "$code" "$run")"
+    done <<<"$found"
   done
   sleep 1 # the last lines are on their way
   unfollow
   trap - INT
+}
+
+# Sets `found` to the statuses of all `workers`; fails while one is missing.
+all_answer() {
+  ((workers)) || workers=$(existing | awk '{ sum += $3 } END { print sum + 0 }') || workers=0
+  found=$(statuses 2>"$scratch/errors") || true
+  ((workers && workers == $(grep -c . <<<"$found")))
 }
 
 unanswered() { # how often in a row
@@ -137,7 +142,7 @@ unanswered() { # how often in a row
   case $(pod_state 2>/dev/null) in
     absent | GONE) outcome=gone && say "the TPU is gone" && return ;;
   esac
-  say "not all workers answer; the run may well go on"
+  say "not all workers answer; the run may well go on (look $1 of 10)"
   (($1 < 10)) || outcome=silent
 }
 

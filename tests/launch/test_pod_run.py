@@ -16,7 +16,7 @@ import urllib.request
 import pytest
 from support import cloud, commands
 
-LONG = ("Run.num_epochs = 4", "Run.save_every_epochs = 0.5", "Run.evaluate_every_epochs = 2")
+BINDINGS = (*commands.TINY, "Run.num_epochs = 4", "Run.save_every_epochs = 0.25")
 
 
 @pytest.fixture(scope="module")
@@ -66,12 +66,14 @@ def disturbed(tpus, workdir):
     for command in cloud.PREPARE:
         succeeds(tpus, command)
     quick = cloud.RUN.replace(" run ", f" run {' '.join(cloud.QUICK)} ")
-    bindings = [f"--gin_bindings={binding}" for binding in (*commands.TINY, *LONG)]
+    bindings = [f"--gin_bindings={binding}" for binding in BINDINGS]
     running = start(tpus, quick, *bindings)
     try:
-        cloud.wait_until(lambda: trained(workdir, 60) or running.poll() is not None, "step 60")
-        survivor = tpus.trainer("nest/0")
-        tpus.trainer("nest/1").send_signal(signal.SIGKILL)
+        # Steps are quick once they are compiled, so the victim is chosen before.
+        cloud.wait_until((workdir / "config.gin").exists, "the start of the run")
+        survivor, victim = tpus.trainer("nest/0"), tpus.trainer("nest/1")
+        cloud.wait_until(lambda: trained(workdir, 15), "step 15")
+        victim.send_signal(signal.SIGKILL)
         output, _ = running.communicate(timeout=600)
     except BaseException:
         tpus.end_all()

@@ -173,6 +173,36 @@ def test_one_of_the_workers_ends_decides(states, expected):
     assert done.stdout == f"{expected}\n"
 
 
+@pytest.mark.parametrize(
+    ("looks", "pod", "expected"),
+    [
+        # Both run, one has ended, and before the last word the TPU is taken away.
+        (["0 running - r\n1 running - r", "0 running - r\n1 ended 75 r", "", ""], "GONE", "gone"),
+        (["0 running - r", "0 ended 0 r\n1 ended 0 r", "0 ended 0 r\n1 ended 0 r"], "READY", "0"),
+        ([""] * 10, "READY", "silent"),
+    ],
+)
+def test_a_run_is_not_taken_for_done_while_a_worker_is_silent(looks, pod, expected, tmp_path):
+    for index, look in enumerate(looks):
+        (tmp_path / str(index)).write_text(look)
+    code = f"""
+        source launch/tpu_run.sh
+        scratch={tmp_path} poll_seconds=0 follower=
+        say() {{ :; }}; logs() {{ :; }}; on_workers() {{ :; }}; pod_state() {{ echo {pod}; }}
+        existing() {{ echo nest READY 2; }}
+        statuses() {{
+          echo >>"$scratch/looks"
+          cat "$scratch/$(($(wc -l <"$scratch/looks") - 1))"
+        }}
+        watch 1
+        echo "$outcome"
+    """
+    done = subprocess.run(
+        ["bash", "-c", code], cwd=commands.TOP, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"{expected}\n"
+
+
 def test_restarts_are_bounded_and_come_later_each_time(tpus):
     behave(tpus, 'echo >>"$HOME/starts"; exit 75')
     status, output = tpus.pod("run", *cloud.QUICK, "--max_restarts=2", *TRAIN)

@@ -162,8 +162,9 @@ class Cloud:
     def trainer(self, worker):
         """The process of nest-dist on a worker."""
         for process in self.processes(worker):
-            if "nest_dist" in process.cmdline():
-                return process
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if "nest_dist" in process.cmdline():
+                    return process
         raise AssertionError(f"nothing trains on {worker}")
 
     def preempt(self, node="nest"):
