@@ -8,12 +8,13 @@ import shlex
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 
 import numpy as np
 import pytest
-from support import cloud, commands, readme
+from support import cloud, commands, datasets, readme
 
 from nest_dist.commands import configuration
 
@@ -33,11 +34,16 @@ BINDINGS = (
 FASHION_MNIST = (
     ".venv/bin/nest-dist train --gin_file=runs/fashion_mnist.gin --workdir=workdirs/fashion_mnist"
 )
+PREPARE = [
+    ".venv/bin/nest-dist prepare ILSVRC2012_img_train.tar --output=data/imagenet --split=train",
+    ".venv/bin/nest-dist prepare validation_folder --output=data/imagenet --split=validation",
+]
 INSTALL = "pip install ."
 INSTALLED = "nest-dist train --gin_file=runs/quickstart.gin --workdir=digits"
 KNOWN = [
     *(QUICK_START, TESTS, TENSORBOARD, EVALUATE, LONGER, BINDINGS),
     *cloud.README,  # tried in launch/test_pod_run.py
+    *PREPARE,
     *(FASHION_MNIST, INSTALL, INSTALLED),
 ]
 
@@ -202,6 +208,27 @@ def test_bindings_reach_the_run(quick_start, copy):
     text = (copy / "workdirs" / "other" / "config.gin").read_text()
     assert "AdamW.peak_learning_rate = 0.004" in text
     assert "Run.num_epochs = 5" in text
+
+
+def test_prepared_pictures_are_what_the_shipped_runs_read(tmp_path):
+    datasets.image_folder(tmp_path, split="validation_folder")
+    with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w") as outer:
+        for name in datasets.CLASSES:  # a tar of one tar for each class, as ImageNet comes
+            inner = tmp_path / f"{name}.tar"
+            with tarfile.open(inner, "w") as archive:
+                for path in sorted((tmp_path / "validation_folder" / name).iterdir()):
+                    archive.add(path, path.name)
+            outer.add(inner, inner.name)
+    (tmp_path / ".venv").symlink_to(pathlib.Path(sys.executable).parents[1])
+    for command in PREPARE:
+        done = shell(command, tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+    bindings = [f"data_folder = '{tmp_path}/data/imagenet'", "num_classes = 3"]
+    run = configuration.load(["runs/nest_tiny_imagenet.gin"], bindings)
+    for data in (run.training_data, run.evaluation_data):
+        source = data.source.open()
+        assert (len(source), source.class_names) == (12, datasets.CLASSES)
+        assert data.image_shape(source) == (224, 224, 3)
 
 
 def pythons():
