@@ -80,7 +80,11 @@ create_queued() {
       "${spot[@]}" "${create_flags[@]}" ||
       fail "$name was not requested; see above. Zones and accelerator types must fit: gcloud compute tpus accelerator-types list --zone=$zone"
   fi
-  while [[ ! $dry_run ]]; do
+  if [[ $dry_run ]]; then
+    request_state
+    return
+  fi
+  while true; do
     state=$(request_state) || state=unknown
     [[ $state == "$shown" ]] || say "the request is $state"
     shown=$state
@@ -91,8 +95,6 @@ create_queued() {
     ((SECONDS < limit)) || break
     sleep "$poll_seconds"
   done
-  request_state >&3
-  [[ $dry_run ]] && return
   delete
   fail "no TPU came within --wait_minutes=$wait_minutes; the request was withdrawn."
 }

@@ -10,6 +10,7 @@ import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 
@@ -128,3 +129,27 @@ def test_the_other_commands_of_readme_show_and_end_the_run(tpus, disturbed):
     succeeds(tpus, cloud.DELETE, "--yes")
     assert list(tpus.folder.glob("*/nest*")) == []
     assert trained(tpus.folder / "buckets" / "my-bucket" / "digits", 180)
+
+
+@pytest.mark.slow
+def test_a_bare_worker_is_set_up_once(tmp_path):
+    """With the real environment, hundreds of megabytes of it, on a TPU of one worker."""
+    flags = ("--accelerator_type=v5litepod-8",)
+    with cloud.Cloud(tmp_path / "cloud", cloud.tpu_python(tmp_path)) as bare:
+        variables = bare.settings()["environment"]
+        del variables["NEST_DIST_PYTHON"]
+        # Where packages come from is this machine's business.
+        pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+        bare.set(environment={**variables, **pip, "PYTHON": sys.executable})
+        assert bare.pod("create", *flags)[0] == 0
+        status, first = bare.pod("setup", *flags, timeout=1800)
+        assert status == 0, first
+        assert "environment: installing requirements-tpu.txt" in first
+        python = bare.home(0) / "nest_dist" / ".venv" / "bin" / "python"
+        probe = "import jax, libtpu, nest_dist; print(nest_dist.__file__)"
+        done = subprocess.run([python, "-c", probe], capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(str(bare.home(0)))
+        status, again = bare.pod("setup", *flags)
+        assert status == 0, again
+        assert "environment:" not in again
+        assert first.endswith(again)

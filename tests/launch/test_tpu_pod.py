@@ -1,6 +1,7 @@
 """`launch/tpu_pod.sh` against a gcloud whose workers are processes of this machine."""
 
 import os
+import pty
 import re
 import signal
 import subprocess
@@ -345,6 +346,27 @@ def test_a_preempted_tpu_is_made_again(tpus, kind):
     assert "restart 1 of 20 in 1 s" in output
     assert "nest was preempted or ended; deleting what is left of it" in output
     assert sum("create" in call for call in tpus.calls()) == 2
+
+
+@pytest.mark.parametrize(("answer", "left"), [("n", 1), ("", 1), ("y", 0)])
+def test_deleting_asks(tpus, answer, left):
+    tpus.pod("create")
+    ours, theirs = pty.openpty()
+    os.write(ours, f"{answer}\n".encode())
+    done = subprocess.run(
+        ["bash", "launch/tpu_pod.sh", "delete"],
+        cwd=commands.TOP,
+        env=tpus.environment(),
+        stdin=theirs,
+        capture_output=True,
+        text=True,
+    )
+    os.close(ours)
+    os.close(theirs)
+    asked = "Delete nest in us-west4-a of my-project, with everything on its disks? [y/N] "
+    assert done.stderr.startswith(asked)
+    assert ("nest stays." in done.stderr) == bool(left)
+    assert len(list((tpus.folder / "nodes").iterdir())) == left
 
 
 def test_slices_are_one_run(tpus):
