@@ -146,7 +146,7 @@ def _require_shared_out(
         name, lengths = next(iter(left.items()))
         fits = math.gcd(shards, *(length for each in left.values() for length in each))
         raise failures.BadInput(
-            f"MeshShape.fsdp is {shards}, which does not divide {lengths} of {name}, so every "
+            f"MeshShape.fsdp is {shards}, which does not divide {lengths[0]} of {name}, so every "
             f"device would hold all of it; lower it to {fits} and give the other devices to "
             "MeshShape.data."
         )
