@@ -259,7 +259,8 @@ def test_a_run_outlives_the_machine_that_started_it_and_is_found_again(tpus):
     first = tpus.start("run", *cloud.QUICK, *TRAIN)
     cloud.wait_until((tpus.home(1) / "starts").exists, "the start")
     os.killpg(first.pid, 9)
-    first.communicate()
+    first.wait()
+    first.stdout.close()  # those that follow the logs outlive it and hold the other end
     status, output = tpus.pod("run", *cloud.QUICK, *TRAIN)
     assert status == 0, output
     assert "is under way; going on with it" in output
