@@ -51,8 +51,8 @@ class Server(http.server.ThreadingHTTPServer):
         asked: paths of all GETs so far.
     """
 
-    def __init__(self, root: pathlib.Path) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, root: pathlib.Path, handler: type["Handler"]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
         self.root = root
         self.fails: typing.Callable[[str], int] = lambda path: 200
         self.asked: list[str] = []
@@ -65,19 +65,24 @@ class Server(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}"
 
 
-class _Handler(http.server.BaseHTTPRequestHandler):
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Answers as `Server` says."""
+
     protocol_version = "HTTP/1.1"
     server: Server
 
     def do_HEAD(self) -> None:
-        self._answer(with_body=False)
+        self.respond(with_body=False)
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
-        self._answer(with_body=True)
+        self.respond(with_body=True)
 
-    def _answer(self, with_body: bool) -> None:
-        path = self.server.root / self.path.lstrip("/")
+    def respond(self, with_body: bool) -> None:
+        self.send_file(self.path.lstrip("/"), with_body)
+
+    def send_file(self, name: str, with_body: bool) -> None:
+        path = self.server.root / name
         status = self.server.fails(self.path) if with_body else 200
         if not path.is_file():
             status = 404
@@ -100,10 +105,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not with_body:
             return
         if status == 0:
-            self.wfile.write(content[start : (start + end) // 2])
+            end = (start + end) // 2
             self.close_connection = True
-            self.wfile.flush()
-            return
         self.wfile.write(content[start:end])
 
     def log_message(self, *_: typing.Any) -> None:
@@ -111,8 +114,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def served(root: pathlib.Path) -> Iterator[Server]:
-    server = Server(root)
+def served(root: pathlib.Path, handler: type[Handler] = Handler) -> Iterator[Server]:
+    """A server of the files in a folder, as long as it is open."""
+    server = Server(root, handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -1,11 +1,14 @@
 import itertools
+import os
 import pickle
 import re
+import subprocess
+import sys
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from support import batches, datasets, parquet
+from support import batches, datasets, fake_hub, parquet
 
 from nest_dist.base import failures
 from nest_dist.data.sources import huggingface, retries
@@ -62,6 +65,33 @@ def test_patterns_folders_and_http_give_the_same_stream(paths, server, tmp_path)
         stream = pickle.loads(pickle.dumps(other.open()))
         assert stream.fingerprint == reference.fingerprint
         assert examples(stream) == examples(reference)
+
+
+OPEN = """
+from nest_dist.base import failures
+from nest_dist.data.sources import huggingface
+for name in {names}:
+    try:
+        print(huggingface.HuggingFace(name, "train", 2, block=4, attempts=1).open().fingerprint)
+    except failures.BadInput as refusal:
+        print(refusal)
+"""
+
+
+def test_a_data_set_of_the_hub_is_found_by_its_name(paths, tmp_path):
+    with fake_hub.served(tmp_path / "data") as server:
+        done = subprocess.run(
+            [sys.executable, "-c", OPEN.format(names=(fake_hub.NAME, "someone/else"))],
+            env={**os.environ, "HF_ENDPOINT": server.address, "HF_HOME": str(tmp_path / "home")},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+    found, refusal = done.stdout.splitlines()
+    assert found == config(paths).open().fingerprint
+    assert refusal.startswith("there is no data set 'someone/else' (")
+    assert refusal.endswith("; correct HuggingFace.dataset, and for a private one set HF_TOKEN.")
 
 
 def test_more_virtual_shards_than_files_share_the_rows(paths):
