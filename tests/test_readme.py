@@ -42,6 +42,7 @@ INSTALL = "pip install ."
 INSTALLED = "nest-dist train --gin_file=runs/quickstart.gin --workdir=digits"
 KNOWN = [
     *(QUICK_START, TESTS, TENSORBOARD, EVALUATE, LONGER, BINDINGS),
+    *readme.IMAGENET,  # tried in faults/test_prepared.py
     *cloud.README,  # tried in launch/test_pod_run.py
     *PREPARE,
     *(FASHION_MNIST, INSTALL, INSTALLED),

@@ -6,6 +6,18 @@ import subprocess
 
 from support import commands
 
+# From the archives of ImageNet to a run.
+PREPARE_VALIDATION = (
+    ".venv/bin/nest-dist prepare ILSVRC2012_img_val.tar --output=data/imagenet --split=validation "
+    "--labels=LOC_val_solution.csv"
+)
+IMAGENET = (
+    ".venv/bin/nest-dist prepare ILSVRC2012_img_train.tar --output=data/imagenet --split=train",
+    PREPARE_VALIDATION,
+    ".venv/bin/nest-dist prepare --verify --output=data/imagenet --split=train",
+    ".venv/bin/nest-dist train --gin_file=runs/nest_tiny_imagenet.gin --workdir=workdirs/nest_tiny",
+)
+
 
 def blocks(language):
     """The code blocks of README in a language."""
