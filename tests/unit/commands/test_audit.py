@@ -55,7 +55,7 @@ def test_the_table_tells_shape_place_bytes_decay_and_rule():
     name = "levels_1/position_embedding"
     assert lines[name][1] == "1 x 4 x 196 x 192"
     assert lines[name][5] == "no"
-    assert table.splitlines()[-1].split()[:3] == ["183", "parameters", "17,057,608"]
+    assert table.splitlines()[-1].split()[:3] == ["209", "parameters", "17,057,608"]
 
 
 def test_a_rule_without_a_parameter_is_named():

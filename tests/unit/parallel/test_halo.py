@@ -95,8 +95,11 @@ def test_an_aggregation_is_the_same_however_its_rows_are_shared_out(rows, block_
     layer = aggregation.Aggregation((rows, 4), width=8, compute_dtype="float32")
     image = jax.random.normal(jax.random.key(2), (2, rows * block_side, 4 * block_side, 4))
     blocks = layout.to_blocks(image, block_side)
-    variables = layer.init(jax.random.key(3), blocks)
-    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+    rng = np.random.default_rng(4)
+    variables = jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape, np.float32),
+        jax.eval_shape(layer.init, jax.random.key(3), blocks),
+    )
     lay = layouts.layout(**shape)
 
     def loss(variables, blocks):
