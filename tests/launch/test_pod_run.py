@@ -15,16 +15,25 @@ import time
 import urllib.request
 
 import pytest
-from support import cloud, commands
+from support import cloud, commands, network
 
 BINDINGS = (*commands.TINY, "Run.num_epochs = 4", "Run.save_every_epochs = 0.25")
 
 
-@pytest.fixture(scope="module")
-def tpus(tmp_path_factory):
+@pytest.fixture(
+    scope="module",
+    params=["processes", pytest.param("hosts", marks=pytest.mark.slow)],
+)
+def tpus(request, tmp_path_factory):
+    """Workers that are processes of this machine or, where it allows them, hosts of their own."""
     folder = tmp_path_factory.mktemp("pod")
-    with cloud.Cloud(folder / "cloud", cloud.tpu_python(folder)) as made:
-        yield made
+    with contextlib.ExitStack() as stack:
+        hosts = None
+        if request.param == "hosts":
+            if not network.allowed():
+                pytest.skip("needs root and network namespaces")
+            hosts = stack.enter_context(network.hosts(2))
+        yield stack.enter_context(cloud.Cloud(folder / "cloud", cloud.tpu_python(folder), hosts))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +82,7 @@ def disturbed(tpus, workdir):
         # Steps are quick once they are compiled, so the victim is chosen before.
         cloud.wait_until((workdir / "config.gin").exists, "the start of the run")
         survivor, victim = tpus.trainer("nest/0"), tpus.trainer("nest/1")
-        cloud.wait_until(lambda: trained(workdir, 15), "step 15")
+        cloud.wait_until(lambda: trained(workdir, 60), "step 60")
         victim.send_signal(signal.SIGKILL)
         output, _ = running.communicate(timeout=600)
     except BaseException:
@@ -147,7 +156,9 @@ def test_a_bare_worker_is_set_up_once(tmp_path):
         assert "environment: installing requirements-tpu.txt" in first
         python = bare.home(0) / "nest_dist" / ".venv" / "bin" / "python"
         probe = "import jax, libtpu, nest_dist; print(nest_dist.__file__)"
-        done = subprocess.run([python, "-c", probe], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [python, "-c", probe], cwd=bare.home(0), capture_output=True, text=True, check=True
+        )
         assert done.stdout.startswith(str(bare.home(0)))
         status, again = bare.pod("setup", *flags)
         assert status == 0, again

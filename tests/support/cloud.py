@@ -45,18 +45,21 @@ QUICK = ("--poll_seconds=1", "--backoff_seconds=1")
 class Cloud:
     """TPUs in a folder; workers, and all that was started on them, are gone when this closes.
 
-    A v5litepod-16 has two workers here. `python` is what runs nest-dist on them.
+    A v5litepod-16 has two workers here. `python` is what runs nest-dist on them. Where `hosts`, as
+    of `network.hosts`, are given, the workers are there.
     """
 
-    def __init__(self, folder, python):
+    def __init__(self, folder, python, hosts=None):
         self.folder = folder
+        machines, here = hosts or ([], "127.0.0.1")
         for name in ("bin", "nodes", "requests", "homes"):
             (folder / name).mkdir(parents=True)
         gcloud = folder / "bin" / "gcloud"
         gcloud.write_text(f'#!/bin/sh\nexec {sys.executable} -IS {GCLOUD} "$@"\n')
         gcloud.chmod(0o755)
-        self._metadata = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Metadata)
+        self._metadata = http.server.ThreadingHTTPServer((here, 0), _Metadata)
         self._metadata.folder = folder
+        self._metadata.addresses = [address for _, address in machines]
         threading.Thread(target=self._metadata.serve_forever, daemon=True).start()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
@@ -65,10 +68,11 @@ class Cloud:
             zones=[ENVIRONMENT["ZONE"]],
             accelerators={"v5litepod-16": 2, "v5litepod-8": 1},
             queue=["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
+            machines=[name for name, _ in machines],
             environment={
                 "NEST_DIST_PYTHON": str(python),
                 # The address of the server says who asks.
-                "GCE_METADATA_IP": f"127.0.0.1:{self._metadata.server_port}/{{node}}/{{worker}}",
+                "GCE_METADATA_IP": f"{here}:{self._metadata.server_port}/{{node}}/{{worker}}",
                 "JAX_COORDINATOR_PORT": str(port),
                 "JAX_PLATFORMS": "cpu",
                 "JAX_NUM_CPU_DEVICES": "1",
@@ -191,7 +195,10 @@ class _Metadata(http.server.BaseHTTPRequestHandler):
         workers = json.loads(path.read_text())["workers"]
         answer = {
             "agent-worker-number": worker,
-            "worker-network-endpoints": ",".join(["unknown:unknown:127.0.0.1"] * workers),
+            "worker-network-endpoints": ",".join(
+                f"unknown:unknown:{address}"
+                for address in self.server.addresses or ["127.0.0.1"] * workers
+            ),
             "tpu-env": "ACCELERATOR_TYPE: 'v5litepod-16'\n",
         }[key]
         self.send_response(200)

@@ -16,6 +16,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -244,6 +245,30 @@ def run(options, worker):
     return 255
 
 
+# Carries bytes between its standard streams, which are one connection, and a port of its host.
+RELAY = """
+import os, socket, sys, threading
+there = socket.create_connection(("localhost", int(sys.argv[1])))
+def carry(read, write):
+    while data := read(65536):
+        write(data)
+    os._exit(0)
+threading.Thread(target=carry, args=(there.recv, lambda data: os.write(1, data))).start()
+carry(lambda size: os.read(0, size), there.sendall)
+"""
+
+
+def forward(flag, there):
+    """ssh's -L PORT:localhost:PORT."""
+    port, _, target = flag.removeprefix("-L").strip().split(":")
+    with socket.create_server(("127.0.0.1", int(port))) as server:
+        while True:
+            connection, _ = server.accept()
+            command = [*there, sys.executable, "-ISc", RELAY, target]
+            subprocess.Popen(command, stdin=connection, stdout=connection)
+            connection.close()
+
+
 def connect(options, worker):
     home = CLOUD / "homes" / options.name / str(worker)
     environment = {
@@ -255,16 +280,22 @@ def connect(options, worker):
     }
     for key, value in settings()["environment"].items():
         environment[key] = value.format(node=options.name, worker=worker)
+    machines = settings()["machines"]
+    there = ["ip", "netns", "exec", machines[worker]] if machines else []
     # sshd gives the words to the user's shell as one command. What is started there may live on.
     process = subprocess.Popen(
-        ["bash", "-c", options.command],
+        [*there, "bash", "-c", options.command],
         cwd=home,
         env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
     )
-    if "-tt" in (options.ssh_flag or []):
-        terminals.append(process)
+    for flag in options.ssh_flag or []:
+        if flag == "-tt":
+            terminals.append(process)
+        elif flag.startswith("-L") and there:
+            # Without a host of its own, the worker's port is this machine's already.
+            threading.Thread(target=forward, args=(flag, there), daemon=True).start()
     code = process.wait()
     with locked():
         broken = CLOUD / "broken_connections"
