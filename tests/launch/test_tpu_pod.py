@@ -1,11 +1,13 @@
 """`launch/tpu_pod.sh` against a gcloud whose workers are processes of this machine."""
 
+import contextlib
 import os
 import pty
 import re
 import signal
 import subprocess
 
+import psutil
 import pytest
 from support import cloud, commands
 
@@ -39,6 +41,16 @@ def tpus(tmp_path):
 
 def behave(tpus, code):
     (tpus.folder / "behaviour").write_text(code)
+
+
+def sleepers(tpus):
+    """What `sleep 300` as the behaviour has left running."""
+    found = set()
+    for process in tpus.processes():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.cmdline() == ["sleep", "300"]:
+                found.add(process)
+    return found
 
 
 def hide(word):
@@ -286,13 +298,14 @@ def test_ctrl_c_leaves_the_run_running(tpus):
     behave(tpus, 'touch "$HOME/started"; sleep 300')
     watching = tpus.start("run", *cloud.QUICK, *TRAIN)
     cloud.wait_until((tpus.home(1) / "started").exists, "the start")
-    running = tpus.processes()
     cloud.wait_until(lambda: any("log" in call[6] for call in tpus.calls() if len(call) > 6), "x")
+    running = sleepers(tpus)
+    assert len(running) == 2
     watching.send_signal(signal.SIGINT)
     output, _ = watching.communicate(timeout=600)
     assert watching.returncode == 130
     assert "the run goes on; attach shows it again, stop ends it" in output
-    assert set(running) <= set(tpus.processes())
+    assert sleepers(tpus) == running
 
 
 def test_a_stop_between_two_attempts_is_heard(tpus):
