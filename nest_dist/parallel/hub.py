@@ -71,8 +71,8 @@ class _Member:
         """What its main thread was last seen doing."""
         if not self.pulse:
             return "it never said what it does"
-        seconds = self.pulse["seconds"]
-        return f"{self.pulse['phase'].replace('_', ' ')} for {seconds:.0f} s, at {self.pulse['where']}"
+        phase, seconds = self.pulse["phase"].replace("_", " "), self.pulse["seconds"]
+        return f"{phase} for {seconds:.0f} s, at {self.pulse['where']}"
 
 
 class Hub:
