@@ -100,6 +100,10 @@ class Manager:
                 "resume the training, which sets it aside."
             )
 
+    def prepare(self, state: State) -> None:
+        """Compiles what saving such a state needs."""
+        fingerprint.Fingerprint(state).numbers()
+
     def save(
         self, step: int, state: State, metadata: Metadata, metrics: Mapping[str, float]
     ) -> None:

@@ -28,6 +28,7 @@ _OF_FIELD = {
     "save_every_epochs": Effect.NONE,
     "log_every_steps": Effect.NONE,
     "keep": Effect.NONE,
+    "stuck_seconds": Effect.NONE,
     "init_from": Effect.NONE,  # a checkpoint takes its place
 }
 # Keys that differ from the field they are reached through.

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import os
+import signal
 import sys
 import traceback
 import types
@@ -160,6 +161,9 @@ def _run(arguments: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     chosen = {flag: values[flag].value for flag in COMMANDS[name].flags}
     options = Options(**chosen, arguments=others)
+    if "process_id" in COMMANDS[name].flags:
+        # Until the command looks after signals itself, there is nothing to save.
+        signal.signal(signal.SIGTERM, lambda *_: failures.end_now(failures.PREEMPTED))
     module = name.replace("-", "_")
     importlib.import_module(f"nest_dist.commands.{module}").run(options)
     return 0

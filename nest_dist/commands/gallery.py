@@ -44,6 +44,8 @@ class Gallery:
         """Shows examples of an evaluation batch with their true and predicted classes."""
         found = jax.device_get(self._examples(batch))
         real = found["weight"] > 0
+        if not real.any():
+            return
         pairs = zip(found["label"][real], np.asarray(counted["predicted"]), strict=False)
         captions = [
             pictures.Caption(
@@ -56,6 +58,6 @@ class Gallery:
     def _mixture(self, shares: np.ndarray) -> list[str]:
         """The classes of a picture, the largest share first: two lines."""
         largest = [index for index in np.argsort(-shares)[:2] if shares[index] >= SMALLEST_SHARE]
-        if len(largest) == 1:
-            return [self._classes[largest[0]], ""]
+        if len(largest) < 2:
+            return [*(self._classes[index] for index in largest), "", ""][:2]
         return [f"{shares[index]:.0%} {self._classes[index]}" for index in largest]

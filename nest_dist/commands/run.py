@@ -10,7 +10,7 @@ from nest_dist.data import pipeline
 from nest_dist.model import nest
 from nest_dist.parallel import mesh as meshes
 from nest_dist.parallel import rules
-from nest_dist.train import erasing, inputs, jitter
+from nest_dist.train import erasing, guard, inputs, jitter
 from nest_dist.train import mixing as mixings
 from nest_dist.train import optimizer as optimizers
 from nest_dist.train import pixels as pixel_scale
@@ -51,6 +51,8 @@ class Run:
         profile_first_step: of those that are traced for TensorBoard's profiler; None traces only
             when asked by SIGUSR1 or a file named `profile` in the workdir.
         profile_num_steps: in a trace.
+        not_finite: what happens when a loss or an update is not finite.
+        stuck_seconds: without a step, after which training is taken for stuck and ended.
         keep: which checkpoints stay.
     """
 
@@ -77,6 +79,8 @@ class Run:
     histograms_every_steps: int | None = None
     profile_first_step: int | None = None
     profile_num_steps: int = 5
+    not_finite: guard.NotFinite = dataclasses.field(default_factory=guard.NotFinite)
+    stuck_seconds: float = 600
     keep: keeping.Keep = dataclasses.field(default_factory=keeping.Keep)
 
     def __post_init__(self) -> None:
@@ -100,6 +104,7 @@ class Run:
                 "Run.log_every_steps",
                 "change either",
             )
+        checks.in_range("Run.stuck_seconds", self.stuck_seconds, 1)
         for name in ("num_epochs", "evaluate_every_epochs", "save_every_epochs"):
             if (value := getattr(self, name)) <= 0:
                 raise failures.BadInput(f"Run.{name} is {value}; it must be above 0.")

@@ -1,13 +1,15 @@
 """`nest-dist train`: from a configuration to a trained model, or on from its last checkpoint."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import pathlib
 import platform
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import jax
 import numpy as np
@@ -28,7 +30,7 @@ from nest_dist.commands import (
 )
 from nest_dist.data import batch
 from nest_dist.model import flops
-from nest_dist.parallel import hosts
+from nest_dist.parallel import hosts, watch
 from nest_dist.telemetry import goodput, profile
 from nest_dist.telemetry import report as reports
 from nest_dist.train import evaluation, loop
@@ -37,103 +39,171 @@ from nest_dist.train import evaluation, loop
 def run(options: cli.Options) -> None:
     """Trains until the end, or until it is asked to stop."""
     ledger = goodput.Ledger()
-    workdir = workdirs.for_writing(options.workdir)
-    configured = configuration.load(options.gin_file or (), options.gin_bindings or ())
-    text = configuration.text()
-    hosts.start(
-        options.coordinator, options.num_processes, options.process_id, options.wait_seconds
-    )
-    with hosts.StopRequest() as stop, hosts.joint_end():
+    with watch.Watch() as watching:
+        workdir = workdirs.for_writing(options.workdir)
+        configured = configuration.load(options.gin_file or (), options.gin_bindings or ())
+        text = configuration.text()
+        hosts.start(
+            options.coordinator, options.num_processes, options.process_id, options.wait_seconds
+        )
+        watching.connect(configured.stuck_seconds)
         hosts.agree("configuration", _digest(text), "start all processes with the same flags")
-        _train(workdir, wiring.wire(configured), text, stop, options.allow_config_change, ledger)
+        _Training(workdir, wiring.wire(configured), text, watching, ledger).run(
+            options.allow_config_change
+        )
 
 
-def _train(
-    workdir: pathlib.Path,
-    wired: wiring.Wiring,
-    text: str,
-    stop: hosts.StopRequest,
-    allow_change: bool,
-    ledger: goodput.Ledger,
-) -> None:
-    checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, wired.run.keep)
-    with ledger.during("restore"):
-        start = resuming.find(checkpoints, wired, text, allow_change)
-    first_step = start.step
-    cadence = wired.cadence
-    ledger.resume(workdir / workdirs.GOODPUT if hosts.lead() else None, first_step)
-    report = reports.Report(
-        workdir if hosts.lead() else None,
-        first_step,
-        cadence.num_steps,
-        wired.steps_per_epoch,
-        flops.training_flops(wired.run.model),
-    )
-    try:
-        _introduce(report, workdir, wired, text, first_step)
-        for note in start.notes:
-            report.say(note)
+class _Training:
+    """A run in its folder: what is open while it lasts, put together for the loop."""
+
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        wired: wiring.Wiring,
+        text: str,
+        watching: watch.Watch,
+        ledger: goodput.Ledger,
+    ) -> None:
+        self._workdir = workdir
+        self._wired = wired
+        self._text = text
+        self._watch = watching
+        self._ledger = ledger
+        self._checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, wired.run.keep)
+
+    def run(self, allow_change: bool) -> None:
+        """Trains from where the folder is to the end."""
+        wired, lead = self._wired, hosts.lead()
+        try:
+            with self._during("restore"):
+                start = resuming.find(self._checkpoints, wired, self._text, allow_change)
+            self._ledger.resume(self._workdir / workdirs.GOODPUT if lead else None, start.step)
+            self._report = reports.Report(
+                self._workdir if lead else None,
+                start.step,
+                wired.cadence.num_steps,
+                wired.steps_per_epoch,
+                flops.training_flops(wired.run.model),
+            )
+            try:
+                self._train(start)
+            finally:
+                self._ledger.write()
+                self._report.close()
+        finally:
+            self._checkpoints.close()
+
+    def _train(self, start: resuming.Start) -> None:
+        wired, report, cadence = self._wired, self._report, self._wired.cadence
+        _introduce(report, self._workdir, wired, self._text, start)
         state = start.state or _first_state(wired, report)
-        with ledger.during("compile"), compilation.kept(workdir, report.say):
+        with self._during("compile"), compilation.kept(self._workdir, report.say):
             training, evaluating = wired.batch_shapes()
-            train_step = wired.train_step().lower(wired.shapes, training).compile()
-            evaluation_step = wired.evaluation_step().lower(wired.shapes.evaluated, evaluating)
-            evaluation_step = evaluation_step.compile()
-            shown = gallery.Gallery(wired, report)
+            self._step = wired.train_step().lower(wired.shapes, training).compile()
+            counting = wired.evaluation_step().lower(wired.shapes.evaluated, evaluating)
+            self._evaluation_step = counting.compile()
+            self._shown = gallery.Gallery(wired, report)
+        with self._during("compile"):
+            # Now, and not while the first checkpoint waits.
+            self._checkpoints.prepare(state)
+        self._watch.begin()
+        if start.step >= cadence.num_steps:
+            report.say(f"the run is complete at step {start.step}; here is its evaluation again")
+            report.say_metrics(start.step, self._evaluate(state, show=False) or {})
+            return
+        if start.step and not start.evaluated and cadence.due(start.step, cadence.evaluate_every):
+            report.metrics(start.step, self._evaluate(state) or {})
+        self._train_on(start, state)
+        with self._during("save"):
+            self._checkpoints.wait()
+        report.summary(cadence.num_steps, wired.run.global_batch, self._ledger)
 
-        def evaluate(current: typing.Any, show: bool = True) -> Mapping[str, float]:
-            page = functools.partial(shown.evaluation, int(current.step)) if show else None
-            batches = wired.evaluation_batches()
-            return evaluation.evaluate(evaluation_step, current.evaluated, batches, page)
+    def _train_on(self, start: resuming.Start, state: typing.Any) -> None:
+        """To the end, going back to a checkpoint where the configuration wants it."""
+        policy, skip = self._wired.run.not_finite, 0
+        for rewinds in itertools.count(1):
+            try:
+                self._loop(start, state, skip)
+                return
+            except loop.NotFinite as failure:
+                if policy.policy != "rewind" or rewinds > policy.limit:
+                    raise
+                with self._during("restore"):
+                    start = resuming.back(self._checkpoints, self._wired)
+                    state = start.state or _first_state(self._wired, self._report)
+                skip = failure.step - start.step
+                self._ledger.rewind(start.step)
+                self._report.rewind(start.step)
+                self._report.say(
+                    f"{failure} Going back to step {start.step} and leaving out the data of the "
+                    f"{skip} steps from there ({rewinds} of {policy.limit} times)."
+                )
+
+    def _loop(self, start: resuming.Start, state: typing.Any, skip: int) -> None:
+        wired, run, cadence = self._wired, self._wired.run, self._wired.cadence
+        batches = resuming.batches(wired, start, skip, lambda: self._watch.stopping)
+        planned = run.profile_first_step
+        profiler = profile.Profiler(
+            first_step=planned if planned and planned > start.step else None,
+            num_steps=run.profile_num_steps,
+            workdir=self._workdir,
+            look_every=cadence.log_every,
+            done=self._report.say,
+        )
 
         def record(step: int, metrics: loop.StepMetrics) -> None:
-            report.metrics(step, metrics)
-            ledger.write(at_once=False)
+            self._report.metrics(step, metrics)
+            self._ledger.write(at_once=False)
 
-        def save(step: int, current: typing.Any, measured: loop.Metrics) -> None:
-            ledger.saved(step)
-            report.metrics(step, ledger.metrics())
-            positions = _all_positions(batches.positions(), step)
-            metadata = _metadata(wired, text) | {resuming.POSITIONS: positions}
-            checkpoints.save(step, current, metadata, measured)
-            report.flush()
+        def save(step: int, current: typing.Any, measured: loop.Metrics, given: int) -> None:
+            self._ledger.saved(step)
+            self._report.metrics(step, self._ledger.metrics())
+            metadata = {
+                **_metadata(wired, self._text),
+                resuming.POSITIONS: _all_positions(batches.positions(given), step),
+                resuming.LEFT_OUT: start.left_out + skip,
+            }
+            self._checkpoints.save(step, current, metadata, measured)
+            self._report.flush()
 
-        if first_step >= cadence.num_steps:
-            report.say(f"the run is complete at step {first_step}; here is its evaluation again")
-            report.say_metrics(first_step, evaluate(state, show=False))
-            return
-        batches = wired.training_batches(first_step, start.positions)
-        planned = wired.run.profile_first_step
-        profiler = profile.Profiler(
-            first_step=planned if planned and planned > first_step else None,
-            num_steps=wired.run.profile_num_steps,
-            workdir=workdir,
-            look_every=cadence.log_every,
-            done=report.say,
-        )
+        def stop_reached() -> bool:
+            self._checkpoints.raise_failure()
+            return self._watch.tick()
+
         parts = loop.Parts(
-            step=train_step,
-            batches=shown.training(batches, first_step),
-            evaluate=evaluate,
+            step=self._step,
+            batches=self._shown.training(batches, start.step),
+            steps_done=lambda current: int(current.step),
+            evaluate=self._evaluate,
             save=save,
             report=record,
-            stop_reached=stop.reached,
-            global_batch=wired.run.global_batch,
+            stop_reached=stop_reached,
+            global_batch=run.global_batch,
+            most_skipped=run.not_finite.limit if run.not_finite.policy == "skip" else 0,
             before_step=profiler.before_step,
-            during=ledger.during,
+            during=self._during,
         )
         try:
-            with profiler, ledger.during("step"):
-                loop.run(state, first_step, cadence, parts)
+            with profiler, self._during("step"):
+                loop.run(state, start.step, cadence, parts)
         finally:
             batches.close()
-        with ledger.during("save"):
-            checkpoints.wait()
-        report.summary(cadence.num_steps, wired.run.global_batch, ledger)
-    finally:
-        checkpoints.close()
-        ledger.write()
-        report.close()
+
+    def _evaluate(self, state: typing.Any, show: bool = True) -> Mapping[str, float] | None:
+        page = functools.partial(self._shown.evaluation, int(state.step)) if show else None
+        batches = self._wired.evaluation_batches(lambda: self._watch.stopping)
+        try:
+            return evaluation.evaluate(
+                self._evaluation_step, state.evaluated, batches, page, self._watch.tick
+            )
+        finally:
+            batches.close()
+
+    @contextlib.contextmanager
+    def _during(self, cause: str) -> Iterator[None]:
+        """Whose time it is, for the ledger, and what goes on, for the watch."""
+        with self._ledger.during(cause), self._watch.phase(cause):
+            yield
 
 
 def _introduce(
@@ -141,7 +211,7 @@ def _introduce(
     workdir: pathlib.Path,
     wired: wiring.Wiring,
     text: str,
-    first_step: int,
+    start: resuming.Start,
 ) -> None:
     """Says what is about to happen and records the operative configuration."""
     run, cadence = wired.run, wired.cadence
@@ -165,13 +235,15 @@ def _introduce(
     report.say(
         f"{cadence.num_steps:,} steps of {run.global_batch} examples, {run.num_epochs:g} epochs"
     )
-    if first_step:
-        report.say(f"resuming after step {first_step}, from {workdir / workdirs.CHECKPOINTS}")
+    if start.step:
+        report.say(f"resuming after step {start.step}, from {workdir / workdirs.CHECKPOINTS}")
+    for note in start.notes:
+        report.say(note)
     if hosts.lead():
         (workdir / workdirs.CONFIGURATION).write_text(text, encoding="utf-8")
         (workdir / workdirs.PARAMETERS).write_text(table, encoding="utf-8")
-    report.text("configuration", text, first_step + 1)
-    report.text("parameters", table, first_step + 1)
+    report.text("configuration", text, start.step + 1)
+    report.text("parameters", table, start.step + 1)
     report.hparams(recorded.Recorded(text).plain())
 
 

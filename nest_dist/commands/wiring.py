@@ -16,7 +16,7 @@ from nest_dist.commands import run as runs
 from nest_dist.data import assembly, batch
 from nest_dist.model import axes
 from nest_dist.parallel import rules
-from nest_dist.train import loop, state, step
+from nest_dist.train import guard, loop, state, step
 
 DeviceBatch = dict[str, jax.Array]
 
@@ -97,9 +97,10 @@ class Wiring:
             ema_decay=self.run.ema_decay,
             histograms_every=self.run.histograms_every_steps,
         )
+        guarded = guard.guarded(function, self.run.not_finite.policy == "skip")
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
         return jax.jit(
-            function, donate_argnums=0, out_shardings=(shardings, self.layout.replicated())
+            guarded, donate_argnums=0, out_shardings=(shardings, self.layout.replicated())
         )
 
     def evaluation_step(self) -> jax.stages.Wrapped:
@@ -134,13 +135,17 @@ class Wiring:
         )
 
     def training_batches(
-        self, first_step: int, positions: batch.Positions | None = None
+        self,
+        first_step: int,
+        positions: batch.Positions | None = None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> assembly.Ahead:
         """Global batches on the devices, from the one that follows `first_step` steps.
 
         Args:
             first_step: steps already done.
             positions: after them, if the data is a stream: of all virtual shards.
+            stopping: whether a stop was asked: then empty batches take the place of missing ones.
         """
         local = self.run.training_data.batches(
             self.training_source,
@@ -150,14 +155,14 @@ class Wiring:
             first_step=first_step,
             positions=positions,
         )
-        return self._on_devices(local)
+        return self._on_devices(local, self.batch_shapes()[0], stopping)
 
-    def evaluation_batches(self) -> assembly.Ahead:
+    def evaluation_batches(self, stopping: Callable[[], bool] = lambda: False) -> assembly.Ahead:
         """Global batches on the devices that hold each evaluation example once."""
         local = self.run.evaluation_data.batches(
             self.evaluation_source, global_batch=self.run.global_batch, rows=self._rows
         )
-        return self._on_devices(local)
+        return self._on_devices(local, self.batch_shapes()[1], stopping)
 
     def batch_shapes(self) -> tuple[typing.Any, typing.Any]:
         """Shapes, types and shardings of a training and of an evaluation batch."""
@@ -172,15 +177,22 @@ class Wiring:
         training = {"image": shape("image", jnp.uint8, H, W, C), "label": shape("label", jnp.int32)}
         return training, {**training, "weight": shape("weight", jnp.float32)}
 
-    def _on_devices(self, local: batch.Batches) -> assembly.Ahead:
-        _, shapes = self.batch_shapes()
+    def _on_devices(
+        self, local: batch.Batches, shapes: typing.Any, stopping: Callable[[], bool]
+    ) -> assembly.Ahead:
+        """With `stopping`, a batch without data has no weight, and no class as its labels."""
+        blank = {
+            name: np.full((len(self._rows), *leaf.shape[1:]), 0, leaf.dtype)
+            for name, leaf in shapes.items()
+        }
+        blank["label"] += guard.NO_DATA
         place = functools.partial(
             assembly.assemble,
             rows=self._rows,
             shardings={name: leaf.sharding for name, leaf in shapes.items()},
             global_batch=self.run.global_batch,
         )
-        return assembly.Ahead(local, place)
+        return assembly.Ahead(local, place, blank, stopping=stopping)
 
     @functools.cached_property
     def _rows(self) -> np.ndarray:

@@ -1,5 +1,6 @@
 """From the rows that each process loads to global arrays on the mesh, ahead of the step."""
 
+import collections
 import contextlib
 import queue
 import threading
@@ -13,6 +14,11 @@ from nest_dist.data import batch
 
 # How long the end of a run waits for a batch that is being loaded.
 CLOSE_SECONDS = 10
+# How long a batch may keep a stop waiting.
+STALL_SECONDS = 5.0
+POLL_SECONDS = 0.2
+# Of how many batches the positions are known: of more than a loop runs ahead.
+HISTORY = 16
 
 
 def rows_of_process(sharding: jax.sharding.Sharding, global_batch: int) -> np.ndarray:
@@ -62,6 +68,9 @@ class Ahead:
         self,
         batches: batch.Batches,
         place: Callable[[batch.Batch], dict[str, jax.Array]],
+        blank: batch.Batch | None = None,
+        *,
+        stopping: Callable[[], bool] = lambda: False,
         depth: int = 2,
     ) -> None:
         """Starts the thread.
@@ -69,11 +78,18 @@ class Ahead:
         Args:
             batches: what this process loads.
             place: puts one of them on the devices.
+            blank: a batch without data.
+            stopping: whether a stop was asked; then `blank` takes the place of batches that do not
+                come.
             depth: batches that wait there.
         """
         self._batches = batches
         self._place = place
-        self._positions: batch.Positions = {}
+        self._blank = blank
+        self._stopping = stopping
+        self._stalled = False
+        # After each of the batches given last.
+        self._positions: collections.deque[batch.Positions] = collections.deque(maxlen=HISTORY)
         self._waiting: queue.Queue[typing.Any] = queue.Queue(depth)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._load, name="batches", daemon=True)
@@ -85,15 +101,20 @@ class Ahead:
     def __next__(self) -> dict[str, jax.Array]:
         if self._stopped.is_set():
             raise StopIteration
-        found, self._positions = self._waiting.get()
+        found, positions = self._next()
+        self._positions.append(positions)
         if isinstance(found, BaseException):
             self.close()
             raise found
         return found
 
-    def positions(self) -> batch.Positions:
-        """Of a stream, by virtual shard, where to go on after the batch given last."""
-        return self._positions
+    def positions(self, batches_back: int = 0) -> batch.Positions:
+        """Of a stream, by virtual shard, where to go on after one of the batches given.
+
+        Args:
+            batches_back: 0 for the one given last, less than `HISTORY`.
+        """
+        return self._positions[-1 - batches_back]
 
     def close(self) -> None:
         """Ends the thread, and what it loads from."""
@@ -104,6 +125,18 @@ class Ahead:
         while not self._waiting.empty():
             self._waiting.get()
         self._batches.close()
+
+    def _next(self) -> tuple[typing.Any, batch.Positions]:
+        stalled_for = 0.0
+        # Once without data, always without: the other processes have gone on in the sequence.
+        while not self._stalled:
+            try:
+                return self._waiting.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                stalled_for += POLL_SECONDS if self._stopping() else 0.0
+                self._stalled = self._blank is not None and stalled_for > STALL_SECONDS
+        assert self._blank is not None
+        return self._place(self._blank), self.positions()
 
     def _load(self) -> None:
         try:

@@ -1,24 +1,19 @@
 """Processes of a run: starting them together, who leads, and agreeing without a collective."""
 
-import contextlib
 import itertools
-import os
-import signal
 import sys
 import threading
-import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jax
 from jax._src import distributed  # the coordination service's client has no public name
-from jax.experimental import multihost_utils
 
 from nest_dist.base import failures
 from nest_dist.parallel import peers
 
-# A lost peer is noticed after this long; JAX's own default is 100 s.
-HEARTBEAT_SECONDS = 30
+# When JAX itself notices a lost peer, should the watch fail to; JAX's own default is 100 s.
+HEARTBEAT_SECONDS = 60
 # How long the end of a run waits for the processes that are not there yet.
 SHUTDOWN_SECONDS = 60
 _TOLD = itertools.count()
@@ -50,6 +45,8 @@ def start(
     timer = threading.Timer(wait_seconds, _give_up, (found, wait_seconds))
     timer.daemon = True
     timer.start()
+    # SIGTERM is the watch's, which also hears it while the main thread is busy.
+    jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         coordinator_address=found.address,
         num_processes=found.count,
@@ -144,80 +141,19 @@ def agree(name: str, value: str, remedy: str) -> None:
             )
 
 
-class StopRequest:
-    """SIGTERM or Ctrl-C to any process becomes one step at which all of them stop.
-
-    A context manager, open while the run can be stopped.
-
-    JAX's preemption service spreads a SIGTERM; an interrupt is turned into one. A second Ctrl-C
-    ends this process at once.
-    """
-
-    def __init__(self) -> None:
-        self.interrupted = False
-        signal.signal(signal.SIGINT, self._interrupt)
-
-    def reached(self, step: int) -> bool:
-        """Whether all processes stop after `step`; call it at every step, on every process."""
-        return multihost_utils.reached_preemption_sync_point(step)
-
-    def __enter__(self) -> "StopRequest":
-        return self
-
-    def __exit__(
-        self,
-        _type: type[BaseException] | None,
-        error: BaseException | None,
-        _traceback: types.TracebackType | None,
-    ) -> None:
-        """Gives Ctrl-C back to Python; says so if it was Ctrl-C that stopped the run."""
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        if self.interrupted and isinstance(error, failures.Preempted):
-            raise failures.Interrupted(str(error)) from None
-
-    def _interrupt(self, _signal: int, _frame: types.FrameType | None) -> None:
-        if self.interrupted:
-            failures.end_now(failures.INTERRUPTED)
-        self.interrupted = True
-        os.write(2, b"\nnest-dist: saving a checkpoint, then stopping; Ctrl-C again stops now.\n")
-        os.kill(os.getpid(), signal.SIGTERM)
+def leave() -> None:
+    """Leaves the run; waits for all other processes to do the same."""
+    jax.distributed.shutdown()
 
 
-@contextlib.contextmanager
-def joint_end() -> Iterator[None]:
-    """Leaves the run together with the others, whether it ends well or with a failure of all.
-
-    Raises:
-        PeerLost: if a collective failed because another process is gone.
-    """
-    try:
-        yield
-    except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if not isinstance(error, failures.Failure) and _tells_of_lost_peer(error):
-            raise failures.PeerLost(
-                f"another process of the run is gone ({failures.first_line(error)[:200]}); start "
-                "all of them again, the run goes on from its last checkpoint."
-            ) from error
-        _leave()
-        raise
-    except failures.Failure:
-        _leave()
-        raise
-    _leave()
+def coordinator_host() -> str:
+    """Where process 0 can be reached."""
+    address = distributed.global_state.coordinator_address
+    return str(address).rpartition(":")[0].strip("[]")
 
 
 def _client() -> typing.Any:
     return distributed.global_state.client
-
-
-def _leave() -> None:
-    # Process 0 serves the others: were it gone first, they would end as if it had crashed.
-    jax.distributed.shutdown()
-
-
-def _tells_of_lost_peer(error: Exception) -> bool:
-    text = str(error)
-    return any(sign in text for sign in ("Gloo", "closed by peer", "heartbeat", "UNAVAILABLE"))
 
 
 def _give_up(found: peers.Peers, wait_seconds: int) -> None:

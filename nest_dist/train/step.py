@@ -13,6 +13,7 @@ from nest_dist.train import accumulation, losses, state
 Forward = Callable[..., jax.Array]
 DeviceBatch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+TrainStep = Callable[[state.TrainState, DeviceBatch], tuple[state.TrainState, Metrics]]
 
 # The logical axes of what a batch holds, and of the number of each example in it.
 BATCH_AXES: Mapping[str, rules.Axes] = {
@@ -37,7 +38,7 @@ def train_step(
     together: int = 1,
     ema_decay: float | None = None,
     histograms_every: int | None = None,
-) -> Callable[[state.TrainState, DeviceBatch], tuple[state.TrainState, Metrics]]:
+) -> TrainStep:
     """A function from state and batch to the next state and float32 scalar metrics.
 
     Args:
@@ -150,6 +151,7 @@ def evaluation_step(
         return {
             "predicted": jnp.argmax(logits, axis=-1),
             "examples": count(real),
+            "blank": jnp.sum(batch["label"] < 0, dtype=jnp.int32),
             "loss": jnp.sum(jnp.where(real, loss, 0.0)),
             "top_1": count(losses.in_top(logits, batch["label"], 1)),
             "top_5": count(losses.in_top(logits, batch["label"], 5)),
