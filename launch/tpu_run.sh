@@ -186,7 +186,7 @@ run() {
   create
   found=$(statuses 2>/dev/null | awk '$2 == "running" { print $4; exit }') || true
   case $found in
-    '') setup && train "$base.0" ;;
+    '') (setup && train "$base.0") || unstarted ;;
     *-"${base##*-}".*) say "run $found is under way; going on with it" ;;
     *) fail "another run, $found, is under way; attach to it or stop it." ;;
   esac
@@ -213,6 +213,14 @@ run() {
       create && setup && train "$base.$attempt"
     ) || outcome=unprepared
   done
+}
+
+# The first start failed: for a TPU that is gone another can be made, all else needs a person.
+unstarted() {
+  case $(pod_state 2>/dev/null) in
+    absent | GONE) outcome=unprepared && say "the TPU is gone" ;;
+    *) exit 2 ;;
+  esac
 }
 
 tensorboard() {
