@@ -100,7 +100,7 @@ def last_step(quick_start):
 
 def test_the_quick_start_learns_digits_and_says_what_is_next(quick_start, last_step):
     workdir, done = quick_start
-    accuracy = commands.metrics(workdir)[-1]["eval/top_1"]
+    accuracy = commands.evaluations(workdir)[-1]["eval/top_1"]
     assert accuracy >= 0.97
     assert f"step {last_step}/{last_step}" in done.stdout
     assert f"test top-1 {accuracy:.2%}" in done.stdout
@@ -150,7 +150,7 @@ def test_evaluating_measures_what_the_run_measured(quick_start, copy):
     workdir, _ = quick_start
     done = shell(EVALUATE, copy, JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stderr
-    found, expected = json.loads(done.stdout), commands.metrics(workdir)[-1]
+    found, expected = json.loads(done.stdout), commands.evaluations(workdir)[-1]
     assert found["eval/top_1"] == expected["eval/top_1"]
     assert found["eval/examples"] == expected["eval/examples"] == 359
     assert found["eval/loss"] == pytest.approx(expected["eval/loss"], rel=1e-4)
@@ -291,7 +291,7 @@ def test_fashion_mnist_is_learned(tmp_path):
     done = commands.nest_dist(*arguments, f'--gin_bindings=idx_folder = "{folder}"', timeout=1800)
     minutes = (time.monotonic() - started) / 60
     assert done.returncode == 0, done.stderr
-    assert commands.metrics(tmp_path)[-1]["eval/top_1"] >= 0.88
+    assert commands.evaluations(tmp_path)[-1]["eval/top_1"] >= 0.88
     parameters = int(re.search(r"([\d,]+) parameters", done.stdout)[1].replace(",", ""))
     assert parameters < 1_000_000
     print(f"{minutes:.1f} minutes")

@@ -124,9 +124,8 @@ def test_a_run_goes_on_with_the_very_next_example_on_another_number_of_processes
     flags = (f"--gin_file={gin_file}", f"--workdir={tmp_path}")
     status, output = commands.local(2, 1, *flags, timeout=600)
     assert status == 0, output
-    saved = json.loads(next((tmp_path / "checkpoints" / "5").glob("meta*/*")).read_text())[
-        "data_positions"
-    ]
+    metadata = json.loads((tmp_path / "checkpoints" / "5" / "metadata.json").read_text())
+    saved = metadata["data_positions"]
     assert sorted(saved) == ["0", "1", "2", "3"]
     longer = "--gin_bindings=Run.num_epochs = 2.23"
     done = commands.nest_dist("train", *flags, longer, timeout=600)

@@ -101,7 +101,9 @@ def test_a_frozen_process_is_named_with_the_place_where_it_was(victim, tmp_path)
         for index in others:
             assert group.processes[index].wait(60) == 75
             said = cause(group.said(index))
-            assert f"process {victim} has not answered for" in said
+            # A step may have lasted too long before the silence did.
+            named = (f"process {victim} has not answered for", f"process {victim} is stuck")
+            assert any(each in said for each in named), said
             assert victim == 0 or "watched.py" in said
 
 

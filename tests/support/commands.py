@@ -125,6 +125,11 @@ def metrics(workdir):
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def evaluations(workdir):
+    """Those of the JSON lines that hold an evaluation."""
+    return [line for line in metrics(workdir) if "eval/top_1" in line]
+
+
 def wait_for_step(workdir, step, launcher, timeout=120):
     """Returns once metrics of `step` were written."""
     limit = time.monotonic() + timeout

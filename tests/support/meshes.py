@@ -93,23 +93,21 @@ def main(coordinator, num_processes, process_id, first):
     import numpy as np
 
     hosts.start(coordinator, int(num_processes), int(process_id))
-    with hosts.joint_end():
-        params = dict(np.load(first))
-        here, there = (
-            [device for device in jax.devices() if device.process_index == index]
-            for index in range(2)
-        )
-        for name, shape in MESHES.items():
-            if name in ("1", "fsdp=2 microbatches=4", "rows=8 scanned"):
-                continue
-            # A mesh of two devices has one of each process.
-            devices = [here[0], there[0]] if name == "rows=2" else None
-            wired = wire(shape, devices)
-            step = compiled(wired)
-            hosts.barrier(name)
-            found = losses(wired, step, params)
-            if hosts.lead():
-                print("losses", json.dumps({"mesh": name, "losses": found}), flush=True)
+    params = dict(np.load(first))
+    here, there = (
+        [device for device in jax.devices() if device.process_index == index] for index in range(2)
+    )
+    for name, shape in MESHES.items():
+        if name in ("1", "fsdp=2 microbatches=4", "rows=8 scanned"):
+            continue
+        # A mesh of two devices has one of each process.
+        devices = [here[0], there[0]] if name == "rows=2" else None
+        wired = wire(shape, devices)
+        step = compiled(wired)
+        hosts.barrier(name)
+        found = losses(wired, step, params)
+        if hosts.lead():
+            print("losses", json.dumps({"mesh": name, "losses": found}), flush=True)
 
 
 if __name__ == "__main__":
