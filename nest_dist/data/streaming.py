@@ -52,8 +52,8 @@ class Deal:
         if not np.array_equal(whole, self.rows):
             raise failures.BadInput(
                 f"a process holds {len(self.rows)} rows of the batch, each of {shards} virtual "
-                f"shards supplies {self.each}, all to one process; set virtual_shards to a multiple "
-                "of the processes."
+                f"shards supplies {self.each}, all to one process; set virtual_shards to a "
+                "multiple of the processes."
             )
 
     @property
