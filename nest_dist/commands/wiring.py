@@ -13,7 +13,7 @@ from nest_dist.base import checks, failures, names
 from nest_dist.checkpointing import manager
 from nest_dist.commands import audit
 from nest_dist.commands import run as runs
-from nest_dist.data import assembly, batch
+from nest_dist.data import assembly, batch, pipeline
 from nest_dist.model import axes
 from nest_dist.parallel import rules
 from nest_dist.train import guard, loop, state, step
@@ -246,6 +246,8 @@ def wire(run: runs.Run, devices: Sequence[typing.Any] | None = None) -> Wiring:
                 f"the data has {classes} classes, NesT.num_classes is {run.model.num_classes}; "
                 f"set it to {classes}."
             )
+        if devices is None:
+            pipeline.require_dealable(source, run.global_batch, wiring._rows)
     _require_fitting_images(wiring)
     run.keep.require_evaluated(wiring.cadence.save_every, wiring.cadence.evaluate_every)
     return wiring

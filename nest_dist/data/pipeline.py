@@ -176,6 +176,18 @@ class EvaluationData:
         return _image_shape(self, source)
 
 
+def require_dealable(
+    source: batch.Source | batch.Stream, global_batch: int, rows: np.ndarray
+) -> None:
+    """Checks that each process can have its rows of a batch; any can, unless it is a stream.
+
+    Raises:
+        BadInput: if the virtual shards of a stream do not fit the batch or the processes.
+    """
+    if batch.is_stream(source):
+        streaming.Deal(typing.cast(batch.Stream, source), global_batch, rows)
+
+
 class _Rows:
     """Of each global batch, the given rows only."""
 

@@ -51,9 +51,9 @@ class Deal:
         whole = np.concatenate([self.rows_of(shard) for shard in self.own_shards])
         if not np.array_equal(whole, self.rows):
             raise failures.BadInput(
-                f"a process holds {len(self.rows)} rows of the batch, a virtual shard supplies "
-                f"{self.each}: there are {shards} virtual shards, fewer than parts of the batch or "
-                f"not a multiple of them; set virtual_shards to a multiple of the processes."
+                f"a process holds {len(self.rows)} rows of the batch, each of {shards} virtual "
+                f"shards supplies {self.each}, all to one process; set virtual_shards to a "
+                "multiple of the processes."
             )
 
     @property

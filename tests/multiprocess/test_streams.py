@@ -154,3 +154,13 @@ def test_a_run_goes_on_with_the_very_next_example_on_another_number_of_processes
     np.testing.assert_allclose(
         [found[step] for step in losses], list(losses.values()), rtol=TOLERANCE
     )
+
+
+def test_more_processes_than_virtual_shards_are_refused_before_compiling(gin_file, tmp_path):
+    few = "--gin_bindings=evaluate/HuggingFace.virtual_shards = 1"
+    flags = (f"--gin_file={gin_file}", f"--workdir={tmp_path}", few)
+    status, output = commands.local(2, 1, *flags, timeout=600)
+    assert status == 2
+    assert "there are 1 virtual shards, fewer than parts of the batch" in output
+    assert "set virtual_shards to a multiple of the processes" in output
+    assert "compiling" not in output

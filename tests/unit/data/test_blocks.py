@@ -116,7 +116,7 @@ class Stream:
         (
             36,
             range(9),  # of four processes
-            "holds 9 rows of the batch, a virtual shard supplies 12: .*; set virtual_shards to a",
+            "holds 9 rows of the batch, each of 3 virtual shards supplies 12, .*; set virtual",
         ),
     ],
 )
