@@ -16,7 +16,7 @@ SHARD_BYTES = 256 << 20
 def run(options: cli.Options) -> None:
     """Prepares a split, goes on with one, or verifies it."""
     folder = _folder(options)
-    workers = len(os.sched_getaffinity(0)) if options.workers is None else options.workers
+    workers = (os.cpu_count() or 1) if options.workers is None else options.workers
     checks.in_range("--workers", workers, 1)
     if options.verify:
         _verify(folder, workers, options)
@@ -49,16 +49,21 @@ def _prepare(folder: pathlib.Path, workers: int, options: cli.Options) -> None:
             "can."
         ) from None
     plan = _plan(folder, form, _names(paths), found, options)
-    with shards.claimed(folder):
-        written = shards.complete(folder, plan)
-        if written:
-            print(f"{folder} is complete: {_size(written)}; --verify reads it again")
-            return
-        tally = progress.Tally(len(plan.source), "pictures")
-        try:
-            written = shards.write(folder, plan, workers, tally.report)
-        finally:
-            tally.close()
+    try:
+        with shards.claimed(folder):
+            if written := shards.complete(folder, plan):
+                print(f"{folder} is complete: {_size(written)}; --verify reads it again")
+                return
+            tally = progress.Tally(len(plan.source), "pictures")
+            try:
+                written = shards.write(folder, plan, workers, tally.report)
+            finally:
+                tally.close()
+    except OSError as error:
+        raise failures.BadInput(
+            f"{folder} cannot be written ({error.strerror}); make room or choose another --output. "
+            "Finished shards are kept: the same command goes on."
+        ) from None
     print(f"{folder}: {_size(written)}")
     report = folder / shards.REPORT
     if outcomes := collections.Counter(line["outcome"] for line in shards.remarks(report)):

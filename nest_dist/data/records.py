@@ -3,6 +3,7 @@
 A record is a fixed header, a key by which a person finds the picture, and the encoded picture.
 """
 
+import errno
 import pathlib
 import struct
 import typing
@@ -100,4 +101,4 @@ def _checked(method, *arguments):  # type: ignore[no-untyped-def]
     try:
         return method(*arguments)
     except RuntimeError as error:
-        raise OSError(None, failures.first_line(error)[:200]) from None
+        raise OSError(errno.EIO, failures.first_line(error)[:200]) from None

@@ -63,16 +63,11 @@ def claimed(folder: pathlib.Path) -> Iterator[None]:
     """Makes a folder, and keeps others from writing to it at the same time.
 
     Raises:
-        BadInput: if somebody does already, or the folder cannot be made.
+        BadInput: if somebody does already.
+        OSError: if the folder cannot be made.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a")
-    except OSError as error:
-        raise failures.BadInput(
-            f"{folder} cannot be written ({error.strerror}); choose another --output."
-        ) from None
-    with lock:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -82,7 +77,7 @@ def claimed(folder: pathlib.Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / LOCK).unlink()
+            (folder / LOCK).unlink(missing_ok=True)
 
 
 def complete(folder: pathlib.Path, plan: Plan) -> manifest.Manifest | None:
@@ -135,7 +130,8 @@ def write(
         processes: how many share the work.
         report: called now and then with the number of pictures that are done.
     Raises:
-        BadInput: if no picture is readable, a label is out of range, or the disk is full.
+        BadInput: if no picture is readable, or a label is out of range.
+        OSError: if the disk is full.
     """
     paths = [folder / plan.name(number) for number in range(plan.shards)]
     missing = [number for number in range(plan.shards) if not _summary(paths[number])]
@@ -155,7 +151,7 @@ def write(
     if not counts:
         raise failures.BadInput(
             f"none of the {len(plan.source)} pictures of {plan.about['name']} is readable, the "
-            f"first for this reason: {remarks[-1]['reason']}; fetch the data set again."
+            f"first for this reason: {remarks[len(plan.remarks)]['reason']}; fetch the data set again."
         )
     lines = "".join(json.dumps(remark) + "\n" for remark in remarks)
     files.write_whole(folder / REPORT, lambda path: path.write_text(lines))
@@ -248,27 +244,22 @@ def _write_shard(task: _Task, tick: workers.Tick) -> None:
                 continue
             if remark:
                 remarks.append(remark)
-            record = records.pack(key, _label(task, example), picture)
-            counts[str(_label(task, example))] += 1
+            label = _label(task, example)
+            counts[str(label)] += 1
+            record = records.pack(key, label, picture)
             records.digest_one(digest, record)
             yield record
 
-    try:
-        records.write(task.path, made())
-        summary = {
-            "records": counts.total(),
-            "bytes": task.path.stat().st_size,
-            "sha256": digest.hexdigest(),
-            "counts": counts,
-            "remarks": [dataclasses.asdict(remark) for remark in remarks],
-        }
-        text = json.dumps(summary)
-        files.write_whole(_summary_path(task.path), lambda path: path.write_text(text))
-    except OSError as error:
-        raise failures.BadInput(
-            f"{task.path} cannot be written ({error.strerror}); make room or choose another "
-            "--output. Finished shards are kept: the same command goes on."
-        ) from None
+    records.write(task.path, made())
+    summary = {
+        "records": counts.total(),
+        "bytes": task.path.stat().st_size,
+        "sha256": digest.hexdigest(),
+        "counts": counts,
+        "remarks": [dataclasses.asdict(remark) for remark in remarks],
+    }
+    text = json.dumps(summary)
+    files.write_whole(_summary_path(task.path), lambda path: path.write_text(text))
 
 
 def _label(task: _Task, example: batch.Example) -> int:

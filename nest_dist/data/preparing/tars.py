@@ -84,7 +84,7 @@ def listed(path: pathlib.Path) -> tuple[list[Member], list[pictures.Remark]]:
                     f"{path} is compressed, so its members cannot be read by their place; "
                     f"decompress it first: {program} {path.name}"
                 )
-        for name, member, reason in _walk(file, 0, path.stat().st_size, "", str(path)):
+        for name, member, reason in _walk(file, path):
             if not reason and member.isdir():
                 continue
             if not reason and posixpath.splitext(name)[1].lower() not in image_folder.SUFFIXES:
@@ -96,25 +96,25 @@ def listed(path: pathlib.Path) -> tuple[list[Member], list[pictures.Remark]]:
     return found, rejected
 
 
-def _walk(
-    file: typing.BinaryIO, start: int, end: int, folder: str, what: str
-) -> Iterator[tuple[str, tarfile.TarInfo, str]]:
+def _walk(file: typing.BinaryIO, path: pathlib.Path) -> Iterator[tuple[str, tarfile.TarInfo, str]]:
     """Name, header and why it is refused of each member, also of archives in the archive.
 
     Such an archive stands for the folder of its name without `.tar`.
     """
-    for name, member in _members(file, start, end, what):
-        reason = _refusal(name, member)
-        if not reason and not folder and name.lower().endswith(".tar"):
-            inner = member.offset_data, member.offset_data + member.size
-            yield from _walk(file, *inner, name[: -len(".tar")], f"{name} in {what}")
-        else:
-            yield posixpath.join(folder, name), member, reason
+    for name, member in _members(file, 0, path.stat().st_size, str(path)):
+        folder = name[: -len(".tar")] if name.lower().endswith(".tar") else ""
+        reason = _refusal(folder or name, member)
+        if not folder or reason:
+            yield name, member, reason
+            continue
+        start = member.offset_data
+        for inner, found in _members(file, start, start + member.size, f"{name} in {path}"):
+            yield posixpath.join(folder, inner), found, _refusal(inner, found)
 
 
 def _refusal(name: str, member: tarfile.TarInfo) -> str:
     """Why a member is not looked at; empty if it may be."""
-    if name.startswith("/") or ".." in name.split("/"):
+    if name.startswith("/") or {".", ".."} & set(name.split("/")):
         return "its name leaves the folder"
     if member.issym() or member.islnk():
         return "a link"

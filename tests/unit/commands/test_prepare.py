@@ -304,7 +304,7 @@ def test_a_full_disk_ends_the_command_in_one_line(photographs_tar, tmp_path):
     with start(*flags, preexec_fn=small_files_only) as process:
         assert process.wait(timeout=120) == 2
         line = process.stdout.read().splitlines()[-1]
-    assert re.search("array_record cannot be written .*File too large.*; make room or choose", line)
+    assert re.search("train cannot be written .*File too large.*; make room or choose", line)
     assert not list((tmp_path / "train").glob("*.array_record"))
 
 

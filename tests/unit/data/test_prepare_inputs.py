@@ -65,6 +65,8 @@ HOSTILE = {
     "a/pipe.jpg": "a device or pipe",
     "a/read.me": "no picture by its name",
 }
+# Archives whose names, without `.tar`, would.
+HOSTILE |= dict.fromkeys(("...tar", "a/...tar", "..tar", "/b.tar"), "its name leaves the folder")
 KINDS = {
     "a/link.jpg": (tarfile.SYMTYPE, "/etc/passwd"),
     "a/hard.jpg": (tarfile.LNKTYPE, "../../etc/passwd"),
