@@ -1,11 +1,12 @@
 import gin
+import jax
 import numpy as np
 import pytest
 from support import family
 
 import nest_dist
 from nest_dist.base import failures, names
-from nest_dist.checkpointing import safetensors_file
+from nest_dist.checkpointing import keep, manager, safetensors_file
 from nest_dist.commands import variants
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -42,6 +43,19 @@ def test_an_older_step_can_be_named_in_two_ways(trained):
     ):
         found = names.flatten(loaded.variables["params"])
         np.testing.assert_array_equal(found["norm/scale"], 2 * trained.params["norm/scale"])
+
+
+def test_of_a_run_that_keeps_a_moving_average_the_average_is_used(trained, tmp_path):
+    params = names.unflatten(trained.params)
+    state = {"params": params, "ema": jax.tree.map(lambda leaf: 3 * leaf, params)}
+    checkpoints = manager.Manager(tmp_path / "checkpoints", keep=keep.Keep())
+    metadata = {"configuration": (trained.workdir / "config.gin").read_text()}
+    checkpoints.save(1, jax.tree.map(jax.numpy.asarray, state), metadata, {})
+    checkpoints.close()
+    loaded = nest_dist.load(tmp_path)
+    found = names.flatten(loaded.variables["params"])
+    assert found.keys() == trained.params.keys()
+    np.testing.assert_array_equal(found["norm/scale"], 3 * trained.params["norm/scale"])
 
 
 def test_reading_leaves_what_a_run_is_saving_alone(trained):

@@ -230,3 +230,50 @@ def test_remat_drops_the_same_and_gives_the_same_gradients():
             # The same operations, fused otherwise: float32 rounding of sums.
             tolerance = 1e-5 * np.max(np.abs(expected)) + 1e-3
             np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=tolerance, err_msg=name)
+
+
+def test_scanned_layers_have_the_names_of_unrolled_ones_drop_the_same_and_give_the_same():
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    small = {"image_size": 8, "num_hierarchies": 1, "block_repeats": (3,)}
+    rates = {"stochastic_depth": 0.3, "attention_dropout": 0.1, "projection_dropout": 0.1}
+    models = [
+        family.small("multi_head", **small, **rates, layers=layers, remat=remat)
+        for layers, remat in (("unrolled", "none"), ("scanned", "none"), ("scanned", "dots"))
+    ]
+    shapes = [names.flatten(family.shapes(model)) for model in models]
+    assert shapes[0] == shapes[1] == shapes[2]
+
+    def loss(params, model):
+        rngs = {"dropout": jax.random.key(0)}
+        logits = model.apply({"params": params}, images, train=True, rngs=rngs)
+        return jnp.sum(logits**2), (logits, model.apply({"params": params}, images))
+
+    params = family.random_params(models[0])
+    reference, *others = jax.jit(
+        lambda params: [jax.grad(loss, has_aux=True)(params, model) for model in models]
+    )(params)
+    for found in others:
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True):
+            # The same operations, fused otherwise: float32 rounding of sums.
+            tolerance = 1e-5 * np.max(np.abs(other)) + 1e-3
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=tolerance)
+
+
+def test_statistics_softmax_and_logits_of_a_bfloat16_model_are_float32():
+    model = family.small("multi_head", compute_dtype="bfloat16", layers="scanned")
+    program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=True))(
+        {"params": family.random_params(model)}, jnp.zeros((1, 32, 32, 3))
+    )
+    low = {name for name, dtype in operations(program.jaxpr) if dtype == jnp.bfloat16}
+    assert {"dot_general", "conv_general_dilated"} <= low
+    assert not low & {"exp", "log", "rsqrt", "sqrt", "reduce_sum", "reduce_max", "square", "div"}
+
+
+def operations(jaxpr):
+    """Every operation in a program and in those that it calls, with the types of its inputs."""
+    for equation in jaxpr.eqns:
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from operations(getattr(inner, "jaxpr", inner))
+        for variable in equation.invars:
+            yield equation.primitive.name, variable.aval.dtype
