@@ -8,28 +8,22 @@ import shlex
 import socket
 import subprocess
 import sys
-import tarfile
 import time
 import urllib.request
 
 import numpy as np
 import pytest
-from support import cloud, commands, datasets, readme
+from support import cloud, commands, readme
+from support.readme import BINDINGS, QUICK_START, shell
 
 from nest_dist.commands import configuration
 
-QUICK_START = "bash launch/local.sh"
 TESTS = "bash tests/run.sh"
 TENSORBOARD = ".venv/bin/tensorboard --logdir=workdirs/quickstart/tensorboard"
 EVALUATE = ".venv/bin/nest-dist evaluate --workdir=workdirs/quickstart"
 LONGER = (
     "bash launch/local.sh -- --gin_file=runs/quickstart.gin --workdir=workdirs/quickstart "
     '--gin_bindings="Run.num_epochs = 22"'
-)
-BINDINGS = (
-    "bash launch/local.sh --processes=2 --devices=2 -- --gin_file=runs/quickstart.gin "
-    '--workdir=workdirs/other --gin_bindings="AdamW.peak_learning_rate = 4e-3" '
-    '--gin_bindings="Run.num_epochs = 5"'
 )
 FASHION_MNIST = (
     ".venv/bin/nest-dist train --gin_file=runs/fashion_mnist.gin --workdir=workdirs/fashion_mnist"
@@ -49,53 +43,12 @@ KNOWN = [
 ]
 
 
-def shell(command, folder, timeout=900, **environment):
-    """Runs a line of README as a user's shell would, without what the tests' own shell has set."""
-    ours = ("JAX_", "VIRTUAL_ENV", "PYTHONPATH")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return subprocess.run(
-        command,
-        shell=True,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**inherited, **environment},
-        check=False,
-    )
-
-
 def test_every_command_of_readme_is_tried_here():
     assert readme.shell_commands() == KNOWN
 
 
 def test_the_test_command_is_the_one_that_must_pass_before_a_change_lands():
     assert TESTS in (commands.TOP / ".ci" / "run").read_text().splitlines()
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """An empty home folder, which a run must leave empty."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    return readme.fresh_copy(tmp_path_factory.mktemp("clone"))
-
-
-@pytest.fixture(scope="module")
-def quick_start(copy, home):
-    """The first command of README on a machine that has Python and nothing else of ours."""
-    done = shell(QUICK_START, copy, HOME=str(home))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return copy / "workdirs" / "quickstart", done
-
-
-@pytest.fixture(scope="module")
-def last_step(quick_start):
-    workdir, _ = quick_start
-    return commands.metrics(workdir)[-1]["step"]
 
 
 def test_the_quick_start_learns_digits_and_says_what_is_next(quick_start, last_step):
@@ -202,34 +155,12 @@ def test_a_longer_run_goes_on_where_the_shorter_ended(quick_start, copy, last_st
     assert steps[-1] == round(22 * 1438 / 32)
 
 
-def test_bindings_reach_the_run(quick_start, copy):
-    done = shell(BINDINGS, copy)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_bindings_reach_the_run(other_run):
+    workdir, done = other_run
     assert "4 cpu devices in 2 processes" in done.stdout
-    text = (copy / "workdirs" / "other" / "config.gin").read_text()
+    text = (workdir / "config.gin").read_text()
     assert "AdamW.peak_learning_rate = 0.004" in text
     assert "Run.num_epochs = 5" in text
-
-
-def test_prepared_pictures_are_what_the_shipped_runs_read(tmp_path):
-    datasets.image_folder(tmp_path, split="validation_folder")
-    with tarfile.open(tmp_path / "ILSVRC2012_img_train.tar", "w") as outer:
-        for name in datasets.CLASSES:  # a tar of one tar for each class, as ImageNet comes
-            inner = tmp_path / f"{name}.tar"
-            with tarfile.open(inner, "w") as archive:
-                for path in sorted((tmp_path / "validation_folder" / name).iterdir()):
-                    archive.add(path, path.name)
-            outer.add(inner, inner.name)
-    (tmp_path / ".venv").symlink_to(pathlib.Path(sys.executable).parents[1])
-    for command in PREPARE:
-        done = shell(command, tmp_path)
-        assert done.returncode == 0, done.stdout + done.stderr
-    bindings = [f"data_folder = '{tmp_path}/data/imagenet'", "num_classes = 3"]
-    run = configuration.load(["runs/nest_tiny_imagenet.gin"], bindings)
-    for data in (run.training_data, run.evaluation_data):
-        source = data.source.open()
-        assert (len(source), source.class_names) == (12, datasets.CLASSES)
-        assert data.image_shape(source) == (224, 224, 3)
 
 
 def pythons():

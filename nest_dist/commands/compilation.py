@@ -52,7 +52,7 @@ def kept(workdir: pathlib.Path, say: Callable[[str], None]) -> Iterator[None]:
         yield
     jax.monitoring.unregister_event_listener(count)
     hosts.barrier("compiled", SKEW_SECONDS)
-    earlier = f", {len(found)} programs from an earlier start" if found else ""
+    earlier = f", programs taken from an earlier start: {len(found)}" if found else ""
     say(f"compiled in {time.perf_counter() - started:.0f} s{earlier}")
     troubles = [warning for warning in caught if _TROUBLE in str(warning.message)]
     for warning in caught:
