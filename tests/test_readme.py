@@ -11,12 +11,15 @@ import sys
 import time
 import urllib.request
 
+import cv2
 import numpy as np
 import pytest
 from support import cloud, commands, readme
 from support.readme import BINDINGS, QUICK_START, shell
 
+from nest_dist.checkpointing import weight_files
 from nest_dist.commands import configuration
+from nest_dist.data.sources import digits
 
 TESTS = "bash tests/run.sh"
 TENSORBOARD = ".venv/bin/tensorboard --logdir=workdirs/quickstart/tensorboard"
@@ -32,6 +35,17 @@ PREPARE = [
     ".venv/bin/nest-dist prepare ILSVRC2012_img_train.tar --output=data/imagenet --split=train",
     ".venv/bin/nest-dist prepare validation_folder --output=data/imagenet --split=validation",
 ]
+PREDICT = ".venv/bin/nest-dist predict picture.png --checkpoint=workdirs/quickstart"
+EXPORT = ".venv/bin/nest-dist export digits.stablehlo --checkpoint=workdirs/quickstart"
+CONVERT = (
+    ".venv/bin/nest-dist convert --from=nest_dist --to=timm workdirs/quickstart digits.safetensors"
+)
+FINE_TUNE = (
+    ".venv/bin/nest-dist train --gin_file=runs/quickstart.gin --workdir=workdirs/larger "
+    """--gin_bindings="Run.init_from = 'workdirs/quickstart'" """
+    '--gin_bindings="NesT.image_size = 48" --gin_bindings="Digits.image_side = 48" '
+    '--gin_bindings="PaddedCrop.side = 48" --gin_bindings="Run.num_epochs = 3"'
+)
 INSTALL = "pip install ."
 INSTALLED = "nest-dist train --gin_file=runs/quickstart.gin --workdir=digits"
 KNOWN = [
@@ -39,7 +53,7 @@ KNOWN = [
     *readme.IMAGENET,  # tried in faults/test_prepared.py
     *cloud.README,  # tried in launch/test_pod_run.py
     *PREPARE,
-    *(FASHION_MNIST, INSTALL, INSTALLED),
+    *(PREDICT, EXPORT, CONVERT, FINE_TUNE, FASHION_MNIST, INSTALL, INSTALLED),
 ]
 
 
@@ -163,6 +177,54 @@ def test_bindings_reach_the_run(other_run):
     assert "Run.num_epochs = 5" in text
 
 
+@pytest.fixture(scope="module")
+def picture(copy):
+    """A digit that the run has not seen, as README calls it, and its label."""
+    example = digits.Digits("test", image_side=32).open()[7]
+    cv2.imwrite(str(copy / "picture.png"), example["image"])
+    return example["label"]
+
+
+def test_predicting_names_the_digit(quick_start, copy, picture):
+    done = shell(PREDICT, copy, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
+    shown, best, *others = done.stdout.splitlines()
+    assert shown == "picture.png"
+    assert best.endswith(f"(label {picture})")
+    assert len(others) == 4
+
+
+def test_the_loaded_and_the_exported_model_see_the_same_digit(quick_start, copy, picture):
+    done = shell(EXPORT, copy, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
+    of_load, _ = readme.blocks("python")
+    code = """
+import cv2, jax.export
+exported = jax.export.deserialize(open("digits.stablehlo", "rb").read())
+again = exported.call(cv2.imread("picture.png", cv2.IMREAD_GRAYSCALE)[None, ..., None])
+print(logits.argmax(), abs(logits - again).max() < 1e-4)
+"""
+    python = f".venv/bin/python -c {shlex.quote(of_load + code)}"
+    done = shell(python, copy, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(picture), "True"]
+
+
+def test_converting_writes_what_timm_names(quick_start, copy):
+    done = shell(CONVERT, copy, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
+    found = weight_files.read(copy / "digits.safetensors").arrays
+    assert found["levels.1.transformer_encoder.1.attn.qkv.weight"].shape == (192, 64)
+
+
+def test_fine_tuning_goes_on_from_the_digits_that_were_learned(quick_start, copy):
+    done = shell(FINE_TUNE, copy, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "starting from workdirs/quickstart: nest_micro, a NesT of 2 levels" in done.stdout
+    assert "resized to another image: levels_0/position_embedding [1, 4, 16, 32]" in done.stdout
+    assert commands.metrics(copy / "workdirs" / "larger")[-1]["eval/top_1"] >= 0.95
+
+
 def pythons():
     """This Python, and (slow) the newest other one of this machine that we support."""
     installed = pathlib.Path.home().glob(".pyenv/versions/3.1[1-9]*/bin/python")
@@ -197,8 +259,8 @@ def test_the_wheel_works_from_any_folder(python, tmp_path):
     assert (elsewhere / "digits" / "config.gin").exists()
 
 
-def test_the_python_of_readme_runs():
-    (code,) = readme.blocks("python")
+def test_the_model_of_readme_gives_logits():
+    _, code = readme.blocks("python")
     done = subprocess.run(
         [sys.executable, "-c", code + "\nprint(logits.shape)"],
         capture_output=True,

@@ -151,7 +151,8 @@ def write(
     if not counts:
         raise failures.BadInput(
             f"none of the {len(plan.source)} pictures of {plan.about['name']} is readable, the "
-            f"first for this reason: {remarks[len(plan.remarks)]['reason']}; fetch the data set again."
+            f"first for this reason: {remarks[len(plan.remarks)]['reason']}; fetch the data set "
+            "again."
         )
     lines = "".join(json.dumps(remark) + "\n" for remark in remarks)
     files.write_whole(folder / REPORT, lambda path: path.write_text(lines))
