@@ -46,7 +46,8 @@ Run.global_batch = 24
 Run.num_epochs = 5
 Run.evaluate_every_epochs = 5
 Run.save_every_epochs = 0.5
-Run.keep_checkpoints = 100
+Run.keep = @Keep()
+Keep.last = 100
 Run.log_every_steps = 1
 """
 STEPS = 20
