@@ -33,9 +33,8 @@ BINDINGS = (
     "Run.save_every_epochs = 0.4",
     "Run.evaluate_every_epochs = 1",
     "Run.stuck_seconds = 20",
-    "train/StallingDigits.split = 'train'",
-    "train/StallingDigits.image_side = 16",
-    "TrainingData.source = @train/StallingDigits()",
+    "TrainingData.source = @Stalling()",
+    "Stalling.source = @train/Digits()",
 )
 STEPS = 180
 FAULTS_A_RUN = 5

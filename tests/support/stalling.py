@@ -1,29 +1,27 @@
-"""The digits on a disk that can stop answering."""
+"""Data on a disk that can stop answering."""
 
 import dataclasses
 import os
 import time
+import typing
 
 import gin
-
-from nest_dist.data.sources import digits
 
 
 @gin.register
 @dataclasses.dataclass(frozen=True)
-class StallingDigits:
-    """The digits; while the file STALL exists, whoever reads one waits."""
+class Stalling:
+    """Another source; while the file STALL exists, whoever reads an example waits."""
 
-    split: str
-    image_side: int = 32
+    source: typing.Any
 
     def open(self):
-        return _Stalling(digits.Digits(self.split, self.image_side).open(), os.environ["STALL"])
+        return _Stalling(self.source.open(), os.environ["STALL"])
 
 
 @dataclasses.dataclass(frozen=True)
 class _Stalling:
-    source: object
+    source: typing.Any
     file: str
 
     @property
