@@ -3,11 +3,9 @@
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import pathlib
-import platform
 import typing
 from collections.abc import Iterator, Mapping
 
@@ -22,6 +20,7 @@ from nest_dist.commands import (
     compilation,
     configuration,
     gallery,
+    preflight,
     pretrained,
     recorded,
     resuming,
@@ -47,10 +46,10 @@ def run(options: cli.Options) -> None:
             options.coordinator, options.num_processes, options.process_id, options.wait_seconds
         )
         watching.connect(configured.stuck_seconds)
-        hosts.agree("configuration", _digest(text), "start all processes with the same flags")
-        _Training(workdir, wiring.wire(configured), text, watching, ledger).run(
-            options.allow_config_change
-        )
+        preflight.same_program(text, workdir)
+        wired = wiring.wire(configured)
+        preflight.same_data(wired)
+        _Training(workdir, wired, text, watching, ledger).run(options.allow_config_change)
 
 
 class _Training:
@@ -265,7 +264,6 @@ def _first_state(wired: wiring.Wiring, report: reports.Report) -> typing.Any:
 
 
 def _metadata(wired: wiring.Wiring, text: str) -> manager.Metadata:
-    packages = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint")
     return {
         "seed": wired.run.seed,
         "global_batch": wired.run.global_batch,
@@ -275,11 +273,7 @@ def _metadata(wired: wiring.Wiring, text: str) -> manager.Metadata:
         "devices": [jax.device_count(), jax.devices()[0].device_kind],
         "mesh": dict(wired.layout.mesh.shape),
         "processes": jax.process_count(),
-        "versions": {
-            "nest_dist": nest_dist.__version__,
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
+        "versions": preflight.versions(),
     }
 
 
@@ -289,7 +283,3 @@ def _all_positions(own: batch.Positions, step: int) -> batch.Positions:
         return {}
     texts = hosts.gather(f"data positions after step {step}", json.dumps(own))
     return {shard: place for text in texts for shard, place in json.loads(text).items()}
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]

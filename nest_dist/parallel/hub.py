@@ -98,6 +98,7 @@ class Hub:
         self._members: list[_Member] = []
         self._stopping = False
         self._verdict: bytes | None = None
+        self._silent: int | None = None
         self._closing = threading.Event()
         self._selector = selectors.DefaultSelector()
         self._server = _listen("127.0.0.1" if only_here else "")
@@ -123,8 +124,8 @@ class Hub:
             now = time.monotonic()
             if self._verdict is not None:
                 told_at = told_at or now
-                others = [member for member in self._members if member.index != 0]
-                if not others or now - told_at > FAREWELL_SECONDS:
+                awaited = [it for it in self._members if it.index not in (0, self._silent)]
+                if not awaited or now - told_at > FAREWELL_SECONDS:
                     self.farewell.set()
             if now >= next_pulse:
                 next_pulse = now + PULSE_SECONDS
@@ -207,6 +208,7 @@ class Hub:
             if member.index is None or member.left:
                 continue
             if (silence := now - member.heard) > SILENT_SECONDS:
+                self._silent = member.index
                 self._end(
                     failures.PEER_LOST,
                     f"process {member.index} has not answered for {silence:.0f} s "

@@ -29,6 +29,7 @@ STOP_SECONDS = 300.0
 # How long a process whose collective failed waits to be told why.
 REASON_SECONDS = hub.SILENT_SECONDS + 5
 _FRAMES = 4
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 
 class Watch:
@@ -279,17 +280,16 @@ def _say(text: str) -> None:
 
 
 def _where() -> str:
-    """The innermost places of the main thread, the innermost first."""
+    """Where the main thread is, and which places of this package led there."""
     frame = sys._current_frames().get(typing.cast(int, threading.main_thread().ident))
     if frame is None:
         return "its end"
-    places = []
+    places: list[str] = []
     for inner, line in traceback.walk_stack(frame):
         code = inner.f_code
-        places.append(f"{os.path.basename(code.co_filename)}:{line} {code.co_name}")
-        if len(places) == _FRAMES:
-            break
-    return " < ".join(places)
+        if not places or _PACKAGE in code.co_filename:
+            places.append(f"{os.path.basename(code.co_filename)}:{line} {code.co_name}")
+    return " < ".join(places[:_FRAMES])
 
 
 def _tells_of_lost_peer(error: BaseException) -> bool:
