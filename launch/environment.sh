@@ -5,12 +5,15 @@
 #   launch/environment.sh requirements.txt
 #
 # PYTHON names the interpreter to build on; without it the first of python3, python3.13, python3.12
-# and python3.11 that is new enough is taken.
+# and python3.11 that is new enough is taken. Where there is none and FETCH_PYTHON names a version,
+# uv fetches that one. NEST_DIST_PYTHON names a Python that has the packages already, as in a
+# container or a cluster's own environment: then that one is used and nothing is made.
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 requirements=$top/launch/$1
 venv=$top/.venv
+uv_version=0.13.9
 
 fail() {
   echo "environment: $1" >&2
@@ -21,6 +24,15 @@ new_enough() {
   "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
+fetch_python() { # version
+  echo "environment: fetching Python $1" >&2
+  {
+    python3 -m pip --disable-pip-version-check install --quiet --user "uv==$uv_version" >&2 &&
+      python3 -m uv python install "$1" >&2 &&
+      python3 -m uv python find "$1"
+  } || fail "Python $1 could not be fetched; look above, or install a Python and set PYTHON to its path."
+}
+
 find_python() {
   local candidate
   for candidate in ${PYTHON:-python3 python3.13 python3.12 python3.11}; do
@@ -29,8 +41,19 @@ find_python() {
       return
     fi
   done
+  if [[ ${FETCH_PYTHON:-} ]]; then
+    fetch_python "$FETCH_PYTHON"
+    return
+  fi
   fail "no Python 3.11 or newer among ${PYTHON:-python3 python3.13 python3.12 python3.11}; install one, or set PYTHON to its path."
 }
+
+if [[ ${NEST_DIST_PYTHON:-} ]]; then
+  new_enough "$NEST_DIST_PYTHON" ||
+    fail "NEST_DIST_PYTHON is '$NEST_DIST_PYTHON', which is no Python 3.11 or newer; correct or unset it."
+  echo "$NEST_DIST_PYTHON"
+  exit
+fi
 
 if [[ ! -x $venv/bin/python ]] || ! new_enough "$venv/bin/python"; then
   python=$(find_python)

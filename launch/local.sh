@@ -72,7 +72,7 @@ signal_all() {
 }
 
 # One TERM is enough: the processes agree among themselves on the step after which they stop.
-# shellcheck disable=SC2317  # called by the trap
+# shellcheck disable=SC2317,SC2329  # called by the trap
 stop() {
   stopping=1
   echo "local.sh: the processes save a checkpoint and stop; once more to end them at once" >&2

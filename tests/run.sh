@@ -12,6 +12,9 @@ python=$(bash launch/environment.sh requirements-test.txt)
 bin=$(dirname "$python")
 
 export JAX_PLATFORMS=cpu
+# Many tests start the same small programs; each is compiled once.
+export JAX_COMPILATION_CACHE_DIR=$top/.pytest_cache/compiled
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
 if [[ $# -eq 0 ]]; then
   "$bin/ruff" check .
   "$bin/ruff" format --check .

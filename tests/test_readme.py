@@ -11,13 +11,16 @@ import sys
 import time
 import urllib.request
 
+import cv2
 import numpy as np
 import pytest
-from support import commands, readme
+from support import cloud, commands, readme
+from support.readme import BINDINGS, QUICK_START, shell
 
+from nest_dist.checkpointing import weight_files
 from nest_dist.commands import configuration
+from nest_dist.data.sources import digits
 
-QUICK_START = "bash launch/local.sh"
 TESTS = "bash tests/run.sh"
 TENSORBOARD = ".venv/bin/tensorboard --logdir=workdirs/quickstart/tensorboard"
 EVALUATE = ".venv/bin/nest-dist evaluate --workdir=workdirs/quickstart"
@@ -25,36 +28,33 @@ LONGER = (
     "bash launch/local.sh -- --gin_file=runs/quickstart.gin --workdir=workdirs/quickstart "
     '--gin_bindings="Run.num_epochs = 22"'
 )
-BINDINGS = (
-    "bash launch/local.sh --processes=2 --devices=2 -- --gin_file=runs/quickstart.gin "
-    '--workdir=workdirs/other --gin_bindings="AdamW.peak_learning_rate = 4e-3" '
-    '--gin_bindings="Run.num_epochs = 5"'
-)
 FASHION_MNIST = (
     ".venv/bin/nest-dist train --gin_file=runs/fashion_mnist.gin --workdir=workdirs/fashion_mnist"
+)
+PREPARE = [
+    ".venv/bin/nest-dist prepare ILSVRC2012_img_train.tar --output=data/imagenet --split=train",
+    ".venv/bin/nest-dist prepare validation_folder --output=data/imagenet --split=validation",
+]
+PREDICT = ".venv/bin/nest-dist predict picture.png --checkpoint=workdirs/quickstart"
+EXPORT = ".venv/bin/nest-dist export digits.stablehlo --checkpoint=workdirs/quickstart"
+CONVERT = (
+    ".venv/bin/nest-dist convert --from=nest_dist --to=timm workdirs/quickstart digits.safetensors"
+)
+FINE_TUNE = (
+    ".venv/bin/nest-dist train --gin_file=runs/quickstart.gin --workdir=workdirs/larger "
+    """--gin_bindings="Run.init_from = 'workdirs/quickstart'" """
+    '--gin_bindings="NesT.image_size = 48" --gin_bindings="Digits.image_side = 48" '
+    '--gin_bindings="PaddedCrop.side = 48" --gin_bindings="Run.num_epochs = 3"'
 )
 INSTALL = "pip install ."
 INSTALLED = "nest-dist train --gin_file=runs/quickstart.gin --workdir=digits"
 KNOWN = [
     *(QUICK_START, TESTS, TENSORBOARD, EVALUATE, LONGER, BINDINGS),
-    *(FASHION_MNIST, INSTALL, INSTALLED),
+    *readme.IMAGENET,  # tried in faults/test_prepared.py
+    *cloud.README,  # tried in launch/test_pod_run.py
+    *PREPARE,
+    *(PREDICT, EXPORT, CONVERT, FINE_TUNE, FASHION_MNIST, INSTALL, INSTALLED),
 ]
-
-
-def shell(command, folder, timeout=900, **environment):
-    """Runs a line of README as a user's shell would, without what the tests' own shell has set."""
-    ours = {"JAX_PLATFORMS", "JAX_NUM_CPU_DEVICES", "VIRTUAL_ENV", "PYTHONPATH"}
-    inherited = {name: value for name, value in os.environ.items() if name not in ours}
-    return subprocess.run(
-        command,
-        shell=True,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env={**inherited, **environment},
-        check=False,
-    )
 
 
 def test_every_command_of_readme_is_tried_here():
@@ -65,34 +65,9 @@ def test_the_test_command_is_the_one_that_must_pass_before_a_change_lands():
     assert TESTS in (commands.TOP / ".ci" / "run").read_text().splitlines()
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    """An empty home folder, which a run must leave empty."""
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def copy(tmp_path_factory):
-    return readme.fresh_copy(tmp_path_factory.mktemp("clone"))
-
-
-@pytest.fixture(scope="module")
-def quick_start(copy, home):
-    """The first command of README on a machine that has Python and nothing else of ours."""
-    done = shell(QUICK_START, copy, HOME=str(home))
-    assert done.returncode == 0, done.stdout + done.stderr
-    return copy / "workdirs" / "quickstart", done
-
-
-@pytest.fixture(scope="module")
-def last_step(quick_start):
-    workdir, _ = quick_start
-    return commands.metrics(workdir)[-1]["step"]
-
-
 def test_the_quick_start_learns_digits_and_says_what_is_next(quick_start, last_step):
     workdir, done = quick_start
-    accuracy = commands.metrics(workdir)[-1]["eval/top_1"]
+    accuracy = commands.evaluations(workdir)[-1]["eval/top_1"]
     assert accuracy >= 0.97
     assert f"step {last_step}/{last_step}" in done.stdout
     assert f"test top-1 {accuracy:.2%}" in done.stdout
@@ -142,7 +117,7 @@ def test_evaluating_measures_what_the_run_measured(quick_start, copy):
     workdir, _ = quick_start
     done = shell(EVALUATE, copy, JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stderr
-    found, expected = json.loads(done.stdout), commands.metrics(workdir)[-1]
+    found, expected = json.loads(done.stdout), commands.evaluations(workdir)[-1]
     assert found["eval/top_1"] == expected["eval/top_1"]
     assert found["eval/examples"] == expected["eval/examples"] == 359
     assert found["eval/loss"] == pytest.approx(expected["eval/loss"], rel=1e-4)
@@ -188,19 +163,66 @@ def test_a_longer_run_goes_on_where_the_shorter_ended(quick_start, copy, last_st
     done = shell(LONGER, copy)
     assert done.returncode == 0, done.stdout + done.stderr
     assert f"resuming after step {last_step}" in done.stdout
-    assert "configuration changed: + Run.num_epochs = 22" in done.stdout
+    assert "configuration changed: Run.num_epochs was 20, is 22: the run goes on" in done.stdout
     steps = [line["step"] for line in commands.metrics(workdir) if "train/loss" in line]
     assert steps == sorted(set(steps))
     assert steps[-1] == round(22 * 1438 / 32)
 
 
-def test_bindings_reach_the_run(quick_start, copy):
-    done = shell(BINDINGS, copy)
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_bindings_reach_the_run(other_run):
+    workdir, done = other_run
     assert "4 cpu devices in 2 processes" in done.stdout
-    text = (copy / "workdirs" / "other" / "config.gin").read_text()
+    text = (workdir / "config.gin").read_text()
     assert "AdamW.peak_learning_rate = 0.004" in text
     assert "Run.num_epochs = 5" in text
+
+
+@pytest.fixture(scope="module")
+def picture(copy):
+    """A digit that the run has not seen, as README calls it, and its label."""
+    example = digits.Digits("test", image_side=32).open()[7]
+    cv2.imwrite(str(copy / "picture.png"), example["image"])
+    return example["label"]
+
+
+def test_predicting_names_the_digit(quick_start, copy, picture):
+    done = shell(PREDICT, copy, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
+    shown, best, *others = done.stdout.splitlines()
+    assert shown == "picture.png"
+    assert best.endswith(f"(label {picture})")
+    assert len(others) == 4
+
+
+def test_the_loaded_and_the_exported_model_see_the_same_digit(quick_start, copy, picture):
+    done = shell(EXPORT, copy, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
+    of_load, _ = readme.blocks("python")
+    code = """
+import cv2, jax.export
+exported = jax.export.deserialize(open("digits.stablehlo", "rb").read())
+again = exported.call(cv2.imread("picture.png", cv2.IMREAD_GRAYSCALE)[None, ..., None])
+print(logits.argmax(), abs(logits - again).max() < 1e-4)
+"""
+    python = f".venv/bin/python -c {shlex.quote(of_load + code)}"
+    done = shell(python, copy, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [str(picture), "True"]
+
+
+def test_converting_writes_what_timm_names(quick_start, copy):
+    done = shell(CONVERT, copy, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stderr
+    found = weight_files.read(copy / "digits.safetensors").arrays
+    assert found["levels.1.transformer_encoder.1.attn.qkv.weight"].shape == (192, 64)
+
+
+def test_fine_tuning_goes_on_from_the_digits_that_were_learned(quick_start, copy):
+    done = shell(FINE_TUNE, copy, JAX_PLATFORMS="cpu")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "starting from workdirs/quickstart: nest_micro, a NesT of 2 levels" in done.stdout
+    assert "resized to another image: levels_0/position_embedding [1, 4, 16, 32]" in done.stdout
+    assert commands.metrics(copy / "workdirs" / "larger")[-1]["eval/top_1"] >= 0.95
 
 
 def pythons():
@@ -237,8 +259,8 @@ def test_the_wheel_works_from_any_folder(python, tmp_path):
     assert (elsewhere / "digits" / "config.gin").exists()
 
 
-def test_the_python_of_readme_runs():
-    (code,) = readme.blocks("python")
+def test_the_model_of_readme_gives_logits():
+    _, code = readme.blocks("python")
     done = subprocess.run(
         [sys.executable, "-c", code + "\nprint(logits.shape)"],
         capture_output=True,
@@ -262,7 +284,7 @@ def test_fashion_mnist_is_learned(tmp_path):
     done = commands.nest_dist(*arguments, f'--gin_bindings=idx_folder = "{folder}"', timeout=1800)
     minutes = (time.monotonic() - started) / 60
     assert done.returncode == 0, done.stderr
-    assert commands.metrics(tmp_path)[-1]["eval/top_1"] >= 0.88
+    assert commands.evaluations(tmp_path)[-1]["eval/top_1"] >= 0.88
     parameters = int(re.search(r"([\d,]+) parameters", done.stdout)[1].replace(",", ""))
     assert parameters < 1_000_000
     print(f"{minutes:.1f} minutes")

@@ -104,6 +104,20 @@ def divides(name: str, value: int, divisor: int, divisor_name: str, remedy: str)
     return quotient
 
 
+def divisor_of(name: str, value: int, whole: int, whole_name: str, remedy: str) -> None:
+    """Checks that `value` divides `whole` exactly.
+
+    Raises:
+        BadInput: naming the values that do, and `remedy`.
+    """
+    if whole % value:
+        fitting = [str(divisor) for divisor in range(1, whole + 1) if whole % divisor == 0]
+        raise failures.BadInput(
+            f"{name} is {value}; it must divide {whole_name} ({whole}): set it to "
+            f"{', '.join(fitting)}, or {remedy}."
+        )
+
+
 def one_of(name: str, value: str, known: Iterable[str], remedy: str = "") -> None:
     """Checks that `value` is known.
 

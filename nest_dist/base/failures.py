@@ -30,6 +30,12 @@ class PeerLost(Failure):
     exit_code = PEER_LOST
 
 
+class Unavailable(Failure):
+    """A server that the run reads from keeps failing; starting again later continues the run."""
+
+    exit_code = PEER_LOST
+
+
 class Preempted(Failure):
     """The run was asked to stop, saved a checkpoint and can be continued by a restart."""
 

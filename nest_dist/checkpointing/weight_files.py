@@ -1,14 +1,13 @@
 """Files of weights, whatever their format: told by how they begin, not by what they are called."""
 
 import dataclasses
-import os
 import pathlib
 import typing
 from collections.abc import Callable
 
 import numpy as np
 
-from nest_dist.base import failures
+from nest_dist.base import failures, files
 from nest_dist.checkpointing import flax_file, safetensors_file, torch_file
 
 
@@ -68,13 +67,9 @@ def write(path: pathlib.Path, writer: Callable[[pathlib.Path], typing.Any]) -> N
     """
     if path.exists():
         raise failures.BadInput(f"{path} is there already; remove it, or choose another name.")
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        writer(partial)
-        partial.replace(path)
+        files.write_whole(path, writer)
     except OSError as error:
         raise failures.BadInput(
             f"{path} cannot be written ({error.strerror}); choose another folder."
         ) from None
-    finally:
-        partial.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import os
+import signal
 import sys
 import traceback
 import types
@@ -27,7 +28,7 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One command: the module `nest_dist.commands.NAME` has its `run(options)`.
+    """One command: the module `nest_dist.commands.NAME` has its `run(options)`; - becomes _.
 
     Attributes:
         summary: what it does, in a line.
@@ -44,12 +45,26 @@ FLAGS = {
     "gin_file": Flag("multi_string", None, "configuration: a path or a shipped name; repeatable"),
     "gin_bindings": Flag("multi_string", None, "one binding, NAME.FIELD = VALUE; repeatable"),
     "workdir": Flag("string", None, "folder of the run: checkpoints, metrics, configuration"),
+    "allow_config_change": Flag(
+        "bool", False, "go on from a checkpoint that was made with another model, data or seed"
+    ),
     "step": Flag("integer", None, "which checkpoint; without it the newest"),
     "from": Flag("string", None, "format of IN: nest_dist, official or timm"),
     "to": Flag("string", None, "format of OUT: nest_dist, official or timm"),
     "checkpoint": Flag("string", None, "weights: a file, a workdir, or a Hugging Face Hub id"),
     "format": Flag("string", "table", "table or json"),
+    "output": Flag("string", None, "folder for what is written; in it a folder a split"),
+    "images": Flag("integer", 8, "pictures on the contact sheet"),
+    "batch_step": Flag("integer", 0, "of which step the batch is shown"),
     "class_names": Flag("string", None, "text file with one class name a line"),
+    "split": Flag("string", None, "name of the split, such as train or validation"),
+    "input_format": Flag("string", None, "folder, tar, parquet, tfds or idx; else recognised"),
+    "labels": Flag("string", None, "text file with NAME CLASS a line, where no folders tell"),
+    "image_column": Flag("string", "image", "column or feature with the picture (parquet, tfds)"),
+    "label_column": Flag("string", "label", "column or feature with the class (parquet, tfds)"),
+    "shards": Flag("integer", None, "number of files; without it one for each 256 MB"),
+    "workers": Flag("integer", None, "processes; without it one for each core"),
+    "verify": Flag("bool", False, "reads a prepared split again and checks every record"),
     "coordinator": Flag("string", None, "host:port of process 0; without it JAX finds the peers"),
     "num_processes": Flag("integer", None, "processes of the run"),
     "process_id": Flag("integer", None, "number of this process, from 0"),
@@ -59,12 +74,17 @@ HOSTS = ("coordinator", "num_processes", "process_id", "wait_seconds")
 COMMANDS = {
     "train": Command(
         "trains a NesT, or goes on from the last checkpoint of its workdir",
-        ("gin_file", "gin_bindings", "workdir", *HOSTS),
+        ("gin_file", "gin_bindings", "workdir", "allow_config_change", *HOSTS),
     ),
     "evaluate": Command(
         "measures a checkpoint of a workdir on its evaluation data",
         ("workdir", "step", "gin_bindings", *HOSTS),
     ),
+    "inspect-data": Command(
+        "draws what the pipeline makes of pictures, and tells its speed stage by stage",
+        ("gin_file", "gin_bindings", "output", "images", "batch_step"),
+    ),
+    "verify": Command("checks that every checkpoint of a run is what was saved", (), "WORKDIR"),
     "convert": Command(
         "brings weights from one format to another, without loss",
         ("from", "to", "step", "gin_bindings"),
@@ -74,6 +94,14 @@ COMMANDS = {
         "prints the most likely classes of pictures",
         ("checkpoint", "step", "format", "class_names"),
         "IMAGES...",
+    ),
+    "prepare": Command(
+        "writes pictures as sharded ArrayRecord: from folders, tar, Parquet, TFDS or IDX",
+        (
+            *("output", "split", "input_format", "labels", "class_names", "image_column"),
+            *("label_column", "shards", "workers", "verify"),
+        ),
+        "INPUT...",
     ),
     "export": Command(
         "writes a model as one StableHLO file that runs without nest_dist",
@@ -133,7 +161,11 @@ def _run(arguments: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     chosen = {flag: values[flag].value for flag in COMMANDS[name].flags}
     options = Options(**chosen, arguments=others)
-    importlib.import_module(f"nest_dist.commands.{name}").run(options)
+    if "process_id" in COMMANDS[name].flags:
+        # Until the command looks after signals itself, there is nothing to save.
+        signal.signal(signal.SIGTERM, lambda *_: failures.end_now(failures.PREEMPTED))
+    module = name.replace("-", "_")
+    importlib.import_module(f"nest_dist.commands.{module}").run(options)
     return 0
 
 

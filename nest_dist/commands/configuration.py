@@ -2,7 +2,6 @@
 
 import dataclasses
 import difflib
-import importlib.resources
 import logging
 import os
 import pathlib
@@ -14,6 +13,10 @@ import gin
 
 from nest_dist.base import checks, failures
 from nest_dist.commands import run as runs
+from nest_dist.commands import shipped
+
+# Scope and selector, and the name of a parameter.
+Bound = tuple[tuple[str, str], str]
 
 # gin would also look for an include among Python's packages, and breaks on a folder `data/` or
 # `model/` in the working folder, which Python takes for one. Files are all that we include.
@@ -22,6 +25,9 @@ gin.config._FILE_READERS = [(open, os.path.isfile)]
 
 def load(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> runs.Run:
     """The run that files and then bindings describe.
+
+    A later file may replace a part of what an earlier one says, such as the data of a shipped run;
+    then the bindings of the part that is replaced stay unused. Others do not.
 
     Args:
         gin_files: paths, or names below the shipped `gin/`.
@@ -32,20 +38,21 @@ def load(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> runs.Run:
     """
     if not gin_files:
         raise failures.BadInput(
-            f"--gin_file is not given; give a path or a shipped name: {', '.join(shipped('runs'))}."
+            "--gin_file is not given; give a path or a shipped name: "
+            f"{', '.join(shipped.names('runs'))}."
         )
     paths = [find(name) for name in gin_files]
     gin.clear_config()
-    gin.add_config_file_search_path(str(_shipped_folder()))
+    gin.add_config_file_search_path(str(shipped.folder()))
     logging.disable(logging.CRITICAL)  # gin logs each path that it tries for an include
     try:
-        gin.parse_config_files_and_bindings([str(path) for path in paths], list(gin_bindings))
+        earlier = _parse(paths, gin_bindings)
         run = runs.Run()  # type: ignore[call-arg]  # gin fills it in
     except (ValueError, TypeError, SyntaxError, OSError, ImportError, RuntimeError) as error:
         raise failures.BadInput(_explain(error)) from error
     finally:
         logging.disable(logging.NOTSET)
-    _refuse_unused()
+    _refuse_unused(earlier)
     return run
 
 
@@ -60,40 +67,43 @@ def find(name: str) -> pathlib.Path:
     Raises:
         BadInput: with the close names.
     """
-    for path in (pathlib.Path(name), _shipped_folder() / name):
+    for path in (pathlib.Path(name), shipped.folder() / name):
         if path.is_file():
             return path
-    known = shipped()
+    known = shipped.names()
     tails = {pathlib.PurePath(each).name: each for each in known}
-    close = difflib.get_close_matches(name, known, cutoff=0.6)
-    close += [tails[tail] for tail in difflib.get_close_matches(pathlib.Path(name).name, tails)]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    close += [
+        tails[tail]
+        for tail in difflib.get_close_matches(pathlib.Path(name).name, tails, cutoff=0.75)
+    ]
     if close:
         hint = f"did you mean {' or '.join(dict.fromkeys(close))}?"
     else:
-        hint = f"shipped runs are {', '.join(shipped('runs'))}."
+        hint = f"shipped runs are {', '.join(shipped.names('runs'))}."
     raise failures.BadInput(
         f"--gin_file is {name!r}, which is neither a file nor a shipped name; {hint}"
     )
 
 
-def shipped(folder: str = "") -> list[str]:
-    """Names of the gin files that travel with the package."""
-    root = _shipped_folder()
-    return sorted(str(path.relative_to(root)) for path in (root / folder).rglob("*.gin"))
+def _parse(paths: Sequence[pathlib.Path], bindings: Sequence[str]) -> set[Bound]:
+    """Takes files and bindings in; returns what was bound before the last file."""
+    earlier: set[Bound] = set()
+    for path in paths:
+        # gin has no public way to list bindings; this table is what its own text form prints.
+        earlier = {(key, name) for key, names in gin.config._CONFIG.items() for name in names}
+        gin.parse_config_file(str(path))
+    gin.parse_config(list(bindings))
+    gin.finalize()
+    return earlier
 
 
-def _shipped_folder() -> pathlib.Path:
-    package = pathlib.Path(str(importlib.resources.files("nest_dist")))
-    installed = package / "gin_files"
-    return installed if installed.is_dir() else package.parent / "gin"
-
-
-def _refuse_unused() -> None:
-    # gin has no public way to list bindings; these two tables are what its own text forms print.
+def _refuse_unused(earlier: set[Bound]) -> None:
     for (scope, selector), parameters in gin.config._CONFIG.items():
         is_macro = selector == "gin.macro"
         name = scope if is_macro else "/".join(filter(None, [scope, selector.rpartition(".")[2]]))
-        missing = set(parameters) - _used_parameters(scope, selector)
+        missing = {each for each in parameters if ((scope, selector), each) not in earlier}
+        missing -= _used_parameters(scope, selector)
         if is_macro and missing:
             raise failures.BadInput(
                 f"the macro {name} is set and nothing used it; {_other_macros(name)}"
@@ -162,14 +172,4 @@ def _registered() -> dict[str, typing.Any]:
 
 
 def _close_files(name: str) -> str:
-    return checks.suggestion(name, shipped(os.path.dirname(name)))
-
-
-def difference(before: str, after: str) -> list[str]:
-    """The bindings in which two configurations differ, as "- old" and "+ new"."""
-    lines = difflib.ndiff(_bindings(before), _bindings(after))
-    return [line for line in lines if line[0] in "+-"]
-
-
-def _bindings(config: str) -> list[str]:
-    return sorted(line for line in config.splitlines() if line and not line.startswith("#"))
+    return checks.suggestion(name, shipped.names(os.path.dirname(name)))

@@ -2,11 +2,14 @@
 
 import pathlib
 import typing
+from collections.abc import Iterator
 
 from nest_dist.base import checks, failures
 from nest_dist.checkpointing import flax_file, safetensors_file, weight_files
-from nest_dist.commands import cli, pretrained, recorded, variants
-from nest_dist.model import recognition, weights
+from nest_dist.commands import cli, description, pretrained, recorded, variants
+from nest_dist.model import nest, recognition, weights
+
+_IN_TIMM = ("nest_tiny", "nest_small", "nest_base")
 
 
 def run(options: cli.Options) -> None:
@@ -32,7 +35,9 @@ def run(options: cli.Options) -> None:
     print(f"{where}: {found.form} weights of {pretrained.describe(found.model)}")
     if found.left_out:
         print(f"left out: {', '.join(found.left_out)}")
-    print(f"{out}: {len(arrays)} arrays in the {options.to} format")
+    print(f"{out}: {len(arrays)} float32 arrays in the {options.to} format")
+    for remark in _remarks(found.model, options.to, out):
+        print(remark)
 
 
 def _fill(
@@ -40,21 +45,38 @@ def _fill(
 ) -> None:
     if form == "official":
         flax_file.write(path, arrays)
-    elif form == "nest_dist":
-        safetensors_file.write(path, arrays, pretrained.metadata_of(found))
+    elif form == "timm":
+        safetensors_file.write(path, arrays, _timm_metadata(found.model))
     else:
-        safetensors_file.write(path, arrays, _timm_metadata(found))
+        known = description.Description(found.model, found.configuration, found.class_names)
+        safetensors_file.write(path, arrays, known.texts())
 
 
-def _timm_metadata(found: pretrained.Found) -> dict[str, str]:
-    """What tells PyTorch's readers that the arrays are theirs, and people which model it is."""
-    model = found.model
+def _remarks(model: nest.NesT, form: weights.Format, out: str) -> Iterator[str]:
+    """What the user of the file should know."""
+    name = _timm_name(model)
+    if form == "timm" and name:
+        fields = f"img_size={model.geometry().image_sides[0]}, num_classes={model.num_classes}"
+        yield f"to load it: timm.create_model({name!r}, {fields}, checkpoint_path={out!r})"
+    if form != "nest_dist" and model.gelu != weights.GELU[form]:
+        yield (
+            f"note: this model has the {model.gelu} GELU, {form}'s have the {weights.GELU[form]} "
+            "one; there its logits differ slightly"
+        )
+
+
+def _timm_name(model: nest.NesT) -> str | None:
+    """What timm calls this model; those with official weights pad as the official code does."""
     name = recognition.name_of(model, variants.models())
-    # timm's models for the official weights pad as the official code does.
-    architecture = {"architecture": f"{name}_jx"} if name and name.startswith("nest_") else {}
+    return f"{name}_jx" if name in _IN_TIMM else None
+
+
+def _timm_metadata(model: nest.NesT) -> dict[str, str]:
+    """What tells PyTorch's readers that the arrays are theirs, and people which model it is."""
+    name = _timm_name(model)
     return {
         "format": "pt",
-        **architecture,
+        **({"architecture": name} if name else {}),
         "num_classes": str(model.num_classes),
         "img_size": str(model.geometry().image_sides[0]),
     }

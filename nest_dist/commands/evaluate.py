@@ -5,29 +5,32 @@ import json
 from nest_dist.base import failures
 from nest_dist.checkpointing import manager
 from nest_dist.commands import cli, configuration, wiring, workdirs
-from nest_dist.parallel import hosts
+from nest_dist.parallel import hosts, watch
 from nest_dist.train import evaluation
 
 
 def run(options: cli.Options) -> None:
     """Prints the metrics of one checkpoint as a JSON object, from the lead process."""
     workdir = workdirs.for_reading(options.workdir)
-    configured = configuration.load(
-        [str(workdir / workdirs.CONFIGURATION)], options.gin_bindings or ()
-    )
-    hosts.start(
-        options.coordinator, options.num_processes, options.process_id, options.wait_seconds
-    )
-    with hosts.joint_end():
+    with watch.Watch() as watching:
+        configured = configuration.load(
+            [str(workdir / workdirs.CONFIGURATION)], options.gin_bindings or ()
+        )
+        hosts.start(
+            options.coordinator, options.num_processes, options.process_id, options.wait_seconds
+        )
+        watching.connect()
         wired = wiring.wire(configured)
-        checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, configured.keep_checkpoints)
+        checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, keep=None)
         step = _chosen(options.step, checkpoints.steps(), str(workdir))
-        params = checkpoints.restore(step, wired.shapes).params
+        checkpoints.require_whole(step)
+        params = checkpoints.restore(step, wired.shapes).evaluated
         _, shapes = wired.batch_shapes()
-        evaluation_step = wired.evaluation_step().lower(wired.shapes.params, shapes).compile()
+        evaluation_step = wired.evaluation_step().lower(wired.shapes.evaluated, shapes).compile()
         hosts.barrier("compiled")
-        metrics = evaluation.evaluate(evaluation_step, params, wired.evaluation_batches())
-        if hosts.lead():
+        batches = wired.evaluation_batches()
+        metrics = evaluation.evaluate(evaluation_step, params, batches)
+        if hosts.lead() and metrics is not None:
             print(json.dumps({"step": step, **metrics}))
         checkpoints.close()
 

@@ -24,12 +24,7 @@ def run(options: cli.Options) -> None:
     (out,) = options.arguments
     pretrained.require_trained(options.checkpoint)
     loaded = pretrained.load(options.checkpoint, options.step)
-    try:
-        artifact = exported(loaded).serialize()
-    except ImportError:  # of flatbuffers, the format in which jax.export wraps StableHLO
-        raise failures.BadInput(
-            "export needs a library that is not installed; `pip install nest-dist[export]`."
-        ) from None
+    artifact = exported(loaded).serialize()
     weight_files.write(pathlib.Path(out).expanduser(), lambda path: path.write_bytes(artifact))
     H, W = loaded.preprocess.sides
     C = loaded.model.num_channels

@@ -22,24 +22,31 @@ def download(repository: str) -> pathlib.Path:
     """
     try:
         import huggingface_hub
+        from huggingface_hub import errors
+        from huggingface_hub.utils import logging
     except ImportError:
         raise failures.BadInput(
             f"{repository} is no path here; to look for it on the Hugging Face Hub, "
             "`pip install nest-dist[hub]`."
         ) from None
-    huggingface_hub.utils.logging.set_verbosity_error()  # it tells of every new attempt
+    logging.set_verbosity_error()  # it tells of every new attempt
+    missing: Exception | None = None
     for name in FILES:
         try:
             return pathlib.Path(huggingface_hub.hf_hub_download(repository, name))
-        # Anything from a proxy to a missing token; its own first line says which.
-        except Exception as error:
-            local = isinstance(error, huggingface_hub.errors.LocalEntryNotFoundError)
-            if isinstance(error, huggingface_hub.errors.EntryNotFoundError) and not local:
-                continue
-            raise failures.BadInput(
-                f"{repository} is no path here and cannot be fetched from the Hugging Face Hub "
-                f"({failures.first_line(error)}); give a path, or check name and network."
-            ) from None
+        except errors.EntryNotFoundError as error:
+            missing = error  # without a network, the other file may still be in the cache
+        except Exception as error:  # anything from a proxy to a missing token
+            raise _unreachable(repository, error) from None
+    if isinstance(missing, errors.LocalEntryNotFoundError):
+        raise _unreachable(repository, missing)
     raise failures.BadInput(
         f"the repository {repository} has none of {', '.join(FILES)}; give another one."
+    )
+
+
+def _unreachable(repository: str, error: Exception) -> failures.BadInput:
+    return failures.BadInput(
+        f"{repository} is no path here and cannot be fetched from the Hugging Face Hub "
+        f"({failures.first_line(error)}); give a path, or check name and network."
     )

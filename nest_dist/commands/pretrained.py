@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 import typing
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ import numpy as np
 
 from nest_dist.base import checks, failures, names
 from nest_dist.checkpointing import manager, weight_files
-from nest_dist.commands import hub, preprocessing, recorded, variants, workdirs
+from nest_dist.commands import description, hub, preprocessing, recorded, variants, workdirs
 from nest_dist.model import nest, recognition, transfer, weights
 
 # What of a model does not show in the shapes of foreign weights.
@@ -175,21 +174,6 @@ def describe(model: nest.NesT) -> str:
     return f"{f'{name}, ' if name else ''}{weights.describe(model)}, {count:,} parameters"
 
 
-def metadata_of(found: Found) -> dict[str, str]:
-    """The texts that go with our safetensors files, from which they are read again."""
-    fields = {
-        name: getattr(found.model, name)
-        for name in nest.NesT.__dataclass_fields__
-        if name not in ("parent", "name")
-    }
-    texts = {"format": "flax", "nest_dist.model": json.dumps(fields)}
-    if found.configuration is not None:
-        texts["nest_dist.configuration"] = found.configuration
-    if found.class_names:
-        texts["nest_dist.class_names"] = json.dumps(found.class_names)
-    return texts
-
-
 def _ready(
     model: nest.NesT,
     params: dict[str, np.ndarray],
@@ -227,23 +211,17 @@ def _in_folder(path: pathlib.Path, step: int | None, hints: Mapping[str, typing.
 def _in_file(path: pathlib.Path, hints: Mapping[str, typing.Any]) -> Found:
     file = weight_files.read(path)
     form = weights.format_of(file.arrays)
-    if form == "nest_dist" and "nest_dist.model" in file.metadata:
-        try:
-            model = nest.NesT(**json.loads(file.metadata["nest_dist.model"]))
-        except (ValueError, TypeError) as error:
-            raise failures.BadInput(
-                f"{path} describes its model wrongly ({failures.first_line(error)}); write it "
-                "again with `nest-dist convert`."
-            ) from None
-    else:
+    known = description.read(path, file.metadata)
+    model = known.model
+    if model is None:
         shapes = {name: leaf.shape for name, leaf in file.arrays.items()}
         model = recognition.recognise(shapes, variants.models(), hints)
     return Found(
         model=model,
         params=weights.to_ours(form, file.arrays, model),
         form=form,
-        configuration=file.metadata.get("nest_dist.configuration"),
-        class_names=tuple(json.loads(file.metadata.get("nest_dist.class_names", "[]"))),
+        configuration=known.configuration,
+        class_names=known.class_names,
         left_out=file.left_out,
     )
 
@@ -252,10 +230,11 @@ def _in_checkpoints(path: pathlib.Path, step: int | None) -> Found:
     checkpoints = manager.Manager(path, keep=None)
     try:
         chosen = _chosen(step, checkpoints.steps(), path)
+        checkpoints.require_whole(chosen)
         arrays, metadata = checkpoints.arrays(chosen), checkpoints.metadata(chosen)
     finally:
         checkpoints.close()
-    prefix = "params/"
+    prefix = "ema/" if any(name.startswith("ema/") for name in arrays) else "params/"
     params = {
         name.removeprefix(prefix): leaf for name, leaf in arrays.items() if name.startswith(prefix)
     }
@@ -267,7 +246,7 @@ def _in_checkpoints(path: pathlib.Path, step: int | None) -> Found:
         form="nest_dist",
         configuration=configuration,
         class_names=tuple(metadata.get("class_names", ())),
-        left_out=("step", "optimizer"),
+        left_out=("step", "optimizer", *(("params",) if prefix == "ema/" else ())),
     )
 
 

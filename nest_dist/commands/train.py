@@ -1,11 +1,11 @@
 """`nest-dist train`: from a configuration to a trained model, or on from its last checkpoint."""
 
+import contextlib
+import functools
 import hashlib
-import importlib.metadata
 import itertools
+import json
 import pathlib
-import platform
-import time
 import typing
 from collections.abc import Iterator, Mapping
 
@@ -13,83 +13,196 @@ import jax
 import numpy as np
 
 import nest_dist
-from nest_dist.base import failures
 from nest_dist.checkpointing import manager
-from nest_dist.commands import cli, configuration, pretrained, wiring, workdirs
-from nest_dist.parallel import hosts
+from nest_dist.commands import (
+    audit,
+    cli,
+    compilation,
+    configuration,
+    gallery,
+    preflight,
+    pretrained,
+    recorded,
+    resuming,
+    wiring,
+    workdirs,
+)
+from nest_dist.data import batch
+from nest_dist.model import flops
+from nest_dist.parallel import hosts, watch
+from nest_dist.telemetry import goodput, profile
 from nest_dist.telemetry import report as reports
 from nest_dist.train import evaluation, loop
-
-GRID_IMAGES = 64
-COMPILE_SKEW_SECONDS = 3600
 
 
 def run(options: cli.Options) -> None:
     """Trains until the end, or until it is asked to stop."""
-    workdir = workdirs.for_writing(options.workdir)
-    configured = configuration.load(options.gin_file or (), options.gin_bindings or ())
-    text = configuration.text()
-    hosts.start(
-        options.coordinator, options.num_processes, options.process_id, options.wait_seconds
-    )
-    with hosts.StopRequest() as stop, hosts.joint_end():
-        hosts.agree("configuration", _digest(text), "start all processes with the same flags")
-        _train(workdir, wiring.wire(configured), text, stop)
+    ledger = goodput.Ledger()
+    with watch.Watch() as watching:
+        workdir = workdirs.for_writing(options.workdir)
+        configured = configuration.load(options.gin_file or (), options.gin_bindings or ())
+        text = configuration.text()
+        hosts.start(
+            options.coordinator, options.num_processes, options.process_id, options.wait_seconds
+        )
+        watching.connect(configured.stuck_seconds)
+        preflight.same_program(text, workdir)
+        wired = wiring.wire(configured)
+        preflight.same_data(wired)
+        _Training(workdir, wired, text, watching, ledger).run(options.allow_config_change)
 
 
-def _train(workdir: pathlib.Path, wired: wiring.Wiring, text: str, stop: hosts.StopRequest) -> None:
-    checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, wired.run.keep_checkpoints)
-    first_step = max(checkpoints.steps(), default=0)
-    changes: list[str] = []
-    if first_step:
-        metadata = checkpoints.metadata(first_step)
-        _require_same_run(metadata, wired)
-        changes = configuration.difference(metadata["configuration"], text)
-    cadence = wired.cadence
-    report = reports.Report(
-        workdir if hosts.lead() else None, first_step, cadence.num_steps, wired.steps_per_epoch
-    )
-    try:
-        _introduce(report, workdir, wired, text, first_step)
-        for change in changes:
-            report.say(f"configuration changed: {change}")
-        if first_step:
-            state = checkpoints.restore(first_step, wired.shapes)
-        else:
-            state = _first_state(wired, report)
-        train_step, evaluation_step = _compile(wired, report)
+class _Training:
+    """A run in its folder: what is open while it lasts, put together for the loop."""
 
-        def evaluate(current: typing.Any) -> Mapping[str, float]:
-            batches = wired.evaluation_batches()
-            return evaluation.evaluate(evaluation_step, current.params, batches)
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        wired: wiring.Wiring,
+        text: str,
+        watching: watch.Watch,
+        ledger: goodput.Ledger,
+    ) -> None:
+        self._workdir = workdir
+        self._wired = wired
+        self._text = text
+        self._watch = watching
+        self._ledger = ledger
+        self._checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, wired.run.keep)
 
-        def save(step: int, current: typing.Any) -> None:
-            checkpoints.save(step, current, _metadata(wired, text))
-            report.flush()
+    def run(self, allow_change: bool) -> None:
+        """Trains from where the folder is to the end."""
+        wired, lead = self._wired, hosts.lead()
+        try:
+            with self._during("restore"):
+                start = resuming.find(self._checkpoints, wired, self._text, allow_change)
+            self._ledger.resume(self._workdir / workdirs.GOODPUT if lead else None, start.step)
+            self._report = reports.Report(
+                self._workdir if lead else None,
+                start.step,
+                wired.cadence.num_steps,
+                wired.steps_per_epoch,
+                flops.training_flops(wired.run.model),
+            )
+            try:
+                self._train(start)
+            finally:
+                self._ledger.write()
+                self._report.close()
+        finally:
+            self._checkpoints.close()
 
-        if first_step >= cadence.num_steps:
-            report.say(f"the run is complete at step {first_step}; here is its evaluation again")
-            report.say_metrics(first_step, evaluate(state))
+    def _train(self, start: resuming.Start) -> None:
+        wired, report, cadence = self._wired, self._report, self._wired.cadence
+        _introduce(report, self._workdir, wired, self._text, start)
+        state = start.state or _first_state(wired, report)
+        with self._during("compile"), compilation.kept(self._workdir, report.say):
+            training, evaluating = wired.batch_shapes()
+            self._step = wired.train_step().lower(wired.shapes, training).compile()
+            counting = wired.evaluation_step().lower(wired.shapes.evaluated, evaluating)
+            self._evaluation_step = counting.compile()
+            self._shown = gallery.Gallery(wired, report)
+        with self._during("compile"):
+            # Now, and not while the first checkpoint waits.
+            self._checkpoints.prepare(state)
+        self._watch.begin()
+        if start.step >= cadence.num_steps:
+            report.say(f"the run is complete at step {start.step}; here is its evaluation again")
+            report.say_metrics(start.step, self._evaluate(state, show=False) or {})
             return
-        batches = wired.training_batches(first_step)
+        if start.step and not start.evaluated and cadence.due(start.step, cadence.evaluate_every):
+            report.metrics(start.step, self._evaluate(state) or {})
+        self._train_on(start, state)
+        with self._during("save"):
+            self._checkpoints.wait()
+        report.summary(cadence.num_steps, wired.run.global_batch, self._ledger)
+
+    def _train_on(self, start: resuming.Start, state: typing.Any) -> None:
+        """To the end, going back to a checkpoint where the configuration wants it."""
+        policy, skip = self._wired.run.not_finite, 0
+        for rewinds in itertools.count(1):
+            try:
+                self._loop(start, state, skip)
+                return
+            except loop.NotFinite as failure:
+                if policy.policy != "rewind" or rewinds > policy.limit:
+                    raise
+                with self._during("restore"):
+                    start = resuming.back(self._checkpoints, self._wired)
+                    state = start.state or _first_state(self._wired, self._report)
+                skip = failure.step - start.step
+                self._ledger.rewind(start.step)
+                self._report.rewind(start.step)
+                self._report.say(
+                    f"{failure} Going back to step {start.step} and leaving out the data of the "
+                    f"{skip} steps from there ({rewinds} of {policy.limit} times)."
+                )
+
+    def _loop(self, start: resuming.Start, state: typing.Any, skip: int) -> None:
+        wired, run, cadence = self._wired, self._wired.run, self._wired.cadence
+        batches = resuming.batches(wired, start, skip, lambda: self._watch.stopping)
+        planned = run.profile_first_step
+        profiler = profile.Profiler(
+            first_step=planned if planned and planned > start.step else None,
+            num_steps=run.profile_num_steps,
+            workdir=self._workdir,
+            look_every=cadence.log_every,
+            done=self._report.say,
+        )
+
+        def record(step: int, metrics: loop.StepMetrics) -> None:
+            self._report.metrics(step, metrics)
+            self._ledger.write(at_once=False)
+
+        def save(step: int, current: typing.Any, measured: loop.Metrics, given: int) -> None:
+            self._ledger.saved(step)
+            self._report.metrics(step, self._ledger.metrics())
+            metadata = {
+                **_metadata(wired, self._text),
+                resuming.POSITIONS: _all_positions(batches.positions(given), step),
+                resuming.LEFT_OUT: start.left_out + skip,
+            }
+            self._checkpoints.save(step, current, metadata, measured)
+            self._report.flush()
+
+        def stop_reached() -> bool:
+            self._checkpoints.raise_failure()
+            return self._watch.tick()
+
         parts = loop.Parts(
-            step=train_step,
-            batches=_show_first(batches, first_step, report),
-            evaluate=evaluate,
+            step=self._step,
+            batches=self._shown.training(batches, start.step),
+            steps_done=lambda current: int(current.step),
+            evaluate=self._evaluate,
             save=save,
-            report=report.metrics,
-            stop_reached=stop.reached,
-            global_batch=wired.run.global_batch,
+            report=record,
+            stop_reached=stop_reached,
+            global_batch=run.global_batch,
+            most_skipped=run.not_finite.limit if run.not_finite.policy == "skip" else 0,
+            before_step=profiler.before_step,
+            during=self._during,
         )
         try:
-            loop.run(state, first_step, cadence, parts)
+            with profiler, self._during("step"):
+                loop.run(state, start.step, cadence, parts)
         finally:
             batches.close()
-        checkpoints.wait()
-        report.say(f"done: {cadence.num_steps} steps; everything about the run is in {workdir}")
-    finally:
-        checkpoints.close()
-        report.close()
+
+    def _evaluate(self, state: typing.Any, show: bool = True) -> Mapping[str, float] | None:
+        page = functools.partial(self._shown.evaluation, int(state.step)) if show else None
+        batches = self._wired.evaluation_batches(lambda: self._watch.stopping)
+        try:
+            return evaluation.evaluate(
+                self._evaluation_step, state.evaluated, batches, page, self._watch.tick
+            )
+        finally:
+            batches.close()
+
+    @contextlib.contextmanager
+    def _during(self, cause: str) -> Iterator[None]:
+        """Whose time it is, for the ledger, and what goes on, for the watch."""
+        with self._ledger.during(cause), self._watch.phase(cause):
+            yield
 
 
 def _introduce(
@@ -97,29 +210,40 @@ def _introduce(
     workdir: pathlib.Path,
     wired: wiring.Wiring,
     text: str,
-    first_step: int,
+    start: resuming.Start,
 ) -> None:
     """Says what is about to happen and records the operative configuration."""
     run, cadence = wired.run, wired.cadence
     mesh = " x ".join(f"{name}={size}" for name, size in wired.layout.mesh.shape.items())
     parameters = sum(leaf.size for leaf in jax.tree.leaves(wired.shapes.params))
+    table = audit.table(wired.audit())
     report.say(
         f"nest_dist {nest_dist.__version__}: {jax.device_count()} {jax.devices()[0].device_kind} "
         f"devices in {jax.process_count()} processes, mesh {mesh}"
     )
     report.say(
-        f"{parameters:,} parameters; {len(wired.training_source):,} training and "
+        f"{parameters:,} parameters, with the optimizer's state "
+        f"{audit.device_bytes(wired.shapes) / 1e6:,.1f} MB a device; each is listed in "
+        f"{workdir / workdirs.PARAMETERS}"
+    )
+    report.say(
+        f"{len(wired.training_source):,} training and "
         f"{len(wired.evaluation_source):,} evaluation examples of "
         f"{len(wired.training_source.class_names)} classes"
     )
     report.say(
         f"{cadence.num_steps:,} steps of {run.global_batch} examples, {run.num_epochs:g} epochs"
     )
-    if first_step:
-        report.say(f"resuming after step {first_step}, from {workdir / workdirs.CHECKPOINTS}")
+    if start.step:
+        report.say(f"resuming after step {start.step}, from {workdir / workdirs.CHECKPOINTS}")
+    for note in start.notes:
+        report.say(note)
     if hosts.lead():
         (workdir / workdirs.CONFIGURATION).write_text(text, encoding="utf-8")
-    report.text("configuration", text, first_step)
+        (workdir / workdirs.PARAMETERS).write_text(table, encoding="utf-8")
+    report.text("configuration", text, start.step + 1)
+    report.text("parameters", table, start.step + 1)
+    report.hparams(recorded.Recorded(text).plain())
 
 
 def _first_state(wired: wiring.Wiring, report: reports.Report) -> typing.Any:
@@ -139,65 +263,23 @@ def _first_state(wired: wiring.Wiring, report: reports.Report) -> typing.Any:
     return wired.state_from(params)
 
 
-def _compile(wired: wiring.Wiring, report: reports.Report) -> tuple[typing.Any, typing.Any]:
-    """Both steps compiled, on all processes, before the first collective.
-
-    The first collective of a group of processes allows them 30 s of difference only; compilation
-    may differ by more.
-    """
-    started = time.perf_counter()
-    report.say("compiling ...")
-    training, evaluating = wired.batch_shapes()
-    train_step = wired.train_step().lower(wired.shapes, training).compile()
-    evaluation_step = wired.evaluation_step().lower(wired.shapes.params, evaluating).compile()
-    hosts.barrier("compiled", COMPILE_SKEW_SECONDS)
-    report.say(f"compiled in {time.perf_counter() - started:.0f} s")
-    return train_step, evaluation_step
-
-
-def _show_first(
-    batches: Iterator[wiring.DeviceBatch], first_step: int, report: reports.Report
-) -> Iterator[wiring.DeviceBatch]:
-    """Shows those images of the first batch that this process holds."""
-    first = next(batches)
-    parts = [np.asarray(shard.data) for shard in first["image"].addressable_shards]
-    report.images("train/images", np.concatenate(parts)[:GRID_IMAGES], first_step + 1)
-    return itertools.chain([first], batches)
-
-
 def _metadata(wired: wiring.Wiring, text: str) -> manager.Metadata:
-    packages = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint")
     return {
-        **_identity(wired),
+        "seed": wired.run.seed,
+        "global_batch": wired.run.global_batch,
+        "data_fingerprint": wired.training_source.fingerprint,
         "configuration": text,
         "class_names": list(wired.training_source.class_names),
+        "devices": [jax.device_count(), jax.devices()[0].device_kind],
         "mesh": dict(wired.layout.mesh.shape),
         "processes": jax.process_count(),
-        "versions": {
-            "nest_dist": nest_dist.__version__,
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in packages},
-        },
+        "versions": preflight.versions(),
     }
 
 
-def _identity(wired: wiring.Wiring) -> dict[str, typing.Any]:
-    """What the sequence of examples depends on: with other values a resume would be another run."""
-    return {
-        "Run.seed": wired.run.seed,
-        "Run.global_batch": wired.run.global_batch,
-        "data fingerprint": wired.training_source.fingerprint,
-    }
-
-
-def _require_same_run(metadata: manager.Metadata, wired: wiring.Wiring) -> None:
-    for name, value in _identity(wired).items():
-        if metadata[name] != value:
-            raise failures.BadInput(
-                f"{name} is {value}, the checkpoint of this workdir was made with "
-                f"{metadata[name]}; set it back, or start anew in another --workdir."
-            )
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _all_positions(own: batch.Positions, step: int) -> batch.Positions:
+    """Those of all processes; none, without asking, where the data has an index."""
+    if not own:
+        return {}
+    texts = hosts.gather(f"data positions after step {step}", json.dumps(own))
+    return {shard: place for text in texts for shard, place in json.loads(text).items()}

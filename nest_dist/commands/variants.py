@@ -1,13 +1,14 @@
 """The models that ship by name: one for each file in gin/model/."""
 
 import functools
-import importlib.resources
-import pathlib
 import typing
 
 from nest_dist.base import failures
-from nest_dist.commands import recorded
+from nest_dist.commands import recorded, shipped
 from nest_dist.model import nest
+
+# What describes a model; every Linen module also has a parent and a name.
+FIELDS = tuple(name for name in nest.NesT.__dataclass_fields__ if name not in ("parent", "name"))
 
 
 @functools.cache
@@ -18,7 +19,7 @@ def models() -> dict[str, nest.NesT]:
             path.read_text(encoding="utf-8"),
             num_classes=10 if path.stem.startswith("cifar") else 1000,
         ).build("NesT")
-        for path in sorted((_shipped_folder() / "model").glob("*.gin"))
+        for path in sorted((shipped.folder() / "model").glob("*.gin"))
     }
 
 
@@ -28,16 +29,7 @@ def with_fields(model: nest.NesT, fields: dict[str, typing.Any]) -> nest.NesT:
     Raises:
         BadInput: for an unknown field, or a value that does not fit.
     """
-    known = {name for name in nest.NesT.__dataclass_fields__ if name not in ("parent", "name")}
     for name in fields:
-        if name not in known:
-            raise failures.BadInput(
-                f"{name} is no field of NesT; there are {', '.join(sorted(known))}."
-            )
+        if name not in FIELDS:
+            raise failures.BadInput(f"{name} is no field of NesT; there are {', '.join(FIELDS)}.")
     return model.clone(**fields) if fields else model
-
-
-def _shipped_folder() -> pathlib.Path:
-    package = pathlib.Path(str(importlib.resources.files("nest_dist")))
-    installed = package / "gin_files"
-    return installed if installed.is_dir() else package.parent / "gin"

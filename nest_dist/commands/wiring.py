@@ -3,19 +3,20 @@
 import dataclasses
 import functools
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nest_dist.base import failures, names
+from nest_dist.base import checks, failures, names
 from nest_dist.checkpointing import manager
+from nest_dist.commands import audit
 from nest_dist.commands import run as runs
-from nest_dist.data import assembly, batch
+from nest_dist.data import assembly, batch, pipeline
 from nest_dist.model import axes
 from nest_dist.parallel import rules
-from nest_dist.train import loop, state, step
+from nest_dist.train import guard, loop, state, step
 
 DeviceBatch = dict[str, jax.Array]
 
@@ -48,8 +49,17 @@ class Wiring:
     def shapes(self) -> typing.Any:
         """Shapes, types and shardings of the state."""
         shapes = jax.eval_shape(self._initialiser)
-        shardings = rules.tree_shardings(self.layout, shapes, axes.PARAMETER_AXES)
+        shardings = rules.tree_shardings(self.layout, shapes, self.parameter_axes)
         return manager.abstract(shapes, shardings)
+
+    def audit(self) -> list[audit.Entry]:
+        """Where each parameter lies and how it is treated, checked."""
+        return audit.entries(self.layout, self.shapes.params, self.parameter_axes, axes.NOT_DECAYED)
+
+    @property
+    def parameter_axes(self) -> Mapping[str, rules.Axes]:
+        """The logical axes of this model's parameters, by name pattern."""
+        return axes.of_model(self.run.model.num_hierarchies, self.run.model.num_classes)
 
     def init_state(self) -> state.TrainState:
         """The first state, each device making its own part."""
@@ -65,15 +75,15 @@ class Wiring:
             )
 
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
-        begin = functools.partial(state.first, self._rule)
+        begin = functools.partial(state.first, self._rule, self.run.ema_decay is not None)
         placed = names.map_named(place, self.shapes.params)
         return jax.jit(begin, out_shardings=shardings)(placed)
 
     def train_step(self) -> jax.stages.Wrapped:
         """The jitted training step; the state given to it is consumed."""
         function = step.train_step(
-            lambda params, images, key: self.run.model.apply(
-                {"params": params}, images, train=True, rngs={"dropout": key}
+            lambda params, images, key, rows: self.run.model.apply(
+                {"params": params}, images, train=True, rows=rows, rngs={"dropout": key}
             ),
             self.run.inputs(),
             self._rule,
@@ -82,10 +92,15 @@ class Wiring:
             num_classes=self.run.model.num_classes,
             label_smoothing=self.run.label_smoothing,
             seed=self.run.seed,
+            microbatches=self.run.microbatches,
+            together=_together(self.run),
+            ema_decay=self.run.ema_decay,
+            histograms_every=self.run.histograms_every_steps,
         )
+        guarded = guard.guarded(function, self.run.not_finite.policy == "skip")
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
         return jax.jit(
-            function, donate_argnums=0, out_shardings=(shardings, self.layout.replicated())
+            guarded, donate_argnums=0, out_shardings=(shardings, self.layout.replicated())
         )
 
     def evaluation_step(self) -> jax.stages.Wrapped:
@@ -97,48 +112,92 @@ class Wiring:
         )
         return jax.jit(function, out_shardings=self.layout.replicated())
 
-    def training_batches(self, first_step: int) -> assembly.Ahead:
-        """Global batches on the devices, from the one that follows `first_step` steps."""
+    def shown_inputs(self, count: int) -> jax.stages.Wrapped:
+        """Jitted: what the model is given of the first `count` examples in a training step.
+
+        (steps before it, batch) -> uint8 images and the shares of the classes, on every process.
+        """
+        show = step.shown_inputs(
+            self.run.inputs(), num_classes=self.run.model.num_classes, seed=self.run.seed
+        )
+
+        def first(number: jax.Array, batch: DeviceBatch) -> tuple[jax.Array, jax.Array]:
+            images, shares = show(number, batch)
+            return self.run.pixels.inverted(images[:count]), shares[:count]
+
+        return jax.jit(first, out_shardings=self.layout.replicated())
+
+    def first_examples(self, count: int) -> jax.stages.Wrapped:
+        """Jitted: the first `count` examples of a batch, on every process."""
+        return jax.jit(
+            lambda batch: {name: values[:count] for name, values in batch.items()},
+            out_shardings=self.layout.replicated(),
+        )
+
+    def training_batches(
+        self,
+        first_step: int,
+        positions: batch.Positions | None = None,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> assembly.Ahead:
+        """Global batches on the devices, from the one that follows `first_step` steps.
+
+        Args:
+            first_step: steps already done.
+            positions: after them, if the data is a stream: of all virtual shards.
+            stopping: whether a stop was asked: then empty batches take the place of missing ones.
+        """
         local = self.run.training_data.batches(
             self.training_source,
             seed=self.run.seed,
             global_batch=self.run.global_batch,
             rows=self._rows,
             first_step=first_step,
+            positions=positions,
         )
-        return self._on_devices(local)
+        return self._on_devices(local, self.batch_shapes()[0], stopping)
 
-    def evaluation_batches(self) -> assembly.Ahead:
+    def evaluation_batches(self, stopping: Callable[[], bool] = lambda: False) -> assembly.Ahead:
         """Global batches on the devices that hold each evaluation example once."""
         local = self.run.evaluation_data.batches(
             self.evaluation_source, global_batch=self.run.global_batch, rows=self._rows
         )
-        return self._on_devices(local)
+        return self._on_devices(local, self.batch_shapes()[1], stopping)
 
     def batch_shapes(self) -> tuple[typing.Any, typing.Any]:
         """Shapes, types and shardings of a training and of an evaluation batch."""
         H, W = self.run.model.geometry().image_sides
         B, C = self.run.global_batch, self.run.model.num_channels
-        sharding = self.layout.batch_sharding()
 
-        def shape(dtype: typing.Any, *dimensions: int) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((B, *dimensions), dtype, sharding=sharding)
+        def shape(name: str, dtype: typing.Any, *dimensions: int) -> jax.ShapeDtypeStruct:
+            whole = (B, *dimensions)
+            sharding = self.layout.sharding(step.BATCH_AXES[name], whole)
+            return jax.ShapeDtypeStruct(whole, dtype, sharding=sharding)
 
-        training = {"image": shape(jnp.uint8, H, W, C), "label": shape(jnp.int32)}
-        return training, {**training, "weight": shape(jnp.float32)}
+        training = {"image": shape("image", jnp.uint8, H, W, C), "label": shape("label", jnp.int32)}
+        return training, {**training, "weight": shape("weight", jnp.float32)}
 
-    def _on_devices(self, local: batch.Batches) -> assembly.Ahead:
+    def _on_devices(
+        self, local: batch.Batches, shapes: typing.Any, stopping: Callable[[], bool]
+    ) -> assembly.Ahead:
+        """With `stopping`, a batch without data has no weight, and no class as its labels."""
+        blank = {
+            name: np.full((len(self._rows), *leaf.shape[1:]), 0, leaf.dtype)
+            for name, leaf in shapes.items()
+        }
+        blank["label"] += guard.NO_DATA
         place = functools.partial(
             assembly.assemble,
             rows=self._rows,
+            shardings={name: leaf.sharding for name, leaf in shapes.items()},
             global_batch=self.run.global_batch,
-            sharding=self.layout.batch_sharding(),
         )
-        return assembly.Ahead(local, place)
+        return assembly.Ahead(local, place, blank, stopping=stopping)
 
     @functools.cached_property
     def _rows(self) -> np.ndarray:
-        return assembly.rows_of_process(self.layout.batch_sharding(), self.run.global_batch)
+        label = self.batch_shapes()[0]["label"]
+        return assembly.rows_of_process(label.sharding, self.run.global_batch)
 
     @functools.cached_property
     def _schedule(self) -> Callable[..., typing.Any]:
@@ -157,32 +216,24 @@ class Wiring:
         def init_params(key: jax.Array) -> state.Params:
             return model.init({"params": key}, image)["params"]
 
-        return state.initialiser(init_params, self._rule, self.run.seed)
+        with_ema = self.run.ema_decay is not None
+        return state.initialiser(init_params, self._rule, self.run.seed, with_ema)
 
     def _steps(self, epochs: float) -> int:
         return max(1, round(epochs * self.steps_per_epoch))
 
 
-def wire(run: runs.Run) -> Wiring:
+def wire(run: runs.Run, devices: Sequence[typing.Any] | None = None) -> Wiring:
     """Opens the data sets, builds the mesh and checks that the parts fit together.
 
+    Args:
+        run: what is configured.
+        devices: of the mesh; by default all of all processes.
     Raises:
         BadInput: if batch, mesh, model and data do not fit.
     """
-    layout = rules.Layout(run.mesh.build())
-    shards = layout.batch_shards()
-    if remainder := run.global_batch % shards:
-        fits = run.global_batch - remainder + shards
-        raise failures.BadInput(
-            f"Run.global_batch is {run.global_batch}, not a multiple of the mesh's {shards} batch "
-            f"shards; set it to {fits} or change MeshShape."
-        )
-    if run.mixing is not None and (run.global_batch // shards) % 2:
-        raise failures.BadInput(
-            f"Run.global_batch is {run.global_batch}, which gives each of {shards} batch shards "
-            f"{run.global_batch // shards} examples; mixing pairs neighbours, so set it to a "
-            f"multiple of {2 * shards}."
-        )
+    layout = rules.Layout(run.mesh.build(devices), run.rules)
+    _require_fitting_mesh(run, layout)
     wiring = Wiring(run, layout, run.training_data.source.open(), run.evaluation_data.source.open())
     if (examples := len(wiring.training_source)) < run.global_batch:
         raise failures.BadInput(
@@ -195,7 +246,10 @@ def wire(run: runs.Run) -> Wiring:
                 f"the data has {classes} classes, NesT.num_classes is {run.model.num_classes}; "
                 f"set it to {classes}."
             )
+        if devices is None:
+            pipeline.require_dealable(source, run.global_batch, wiring._rows)
     _require_fitting_images(wiring)
+    run.keep.require_evaluated(wiring.cadence.save_every, wiring.cadence.evaluate_every)
     return wiring
 
 
@@ -219,3 +273,36 @@ def _require_fitting_images(wiring: Wiring) -> None:
             f"Pixels.mean has {channels} numbers, the images have {run.model.num_channels} "
             "channels; give one for each."
         )
+
+
+def _require_fitting_mesh(run: runs.Run, layout: rules.Layout) -> None:
+    model, together = run.model, _together(run)
+    shards = layout.shards("batch")
+    unit = shards * run.microbatches * together
+    if run.global_batch % unit:
+        factors = [f"the mesh's {shards} batch shards"]
+        factors += [f"{run.microbatches} microbatches"] * (run.microbatches > 1)
+        factors += ["2 for the pairs of Run.mixing"] * (together > 1)
+        checks.divides(
+            "Run.global_batch",
+            run.global_batch,
+            unit,
+            " x ".join(factors),
+            "set it to one of them, or change MeshShape",
+        )
+    block_rows, _ = model.geometry().grids[0]
+    checks.divisor_of(
+        "MeshShape.rows",
+        layout.shards("rows"),
+        block_rows,
+        "the rows of blocks of the first level",
+        "change NesT.image_size or NesT.block_side",
+    )
+    checks.divisor_of(
+        "MeshShape.tensor", layout.shards("heads"), model.heads, "NesT.heads", "change NesT.heads"
+    )
+
+
+def _together(run: runs.Run) -> int:
+    """Neighbours in a batch that a microbatch must not part."""
+    return 1 if run.mixing is None else 2

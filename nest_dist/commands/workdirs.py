@@ -8,6 +8,8 @@ from nest_dist.base import failures
 
 CONFIGURATION = "config.gin"
 CHECKPOINTS = "checkpoints"
+PARAMETERS = "parameters.txt"
+GOODPUT = "goodput.json"
 
 
 def for_writing(name: str | None) -> pathlib.Path:

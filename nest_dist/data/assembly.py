@@ -1,10 +1,11 @@
 """From the rows that each process loads to global arrays on the mesh, ahead of the step."""
 
+import collections
 import contextlib
 import queue
 import threading
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -13,6 +14,11 @@ from nest_dist.data import batch
 
 # How long the end of a run waits for a batch that is being loaded.
 CLOSE_SECONDS = 10
+# How long a batch may keep a stop waiting.
+STALL_SECONDS = 5.0
+POLL_SECONDS = 0.2
+# Of how many batches the positions are known: of more than a loop runs ahead.
+HISTORY = 16
 
 
 def rows_of_process(sharding: jax.sharding.Sharding, global_batch: int) -> np.ndarray:
@@ -27,7 +33,10 @@ def rows_of_process(sharding: jax.sharding.Sharding, global_batch: int) -> np.nd
 
 
 def assemble(
-    local: batch.Batch, rows: np.ndarray, global_batch: int, sharding: jax.sharding.Sharding
+    local: batch.Batch,
+    rows: np.ndarray,
+    global_batch: int,
+    shardings: Mapping[str, jax.sharding.Sharding],
 ) -> dict[str, jax.Array]:
     """Global arrays [global_batch, ...] of which this process supplies `rows`.
 
@@ -35,19 +44,21 @@ def assemble(
         local: arrays whose first dimension is that of `rows`.
         rows: as of `rows_of_process`.
         global_batch: rows over all processes.
-        sharding: of the first dimension.
+        shardings: of each array. What is cut along other dimensions than the first is loaded whole
+            and sent in parts: a device gets its rows of an image, its host reads the picture.
     """
 
-    def place(values: np.ndarray) -> jax.Array:
+    def place(name: str, values: np.ndarray) -> jax.Array:
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
             assert index is not None
             start, stop, _ = index[0].indices(global_batch)
             first = int(np.searchsorted(rows, start))
-            return values[first : first + stop - start]
+            return values[(slice(first, first + stop - start), *index[1:])]
 
-        return jax.make_array_from_callback((global_batch, *values.shape[1:]), sharding, part)
+        shape = (global_batch, *values.shape[1:])
+        return jax.make_array_from_callback(shape, shardings[name], part)
 
-    return {name: place(values) for name, values in local.items()}
+    return {name: place(name, values) for name, values in local.items()}
 
 
 class Ahead:
@@ -57,6 +68,9 @@ class Ahead:
         self,
         batches: batch.Batches,
         place: Callable[[batch.Batch], dict[str, jax.Array]],
+        blank: batch.Batch | None = None,
+        *,
+        stopping: Callable[[], bool] = lambda: False,
         depth: int = 2,
     ) -> None:
         """Starts the thread.
@@ -64,11 +78,18 @@ class Ahead:
         Args:
             batches: what this process loads.
             place: puts one of them on the devices.
+            blank: a batch without data.
+            stopping: whether a stop was asked; then `blank` takes the place of batches that do not
+                come.
             depth: batches that wait there.
         """
         self._batches = batches
         self._place = place
-        self._positions: dict[str, batch.Position] = {}
+        self._blank = blank
+        self._stopping = stopping
+        self._stalled = False
+        # After each of the batches given last.
+        self._positions: collections.deque[batch.Positions] = collections.deque(maxlen=HISTORY)
         self._waiting: queue.Queue[typing.Any] = queue.Queue(depth)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._load, name="batches", daemon=True)
@@ -80,15 +101,20 @@ class Ahead:
     def __next__(self) -> dict[str, jax.Array]:
         if self._stopped.is_set():
             raise StopIteration
-        found, self._positions = self._waiting.get()
+        found, positions = self._next()
+        self._positions.append(positions)
         if isinstance(found, BaseException):
             self.close()
             raise found
         return found
 
-    def positions(self) -> dict[str, batch.Position]:
-        """Of a stream, by virtual shard, where to go on after the batch given last."""
-        return self._positions
+    def positions(self, batches_back: int = 0) -> batch.Positions:
+        """Of a stream, by virtual shard, where to go on after one of the batches given.
+
+        Args:
+            batches_back: 0 for the one given last, less than `HISTORY`.
+        """
+        return self._positions[-1 - batches_back]
 
     def close(self) -> None:
         """Ends the thread, and what it loads from."""
@@ -100,6 +126,18 @@ class Ahead:
             self._waiting.get()
         self._batches.close()
 
+    def _next(self) -> tuple[typing.Any, batch.Positions]:
+        stalled_for = 0.0
+        # Once without data, always without: the other processes have gone on in the sequence.
+        while not self._stalled:
+            try:
+                return self._waiting.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                stalled_for += POLL_SECONDS if self._stopping() else 0.0
+                self._stalled = self._blank is not None and stalled_for > STALL_SECONDS
+        assert self._blank is not None
+        return self._place(self._blank), self.positions()
+
     def _load(self) -> None:
         try:
             for loaded in self._batches:
@@ -110,7 +148,7 @@ class Ahead:
         except BaseException as error:  # whatever it is, the loop must hear of it
             self._put(error, {})
 
-    def _put(self, item: typing.Any, positions: dict[str, batch.Position]) -> None:
+    def _put(self, item: typing.Any, positions: batch.Positions) -> None:
         while not self._stopped.is_set():
             with contextlib.suppress(queue.Full):
                 self._waiting.put((item, positions), timeout=0.1)

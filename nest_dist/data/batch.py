@@ -13,8 +13,9 @@ Example = dict[str, typing.Any]
 # is 1 for an example and 0 for the padding that fills the last batch.
 Batch = Mapping[str, np.ndarray]
 
-# Where a stream goes on: what JSON can hold.
+# Where a virtual shard of a stream goes on: what JSON can hold; and those of several, by shard.
 Position = dict[str, typing.Any]
+Positions = Mapping[str, Position]
 
 
 class Unreadable(Exception):
@@ -75,6 +76,10 @@ class Stream(typing.Protocol):
     def shard_lengths(self) -> tuple[int, ...]:
         """Examples of each virtual shard when evaluating."""
 
+    @property
+    def shard_bytes(self) -> int:
+        """Memory that the reading of a virtual shard takes up."""
+
     def __len__(self) -> int: ...
 
     def train(self, shard: int, seed: int, position: Position | None) -> ShardReader:
@@ -110,7 +115,7 @@ class Batches(typing.Protocol):
 
     def __next__(self) -> Batch: ...
 
-    def positions(self) -> dict[str, Position]:
+    def positions(self) -> Positions:
         """By virtual shard, where to go on after the batch given last; empty if the step tells."""
 
     def close(self) -> None:

@@ -44,11 +44,11 @@ def pixels(image: Encoded | np.ndarray) -> np.ndarray:
 
 
 def encode(image: np.ndarray, kind: str) -> bytes:
-    """The bytes of an RGB image [H, W, 3]: kind "jpeg", or "png" without loss."""
+    """The bytes of an image [H, W, C], RGB or grey: kind "jpeg", or "png" without loss."""
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if kind == "jpeg" else []
-    done, encoded = cv2.imencode(
-        f".{'jpg' if kind == 'jpeg' else 'png'}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options
-    )
+    if image.shape[2] == 3:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    done, encoded = cv2.imencode(f".{'jpg' if kind == 'jpeg' else 'png'}", image, options)
     assert done
     return encoded.tobytes()
 
@@ -81,6 +81,7 @@ _SIGNATURES = (
     (b"MM\x00*", "tiff"),
 )
 _PNG_COLOURS = {0: "grey", 2: "rgb", 3: "palette", 4: "alpha", 6: "alpha"}
+_WEBP_ALPHA = 0x10  # in the flags of the extended format, and of the lossless one
 _JPEG_COLOURS = {1: "grey", 3: "rgb", 4: "cmyk"}
 # Start-of-frame markers; C4, C8 and CC are tables and extensions.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -95,6 +96,9 @@ def describe(encoded: Encoded) -> Description:
         return Description(kind, _PNG_COLOURS.get(head[25], ""), head[24])
     if kind == "jpeg":
         return _describe_jpeg(encoded)
+    if kind == "webp" and len(head) >= 25:
+        flags = {b"VP8X": head[20], b"VP8L": head[24]}.get(head[12:16], 0)
+        return Description(kind, "alpha" if flags & _WEBP_ALPHA else "rgb")
     return Description(kind)
 
 

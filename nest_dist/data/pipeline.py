@@ -8,8 +8,9 @@ before can change a batch. Data that can only be read in order goes through `str
 """
 
 import dataclasses
+import itertools
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 import gin
 import grain
@@ -63,7 +64,7 @@ class TrainingData:
         global_batch: int,
         rows: np.ndarray,
         first_step: int,
-        positions: Mapping[str, batch.Position] | None = None,
+        positions: batch.Positions | None = None,
     ) -> batch.Batches:
         """This process's rows of the global batches of `first_step` and all that follow.
 
@@ -91,11 +92,28 @@ class TrainingData:
             deal = streaming.Deal(typing.cast(batch.Stream, source), global_batch, rows)
             found = streaming.train(deal, prepare, replace, how, first_step, positions or {})
         else:
-            order = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+            order = _order(len(source), seed)
             indexed = preparation.Indexed(typing.cast(batch.Source, source), prepare, replace)
             examples = order.map_with_index(indexed)
             found = _load(_Rows(examples, global_batch, rows), len(rows), how, first_step)
         return preparation.Counted(found, len(source), self.unreadable_share, "TrainingData")
+
+    def examples(
+        self, source: batch.Source | batch.Stream, *, seed: int, global_batch: int, step: int
+    ) -> Iterator[batch.Example]:
+        """The examples of the batch that follows `step` steps and of all later ones, as stored.
+
+        A stream is read from its beginning.
+        """
+        if batch.is_stream(source):
+            deal = streaming.Deal(
+                typing.cast(batch.Stream, source), global_batch, np.arange(global_batch)
+            )
+            return itertools.islice(streaming.examples(deal, seed), step * global_batch, None)
+        indexed = typing.cast(batch.Source, source)
+        order = _order(len(source), seed)
+        places = itertools.count(step * global_batch)
+        return (indexed[int(order[place])] for place in places)
 
     def image_shape(self, source: batch.Source | batch.Stream) -> tuple[int, ...]:
         """Height, width and channels of what the transforms make of the first readable example."""
@@ -144,7 +162,8 @@ class EvaluationData:
         found: typing.Any
         if batch.is_stream(source):
             deal = streaming.Deal(typing.cast(batch.Stream, source), global_batch, rows)
-            found = streaming.evaluate(deal, prepare, replace, how)
+            shape = self.image_shape(source)
+            found = streaming.evaluate(deal, prepare, replace, how, shape)
         else:
             indexed = preparation.Indexed(typing.cast(batch.Source, source), prepare, replace)
             examples = grain.MapDataset.range(len(source)).map_with_index(indexed)
@@ -155,6 +174,18 @@ class EvaluationData:
     def image_shape(self, source: batch.Source | batch.Stream) -> tuple[int, ...]:
         """Height, width and channels of what the transforms make of the first readable example."""
         return _image_shape(self, source)
+
+
+def require_dealable(
+    source: batch.Source | batch.Stream, global_batch: int, rows: np.ndarray
+) -> None:
+    """Checks that each process can have its rows of a batch; any can, unless it is a stream.
+
+    Raises:
+        BadInput: if the virtual shards of a stream do not fit the batch or the processes.
+    """
+    if batch.is_stream(source):
+        streaming.Deal(typing.cast(batch.Stream, source), global_batch, rows)
 
 
 class _Rows:
@@ -187,6 +218,11 @@ class _Padded:
         example = self._examples[index if index < len(self._examples) else 0]
         real = index < len(self._examples) and example[preparation.UNREADABLE] == preparation.NONE
         return {**example, "weight": np.float32(real)}
+
+
+def _order(length: int, seed: int) -> grain.MapDataset:
+    """Indices of the endless sequence: all of them in each epoch, each time in another order."""
+    return grain.MapDataset.range(length).seed(seed).shuffle().repeat()
 
 
 def _check(data: TrainingData | EvaluationData) -> None:

@@ -44,11 +44,21 @@ class Preparation:
                 f"{self.classes} classes, labels 0 to {self.classes - 1}; correct the label or "
                 "name every class."
             )
+        *_, image = self.stages(example, position)
+        return {"image": np.ascontiguousarray(image), "label": np.int32(label)}
+
+    def stages(self, example: batch.Example, position: int) -> Iterator[np.ndarray]:
+        """The decoded picture, and the image after each transform.
+
+        Raises:
+            Unreadable: if the picture cannot be decoded.
+        """
         image = decode.pixels(example["image"])
+        yield image
         rng = np.random.Generator(np.random.Philox(key=[self.seed, position]))
         for transform in self.transforms:
             image = transform(image, rng)
-        return {"image": np.ascontiguousarray(image), "label": np.int32(label)}
+            yield image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +136,7 @@ class Counted:
             self._count(int(index))
         return found
 
-    def positions(self) -> dict[str, batch.Position]:
+    def positions(self) -> batch.Positions:
         """As of the wrapped iterator."""
         read = getattr(self._batches, "positions", None)
         return read() if read else {}

@@ -51,9 +51,9 @@ class Deal:
         whole = np.concatenate([self.rows_of(shard) for shard in self.own_shards])
         if not np.array_equal(whole, self.rows):
             raise failures.BadInput(
-                f"a process holds {len(self.rows)} rows of the batch, a virtual shard supplies "
-                f"{self.each}: there are {shards} virtual shards, fewer than parts of the batch or "
-                f"not a multiple of them; set virtual_shards to a multiple of the processes."
+                f"a process holds {len(self.rows)} rows of the batch, each of {shards} virtual "
+                f"shards supplies {self.each}, all to one process; set virtual_shards to a "
+                "multiple of the processes."
             )
 
     @property
@@ -77,7 +77,7 @@ def train(
     replace: bool,
     how: loading.Loading,
     first_step: int,
-    positions: Mapping[str, batch.Position],
+    positions: batch.Positions,
 ) -> "Joined":
     """This process's rows of the global batches from `first_step` on.
 
@@ -104,11 +104,39 @@ def train(
 
 
 def evaluate(
-    deal: Deal, prepare: preparation.Preparation, replace: bool, how: loading.Loading
+    deal: Deal,
+    prepare: preparation.Preparation,
+    replace: bool,
+    how: loading.Loading,
+    image_shape: tuple[int, ...],
 ) -> "Joined":
-    """This process's rows of all evaluation batches: each example once, the rest with weight 0."""
-    readers = {shard: _EvaluationReader(deal, prepare, replace, shard) for shard in deal.own_shards}
+    """This process's rows of all evaluation batches: each example once, the rest with weight 0.
+
+    Args:
+        deal: which rows those are.
+        prepare: what is done to each example.
+        replace: whether an unreadable example gets weight 0.
+        how: threads, workers and memory.
+        image_shape: that `prepare` makes.
+    """
+    readers = {
+        shard: _EvaluationReader(deal, prepare, replace, shard, image_shape)
+        for shard in deal.own_shards
+    }
     return _load(deal, readers, how)
+
+
+def examples(deal: Deal, seed: int) -> Iterator[batch.Example]:
+    """The endless sequence of all shards, as stored, from the beginning of the run."""
+    readers = [deal.stream.train(shard, seed, None) for shard in deal.own_shards]
+    try:
+        while True:
+            for reader in readers:
+                for _ in range(deal.each):
+                    yield next(reader)
+    finally:
+        for reader in readers:
+            reader.close()
 
 
 class Joined:
@@ -133,7 +161,7 @@ class Joined:
         order = np.argsort(np.concatenate([part.pop(ROWS) for part in parts]))
         return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
 
-    def positions(self) -> dict[str, batch.Position]:
+    def positions(self) -> batch.Positions:
         """By virtual shard, where to go on after the batch given last."""
         return dict(self._positions)
 
@@ -154,9 +182,11 @@ class _TrainingReader:
     start: batch.Position | None
     source: batch.ShardReader | None = None
 
+    def open(self) -> None:
+        self.source = self.deal.stream.train(self.shard, self.prepare.seed, self.start)
+
     def read(self, pool: concurrent.futures.Executor) -> list[batch.Example]:
-        if self.source is None:
-            self.source = self.deal.stream.train(self.shard, self.prepare.seed, self.start)
+        assert self.source is not None
         first = self.step * self.deal.global_batch
         places = [first + int(row) for row in self.deal.rows_of(self.shard)]
         examples = [next(self.source) for _ in places]
@@ -205,28 +235,26 @@ class _EvaluationReader:
     prepare: preparation.Preparation
     replace: bool
     shard: int
+    image_shape: tuple[int, ...]
     step: int = 0
     source: Iterator[batch.Example] | None = None
-    blank: batch.Example | None = None
+
+    def open(self) -> None:
+        self.source = self.deal.stream.evaluate(self.shard)
 
     def read(self, pool: concurrent.futures.Executor) -> list[batch.Example]:
         if self.step == -(-max(self.deal.stream.shard_lengths) // self.deal.each):
             raise StopIteration
-        if self.source is None:
-            self.source = self.deal.stream.evaluate(self.shard)
+        assert self.source is not None
         self.step += 1
-        examples = list(itertools.islice(self.source, self.deal.each))
-        made = list(pool.map(self._prepared, examples))
-        if self.blank is None:
-            real = next(each for each in made if each["image"] is not None)
-            self.blank = {
-                "image": np.zeros_like(real["image"]),
-                "label": np.int32(0),
-                preparation.UNREADABLE: np.int64(preparation.NONE),
-                "weight": np.float32(0),
-            }
-        made = [self.blank | each if each["image"] is None else each for each in made]
-        return made + [self.blank] * (self.deal.each - len(made))
+        made = list(pool.map(self._prepared, itertools.islice(self.source, self.deal.each)))
+        blank = {
+            "image": np.zeros(self.image_shape, np.uint8),
+            "label": np.int32(0),
+            preparation.UNREADABLE: np.int64(preparation.NONE),
+            "weight": np.float32(0),
+        }
+        return [blank | each for each in made] + [blank] * (self.deal.each - len(made))
 
     def position(self) -> batch.Position:
         return {}
@@ -240,7 +268,7 @@ class _EvaluationReader:
         except batch.Unreadable as reason:
             if not self.replace:
                 raise failures.BadInput(preparation.refusal(0, example, reason)) from None
-            return {"image": None, preparation.UNREADABLE: np.int64(_number_of(example))}
+            return {preparation.UNREADABLE: np.int64(_number_of(example))}
         mark = np.int64(preparation.NONE)
         return {**prepared, preparation.UNREADABLE: mark, "weight": np.float32(1)}
 
@@ -273,6 +301,8 @@ class _PartIterator(grain.DatasetIterator):
     def __next__(self) -> dict[str, typing.Any]:
         if self._pool is None:
             self._pool = concurrent.futures.ThreadPoolExecutor(self._threads)
+            for reader in self._readers.values():
+                reader.open()  # each begins to read; none waits for another's storage
         made = [each for reader in self._readers.values() for each in reader.read(self._pool)]
         part: dict[str, typing.Any] = {
             name: np.stack([each[name] for each in made]) for name in made[0]
@@ -299,6 +329,13 @@ class _PartIterator(grain.DatasetIterator):
 
 
 def _load(deal: Deal, readers: Mapping[int, typing.Any], how: loading.Loading) -> Joined:
+    needed = len(readers) * deal.stream.shard_bytes
+    if needed > how.read_ahead_bytes:
+        raise failures.BadInput(
+            f"{how.name}.read_ahead_bytes is {how.read_ahead_bytes}, {len(readers)} virtual shards "
+            f"of a process keep {needed} bytes in memory; raise it to that, lower the block of the "
+            "source, or use more processes."
+        )
     workers = min(how.workers, len(readers))
     how = dataclasses.replace(how, workers=workers)
     dataset: grain.IterDataset = _Parts(readers, deal, how.threads)

@@ -6,6 +6,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
+from nest_dist.model import axes
+from nest_dist.parallel import rules
+
 ComputeDtype = typing.Literal["float32", "bfloat16"]
 Shape = tuple[int, ...]
 
@@ -13,13 +16,33 @@ Shape = tuple[int, ...]
 initial = nn.initializers.truncated_normal(stddev=0.02)
 
 
+def parameter(
+    module: nn.Module,
+    name: str,
+    init: nn.initializers.Initializer,
+    shape: Shape,
+    compute_dtype: ComputeDtype,
+) -> Array:
+    """A parameter of `module`, kept in float32 and given in the compute dtype, ready for use.
+
+    Stored in parts over the devices, it is gathered here: inside a layer, so that what the
+    backward pass computes again it also gathers again.
+    """
+    value = module.param(name, init, shape, jnp.float32).astype(compute_dtype)
+    if rules.active() is None:
+        return value
+    _, logical = rules.axes_of("/".join((*module.path, name)), axes.PARAMETER_AXES)
+    return rules.gathered(value, logical)
+
+
 def declare(
     module: nn.Module, kernel_shape: Shape, bias_shape: Shape, compute_dtype: ComputeDtype
 ) -> tuple[Array, Array]:
-    """A kernel and a bias of `module`, kept in float32 and given in the compute dtype."""
-    kernel = module.param("kernel", initial, kernel_shape, jnp.float32)
-    bias = module.param("bias", nn.initializers.zeros, bias_shape, jnp.float32)
-    return kernel.astype(compute_dtype), bias.astype(compute_dtype)
+    """A kernel and a bias of `module` in the compute dtype."""
+    return (
+        parameter(module, "kernel", initial, kernel_shape, compute_dtype),
+        parameter(module, "bias", nn.initializers.zeros, bias_shape, compute_dtype),
+    )
 
 
 class Affine(nn.Module):
@@ -35,6 +58,16 @@ class Affine(nn.Module):
         return declare(self, self.kernel_shape, self.bias_shape, self.compute_dtype)
 
 
-def norm(compute_dtype: ComputeDtype, name: str) -> nn.LayerNorm:
+class Norm(nn.Module):
     """LayerNorm over channels; its statistics are float32 whatever the compute dtype."""
-    return nn.LayerNorm(epsilon=1e-6, dtype=compute_dtype, param_dtype=jnp.float32, name=name)
+
+    compute_dtype: ComputeDtype
+
+    @nn.compact
+    def __call__(self, tokens: Array) -> Array:
+        """Tokens [..., C] with mean 0 and variance 1, then scaled and shifted."""
+        *_, C = tokens.shape
+        scale = parameter(self, "scale", nn.initializers.ones, (C,), "float32")
+        bias = parameter(self, "bias", nn.initializers.zeros, (C,), "float32")
+        plain = nn.LayerNorm(epsilon=1e-6, dtype="float32", use_bias=False, use_scale=False)
+        return (plain(tokens) * scale + bias).astype(self.compute_dtype)

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from nest_dist.base import chance
 from nest_dist.model import affine
 
 
@@ -24,8 +25,8 @@ class BlockAttention(nn.Module):
     compute_dtype: affine.ComputeDtype
 
     @nn.compact
-    def __call__(self, blocks: Array, train: bool) -> Array:
-        """New tokens [B, T, N, C] from tokens [B, T, N, C]."""
+    def __call__(self, blocks: Array, keys: Array | None) -> Array:
+        """New tokens [B, T, N, C] from tokens [B, T, N, C]; without keys [B] nothing is dropped."""
         *_, C = blocks.shape
         K, D = self.heads, C // self.heads
         shared = 1 if self.multi_query else K
@@ -37,7 +38,7 @@ class BlockAttention(nn.Module):
         query = jnp.einsum("btnc,ckd->btnkd", blocks, query_kernel) + query_bias
         key = jnp.einsum("btnc,ckd->btnkd", blocks, key_kernel) + key_bias
         value = jnp.einsum("btnc,ckd->btnkd", blocks, value_kernel) + value_bias
-        mixed = self._attend(query * D**-0.5, key, value, train)  # [B, T, N, K, D]
+        mixed = self._attend(query * D**-0.5, key, value, keys)  # [B, T, N, K, D]
         return jnp.einsum("btnkd,kdc->btnc", mixed, output_kernel) + output_bias
 
     def _affine(
@@ -45,7 +46,7 @@ class BlockAttention(nn.Module):
     ) -> tuple[Array, Array]:
         return affine.Affine(kernel_shape, bias_shape, self.compute_dtype, name=name)()
 
-    def _attend(self, query: Array, key: Array, value: Array, train: bool) -> Array:
+    def _attend(self, query: Array, key: Array, value: Array, keys: Array | None) -> Array:
         heads = "" if self.multi_query else "k"
         if self.multi_query:
             key, value = key.squeeze(-2), value.squeeze(-2)  # [B, T, N, D]
@@ -54,5 +55,6 @@ class BlockAttention(nn.Module):
             f"btnkd,btm{heads}d->btknm", query, key, preferred_element_type=jnp.float32
         )
         weights = jax.nn.softmax(scores).astype(self.compute_dtype)
-        weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
+        if keys is not None and self.dropout > 0:
+            weights = chance.drop(weights, self.dropout, chance.fold(keys, 0))
         return jnp.einsum(f"btknm,btm{heads}d->btnkd", weights, value)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 PARAMETER_AXES: Mapping[str, tuple[str | None, ...]] = {
     "*/patch_embedding/kernel": (None, None, None, "embed"),
     "*/patch_embedding/bias": ("embed",),
-    "*/position_embedding": (None, "blocks", None, "embed"),
+    "*/position_embedding": (None, "rows", None, "embed"),
     "*/attention/query/kernel": ("embed", "heads", "head_dim"),
     "*/attention/query/bias": ("heads", "head_dim"),
     "*/attention/key/kernel": ("embed", "heads", "head_dim"),
@@ -30,3 +30,11 @@ PARAMETER_AXES: Mapping[str, tuple[str | None, ...]] = {
 
 # Biases and norms do decay, as in the official configuration.
 NOT_DECAYED: tuple[str, ...] = ("*/position_embedding",)
+
+
+def of_model(num_hierarchies: int, num_classes: int) -> dict[str, tuple[str | None, ...]]:
+    """The rules for the parameters that such a model has."""
+    absent = ("*/convolution/",) * (num_hierarchies == 1) + ("*/head/",) * (num_classes == 0)
+    return {
+        pattern: axes for pattern, axes in PARAMETER_AXES.items() if not pattern.startswith(absent)
+    }

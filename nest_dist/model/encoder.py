@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from nest_dist.base import chance
 from nest_dist.model import affine, attention
 from nest_dist.parallel import rules
 
 Gelu = typing.Literal["tanh", "exact"]
 Remat = typing.Literal["none", "dots", "layer"]
+Layers = typing.Literal["unrolled", "scanned"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Options:
         compute_dtype: of activations and products.
         remat: what the backward pass computes again: nothing, all but the products with
             parameters ("dots"), or all that is inside a layer.
+        layers: of a level as copies of the program, or as one program that is repeated, which
+            compiles faster and runs slower.
     """
 
     multi_query: bool
@@ -37,6 +41,11 @@ class Options:
     gelu: Gelu
     compute_dtype: affine.ComputeDtype
     remat: Remat
+    layers: Layers = "unrolled"
+
+    def drops(self) -> bool:
+        """Whether anything but whole branches is dropped."""
+        return self.attention_dropout > 0 or self.projection_dropout > 0
 
 
 def drop_rates(final_rate: float, depths: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
@@ -66,15 +75,49 @@ class Level(nn.Module):
     options: Options
 
     @nn.compact
-    def __call__(self, blocks: Array, train: bool) -> Array:
-        """New tokens [B, T, N, C] from tokens [B, T, N, C]."""
+    def __call__(self, blocks: Array, rows: Array | None) -> Array:
+        """New tokens [B, T, N, C] from tokens [B, T, N, C].
+
+        Args:
+            blocks: tokens.
+            rows: int32 [B], the number of each example in its global batch, by which the choice
+                of what is dropped is keyed; None if nothing is.
+        """
+        options = self.options
         _, T, N, C = blocks.shape
-        places = self.param("position_embedding", affine.initial, (1, T, N, C), jnp.float32)
-        blocks = blocks + places.astype(blocks.dtype)
-        layer_class = _rematerialised(self.options.remat)
+        blocks = blocks + affine.parameter(
+            self, "position_embedding", affine.initial, (1, T, N, C), options.compute_dtype
+        )
+        keys = None
+        if rows is not None and (any(self.drop_rates) or options.drops()):
+            keys = chance.keys(self.make_rng("dropout"), rows)
+        if options.layers == "scanned" and not self.is_initializing():
+            return self._scan(blocks, keys)
+        layer_class = _rematerialised(options.remat)
         for index, rate in enumerate(self.drop_rates):
-            layer = layer_class(self.heads, rate, self.options, name=f"layers_{index}")
-            blocks = layer(blocks, train)
+            layer = layer_class(self.heads, rate, options, name=f"layers_{index}")
+            blocks = layer(blocks, None if keys is None else chance.fold(keys, index))
+        return blocks
+
+    def _scan(self, blocks: Array, keys: Array | None) -> Array:
+        """The same layers, their parameters stacked here so that they keep their names."""
+        depth = len(self.drop_rates)
+        own = self.variables["params"]
+        layers = [own[f"layers_{index}"] for index in range(depth)]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
+        # An attribute of a layer that is traced: a detached layer is made anew in each trace.
+        rates = jnp.array(self.drop_rates) if any(self.drop_rates) else None
+        layer_class = _rematerialised(self.options.remat, in_loop=True)
+
+        def body(blocks: Array, of_layer: typing.Any) -> tuple[Array, None]:
+            index, params, rate = of_layer
+            layer = layer_class(
+                self.heads, 0.0 if rate is None else rate, self.options, parent=None
+            )
+            layer_keys = None if keys is None else chance.fold(keys, index)
+            return layer.apply({"params": params}, blocks, layer_keys), None
+
+        blocks, _ = jax.lax.scan(body, blocks, (jnp.arange(depth), stacked, rates))
         return blocks
 
 
@@ -88,12 +131,12 @@ class EncoderLayer(nn.Module):
     """
 
     heads: int
-    drop_rate: float
+    drop_rate: float | Array
     options: Options
 
     @nn.compact
-    def __call__(self, blocks: Array, train: bool) -> Array:
-        """New tokens [B, T, N, C] from tokens [B, T, N, C]."""
+    def __call__(self, blocks: Array, keys: Array | None) -> Array:
+        """New tokens [B, T, N, C] from tokens [B, T, N, C]; without keys [B] nothing is dropped."""
         options = self.options
         attend = attention.BlockAttention(
             self.heads,
@@ -109,24 +152,12 @@ class EncoderLayer(nn.Module):
             options.compute_dtype,
             name="mlp",
         )
-        drop = nn.Dropout(options.projection_dropout, deterministic=not train)
-
-        branch = affine.norm(options.compute_dtype, "attention_norm")(blocks)
-        blocks = blocks + self._drop_path(drop(attend(branch, train)), train)
-        branch = affine.norm(options.compute_dtype, "mlp_norm")(blocks)
-        blocks = blocks + self._drop_path(mlp(branch, train), train)
-        return rules.constrain(blocks, "batch", "blocks", None, None)
-
-    def _drop_path(self, branch: Array, train: bool) -> Array:
-        if not train or self.drop_rate == 0:
-            return branch
-        return drop_examples(branch, self.drop_rate, self.make_rng("dropout"))
-
-
-def drop_examples(branch: Array, rate: float, key: Array) -> Array:
-    """Zeroes whole examples of [B, ...] with chance `rate`, and scales up those that stay."""
-    stays = jax.random.bernoulli(key, 1 - rate, (branch.shape[0],) + (1,) * (branch.ndim - 1))
-    return jnp.where(stays, branch / (1 - rate), 0).astype(branch.dtype)
+        branch = affine.Norm(options.compute_dtype, name="attention_norm")(blocks)
+        branch = _drop(attend(branch, keys), options.projection_dropout, keys, place=1)
+        blocks = blocks + _drop(branch, self.drop_rate, keys, place=2, whole=True)
+        branch = affine.Norm(options.compute_dtype, name="mlp_norm")(blocks)
+        blocks = blocks + _drop(mlp(branch, keys), self.drop_rate, keys, place=5, whole=True)
+        return rules.constrain(blocks, "batch", "rows", None, None)
 
 
 class Mlp(nn.Module):
@@ -145,21 +176,30 @@ class Mlp(nn.Module):
     compute_dtype: affine.ComputeDtype
 
     @nn.compact
-    def __call__(self, tokens: Array, train: bool) -> Array:
-        """New tokens [..., C] from tokens [..., C]."""
+    def __call__(self, tokens: Array, keys: Array | None) -> Array:
+        """New tokens [B, ..., C] from tokens [B, ..., C]; without keys [B] nothing is dropped."""
         *_, C = tokens.shape
         hidden = self.ratio * C
-        drop = nn.Dropout(self.dropout, deterministic=not train)
         kernel, bias = affine.Affine((C, hidden), (hidden,), self.compute_dtype, name="hidden")()
-        tokens = drop(jax.nn.gelu(tokens @ kernel + bias, approximate=self.gelu == "tanh"))
+        tokens = jax.nn.gelu(tokens @ kernel + bias, approximate=self.gelu == "tanh")
+        tokens = _drop(tokens, self.dropout, keys, place=3)
         kernel, bias = affine.Affine((hidden, C), (C,), self.compute_dtype, name="output")()
-        return drop(tokens @ kernel + bias)
+        return _drop(tokens @ kernel + bias, self.dropout, keys, place=4)
 
 
-def _rematerialised(remat: Remat) -> type[EncoderLayer]:
+def _drop(
+    x: Array, rate: float | Array, keys: Array | None, place: int, whole: bool = False
+) -> Array:
+    """Drops parts of `x`; `place` tells apart what a layer drops (attention is place 0)."""
+    if keys is None or (isinstance(rate, float) and rate == 0):
+        return x
+    return chance.drop(x, rate, chance.fold(keys, place), whole)
+
+
+def _rematerialised(remat: Remat, in_loop: bool = False) -> type[EncoderLayer]:
     if remat == "none":
         return EncoderLayer
     # Products with parameters have no batch dimension; attention's own products do.
     policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-    train = 2  # its place among the arguments, after the layer itself and the blocks
-    return nn.remat(EncoderLayer, policy=policy, static_argnums=(train,))
+    # In a loop nothing can be merged with what was computed before.
+    return nn.remat(EncoderLayer, policy=policy, prevent_cse=not in_loop)

@@ -5,7 +5,7 @@ import math
 
 from jax import Array
 
-from nest_dist.base import checks
+from nest_dist.base import checks, failures
 
 Grid = tuple[int, int]  # rows, columns
 
@@ -51,6 +51,12 @@ def geometry(
     )
     if block_side is None:
         block_side = math.gcd(*top)
+        if block_side == 1 < max(top):
+            raise failures.BadInput(
+                f"NesT.image_size is {sides}: the last level would have {top} tokens, which only "
+                f"blocks of one token cut; give sides that are multiples of {2 * step}, or set "
+                "NesT.block_side."
+            )
         top = tuple(tokens // block_side for tokens in top)
     rows, columns = top
     grids = tuple((rows * 2**level, columns * 2**level) for level in reversed(range(num_levels)))

@@ -41,6 +41,7 @@ class NesT(nn.Module):
         compute_dtype: of activations and products; parameters, statistics, softmax and logits
             are float32.
         remat: what the backward pass computes again to save memory, see `encoder.Options`.
+        layers: see `encoder.Options`; parameters have the same names either way.
     """
 
     image_size: int | tuple[int, int]
@@ -61,6 +62,7 @@ class NesT(nn.Module):
     gelu: encoder.Gelu = "tanh"
     compute_dtype: affine.ComputeDtype = "float32"
     remat: encoder.Remat = "none"
+    layers: encoder.Layers = "unrolled"
 
     def __post_init__(self) -> None:
         for field in ("image_size", "block_repeats"):
@@ -79,28 +81,23 @@ class NesT(nn.Module):
 
     def widths(self) -> tuple[int, ...]:
         """Channels of a token at each level."""
-        return tuple(self.dim * self._growth(level) for level in range(self.num_hierarchies))
+        factor = 2 if self.widen else 1
+        return tuple(self.dim * factor**level for level in range(self.num_hierarchies))
 
     @nn.compact
-    def __call__(self, images: Array, train: bool = False) -> Array:
+    def __call__(self, images: Array, train: bool = False, rows: Array | None = None) -> Array:
         """Float32 logits [B, num_classes] of normalised images [B, H, W, num_channels].
 
         Without a head, features [B, channels of the last level]. Each level's outcome can be
         captured: `apply(..., mutable="intermediates")` also gives `level_0` [B, T, N, C] and so
-        on. `train=True` needs a key named "dropout" where a drop rate is above 0.
+        on. `train=True` needs a key named "dropout" where a drop rate is above 0; with `rows`, the
+        number of each image in a larger batch, int32 [B], the same is dropped as there.
         """
         geometry = self.geometry()
         self._check_images(images, geometry)
-        options = encoder.Options(
-            self.multi_query,
-            self.mlp_ratio,
-            self.attention_dropout,
-            self.projection_dropout,
-            self.gelu,
-            self.compute_dtype,
-            self.remat,
-        )
         drop_rates = encoder.drop_rates(self.stochastic_depth, self.block_repeats)
+        if train and rows is None:
+            rows = jnp.arange(images.shape[0])
 
         tokens = embed.PatchEmbedding(
             self.patch_size, self.dim, self.compute_dtype, name="patch_embedding"
@@ -113,16 +110,16 @@ class NesT(nn.Module):
                     width,
                     self.compute_dtype,
                     name=f"aggregations_{level - 1}",
-                )(blocks)
-            blocks = rules.constrain(blocks, "batch", "blocks", None, None)
+                )(blocks)  # [B, T / 4, N, C]
+            blocks = rules.constrain(blocks, "batch", "rows", None, None)
             blocks = encoder.Level(
-                self.heads * self._growth(level),
+                self.heads * width // self.dim,
                 drop_rates[level],
-                options,
+                self._options(),
                 name=f"levels_{level}",
-            )(blocks, train)
+            )(blocks, rows if train else None)
             self.sow("intermediates", f"level_{level}", blocks)
-        features = jnp.mean(affine.norm("float32", "norm")(blocks), axis=(1, 2))  # [B, C]
+        features = jnp.mean(affine.Norm("float32", name="norm")(blocks), axis=(1, 2))  # [B, C]
         if self.num_classes == 0:
             return features
         kernel, bias = affine.Affine(
@@ -130,18 +127,26 @@ class NesT(nn.Module):
         )()
         return features @ kernel + bias
 
-    def _growth(self, level: int) -> int:
-        return 2**level if self.widen else 1
+    def _options(self) -> encoder.Options:
+        return encoder.Options(
+            multi_query=self.multi_query,
+            mlp_ratio=self.mlp_ratio,
+            attention_dropout=self.attention_dropout,
+            projection_dropout=self.projection_dropout,
+            gelu=self.gelu,
+            compute_dtype=self.compute_dtype,
+            remat=self.remat,
+            layers=self.layers,
+        )
 
     def _check_numbers(self) -> None:
-        for field in ("patch_size", "dim", "heads", "num_hierarchies", "num_channels", "mlp_ratio"):
-            checks.in_range(f"NesT.{field}", getattr(self, field), 1)
-        sides = self.image_size if isinstance(self.image_size, tuple) else (self.image_size,)
-        for side in sides:
-            checks.in_range("NesT.image_size", side, 1)
+        lengths = ("image_size", "patch_size", "dim", "heads", "num_hierarchies", "block_repeats")
+        for field in (*lengths, "num_channels", "block_side", "mlp_ratio"):
+            value = getattr(self, field)
+            for number in value if isinstance(value, tuple) else (value,):
+                if number is not None:
+                    checks.in_range(f"NesT.{field}", number, 1)
         checks.in_range("NesT.num_classes", self.num_classes, 0)
-        if self.block_side is not None:
-            checks.in_range("NesT.block_side", self.block_side, 1)
         for field in ("stochastic_depth", "attention_dropout", "projection_dropout"):
             checks.in_range(f"NesT.{field}", getattr(self, field), 0, 1, open_high=True)
         if len(self.block_repeats) != self.num_hierarchies:
@@ -150,8 +155,6 @@ class NesT(nn.Module):
                 f"levels, but NesT.num_hierarchies is {self.num_hierarchies}; give one number of "
                 "layers for each level."
             )
-        for depth in self.block_repeats:
-            checks.in_range("NesT.block_repeats", depth, 1)
         checks.divides("NesT.dim", self.dim, self.heads, "NesT.heads", "change either")
 
     def _check_images(self, images: Array, geometry: layout.Geometry) -> None:

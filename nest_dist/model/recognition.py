@@ -43,8 +43,7 @@ def recognise(
 ) -> nest.NesT:
     """The model that weights of these names and shapes belong to.
 
-    GELU has no parameters: it is the tanh approximation for official weights and ours, exact for
-    timm's, unless `hints` say otherwise.
+    GELU has no parameters: it is the one of the format's own code, unless `hints` say otherwise.
 
     Args:
         shapes: of any of the formats.
@@ -62,7 +61,7 @@ def recognise(
             f"the {form} weights are incomplete: {len(shapes)} names, without all parts of a "
             "first level; give the whole checkpoint of one NesT."
         ) from None
-    fields = {**_fields(seen), "gelu": "exact" if form == "timm" else "tanh", **(hints or {})}
+    fields = {**_fields(seen), "gelu": weights.GELU[form], **(hints or {})}
     for name in ("heads", "block_repeats"):
         if fields[name] is None:
             fields[name] = _from_known(name, seen, fields, known)

@@ -72,8 +72,8 @@ def transfer(
     notes = []
     if source.gelu != model.gelu:
         notes.append(
-            f"NesT.gelu is {model.gelu!r}, the weights were made with {source.gelu!r}: bind it so "
-            "for the same outputs"
+            f"NesT.gelu is {model.gelu!r}, where the weights come from it is {source.gelu!r}: bind "
+            "that for the same outputs"
         )
     return result, Report(tuple(taken), tuple(resized), tuple(renewed), tuple(notes))
 

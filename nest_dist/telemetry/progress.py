@@ -1,7 +1,8 @@
 """What the lead process says: a progress bar on a terminal, plain lines elsewhere."""
 
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 
 import rich.console
 import rich.progress
@@ -18,27 +19,77 @@ class Progress:
         if self._console.is_terminal:
             self._bar = rich.progress.Progress(
                 rich.progress.TextColumn("step {task.completed}/{task.total}"),
-                rich.progress.BarColumn(),
+                rich.progress.TextColumn("epoch {task.fields[epoch]:.2f}"),
+                rich.progress.BarColumn(bar_width=None),
                 rich.progress.TextColumn("{task.fields[metrics]}"),
                 rich.progress.TimeRemainingColumn(),
                 console=self._console,
+                refresh_per_second=2,
+                speed_estimate_period=600,  # seconds; reports may be far apart
             )
-            self._task = self._bar.add_task("train", total=num_steps, metrics="")
-            self._bar.update(self._task, completed=first_step)
+            self._task = self._bar.add_task(
+                "train", total=num_steps, completed=first_step, epoch=0.0, metrics=""
+            )
             self._bar.start()
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
-        """One line for the metrics of a step, or the bar moved on."""
-        text = "  ".join(_short(name, value) for name, value in metrics.items() if name in _SHOWN)
+        """One line for the metrics of a step, or the bar moved on; nothing if none is for here."""
+        epoch = step / self._steps_per_epoch
         if self._bar is not None and "train/loss" in metrics:
-            self._bar.update(self._task, completed=step, metrics=text)
-        else:
-            epoch = step / self._steps_per_epoch
+            text = _texts(metrics, ("train/loss", "speed/images_per_second"))
+            self._bar.update(self._task, completed=step, epoch=epoch, metrics=text)
+        elif text := _texts(metrics, _SHOWN):
             self.say(f"step {step}/{self._num_steps}  epoch {epoch:.2f}  {text}")
 
     def say(self, text: str) -> None:
         """A line that stays."""
         self._console.print(text, markup=False)
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+class Tally:
+    """Shows how many of a known number of things are done."""
+
+    def __init__(self, total: int, things: str, every_seconds: float = 10) -> None:
+        """Starts the clock.
+
+        Args:
+            total: how many there are.
+            things: what they are called.
+            every_seconds: time between lines where there is no terminal.
+        """
+        self._total = total
+        self._things = things
+        self._every_seconds = every_seconds
+        self._console = rich.console.Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._first: int | None = None  # done by an earlier run
+        self._started = self._shown = time.monotonic()
+        self._bar: rich.progress.Progress | None = None
+        if self._console.is_terminal:
+            self._bar = rich.progress.Progress(
+                rich.progress.BarColumn(),
+                rich.progress.TextColumn("{task.fields[text]}"),
+                rich.progress.TimeRemainingColumn(),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("", total=total, text="")
+            self._bar.start()
+
+    def report(self, done: int) -> None:
+        """Shows a new number, as a line only now and then."""
+        now = time.monotonic()
+        self._first = done if self._first is None else self._first
+        rate = (done - self._first) / max(now - self._started, 1e-3)
+        text = f"{done:,} of {self._total:,} {self._things}, {rate:,.0f}/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, text=text)
+        elif now - self._shown >= self._every_seconds:
+            self._shown = now
+            self._console.print(text, markup=False)
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
@@ -57,5 +108,5 @@ _SHOWN = {
 }
 
 
-def _short(name: str, value: float) -> str:
-    return _SHOWN[name].format(value)
+def _texts(metrics: Mapping[str, float], names: Iterable[str]) -> str:
+    return "  ".join(_SHOWN[name].format(metrics[name]) for name in names if name in metrics)

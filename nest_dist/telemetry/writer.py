@@ -2,10 +2,18 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorboardX
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2, summary_pb2
+
+from nest_dist.telemetry import histograms, pictures
+
+METRICS = "metrics.jsonl"
+EVENTS = "tensorboard"
 
 
 class Writer:
@@ -13,13 +21,18 @@ class Writer:
 
     def __init__(self, workdir: pathlib.Path, first_step: int) -> None:
         """Opens both for the steps after `first_step`; what a lost attempt wrote there is void."""
-        lines = workdir / "metrics.jsonl"
-        _forget_after(lines, first_step)
-        self._lines = lines.open("a", encoding="utf-8")
-        purge = first_step + 1 if first_step else None
+        self._path = workdir / METRICS
+        # By default a file is named by the second only; the later of two would replace the first.
+        suffix = f".{time.time_ns()}"
         self._events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=purge, flush_secs=30
+            str(workdir / EVENTS), flush_secs=30, filename_suffix=suffix
         )
+        self._open(first_step)
+
+    def rewind(self, step: int) -> None:
+        """Goes on after `step`; what stands after it is void."""
+        self._lines.close()
+        self._open(step)
 
     def scalars(self, step: int, metrics: Mapping[str, float]) -> None:
         """One JSON line, and one TensorBoard scalar for each metric."""
@@ -32,9 +45,35 @@ class Writer:
         """A text shown as it is."""
         self._events.add_text(name, "```\n" + text + "\n```", step)
 
-    def images(self, name: str, images: np.ndarray, step: int) -> None:
-        """One grid of uint8 images [N, H, W, C], as square as N allows."""
-        self._events.add_image(name, grid(images), step, dataformats="HWC")
+    def hparams(self, values: Mapping[str, bool | float | str]) -> None:
+        """What the HPARAMS tab compares runs by, beside their scalars."""
+        # add_hparams would make a second run beside this one. The first part would fix which values
+        # the tab shows; without it, TensorBoard takes those of all runs together.
+        for part in summary.hparams(values, {})[1:]:
+            self._events.file_writer.add_summary(part)
+
+    def page(
+        self, name: str, images: np.ndarray, captions: Sequence[pictures.Caption], step: int
+    ) -> None:
+        """Pictures uint8 [N, H, W, C] over their captions."""
+        sheet = pictures.page(images, captions)
+        H, W, _ = sheet.shape
+        # Small pictures are shown pixel by pixel, photographs as photographs are.
+        data = pictures.encoded(sheet, lossless=images.shape[1] < pictures.SMALLEST_SIDE)
+        image = summary_pb2.Summary.Image(
+            height=H, width=W, colorspace=3, encoded_image_string=data
+        )
+        value = summary_pb2.Summary.Value(tag=name, image=image)
+        self._events.file_writer.add_summary(summary_pb2.Summary(value=[value]), step)
+
+    def histogram(self, name: str, histogram: histograms.Histogram, step: int) -> None:
+        """The distribution of many values."""
+        self._events.add_histogram_raw(name, **histogram._asdict(), global_step=step)
+
+    def evaluations(self) -> dict[int, dict[str, float]]:
+        """Every evaluation on record, by step."""
+        lines = map(json.loads, self._path.read_text(encoding="utf-8").splitlines())
+        return {line["step"]: line for line in lines if "eval/top_1" in line}
 
     def flush(self) -> None:
         """Brings everything to disk."""
@@ -45,18 +84,12 @@ class Writer:
         self._lines.close()
         self._events.close()
 
-
-def grid(images: np.ndarray, gap: int = 2) -> np.ndarray:
-    """uint8 images [N, H, W, C] side by side with grey lines between: uint8 [H', W', 3]."""
-    N, H, W, _ = images.shape
-    columns = int(np.ceil(np.sqrt(N)))
-    rows = -(-N // columns)
-    page = np.full((rows * (H + gap) + gap, columns * (W + gap) + gap, 3), 128, np.uint8)
-    for index, image in enumerate(images):
-        top = gap + index // columns * (H + gap)
-        left = gap + index % columns * (W + gap)
-        page[top : top + H, left : left + W] = np.broadcast_to(image, (H, W, 3))
-    return page
+    def _open(self, first_step: int) -> None:
+        _forget_after(self._path, first_step)
+        self._lines = self._path.open("a", encoding="utf-8")
+        # TensorBoard drops what was written before at this step or later when it reads such a mark.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._events.file_writer.add_event(event_pb2.Event(session_log=start), first_step + 1)
 
 
 def _forget_after(lines: pathlib.Path, step: int) -> None:

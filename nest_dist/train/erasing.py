@@ -7,7 +7,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
-from nest_dist.base import checks
+from nest_dist.base import chance, checks
 
 
 @gin.register
@@ -33,26 +33,28 @@ class RandomErasing:
         checks.interval("RandomErasing.area", self.area, 0, 1)
         checks.interval("RandomErasing.aspect", self.aspect, 0)
 
-    def __call__(self, images: jax.Array, key: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, key: jax.Array, rows: jax.Array) -> jax.Array:
         """Images of the same shape.
 
         Args:
             images: float32 [B, H, W, C], mean 0 and standard deviation 1.
             key: of the step.
+            rows: int32 [B], the number of each example in the global batch.
         """
-        place_key, noise_key = jax.random.split(key)
-        noise = jax.random.normal(noise_key, images.shape, images.dtype)
-        return jnp.where(self.masks(images.shape, place_key)[..., None], noise, images)
+        places, noises = (chance.keys(part, rows) for part in jax.random.split(key))
+        noise = chance.normal(noises, images.shape[1:])
+        return jnp.where(self.masks(images.shape, places)[..., None], noise, images)
 
-    def masks(self, shape: tuple[int, ...], key: jax.Array) -> jax.Array:
-        """Which pixels are erased, bool [B, H, W]."""
-        B, H, W, _ = shape
-        chance, size, form, down, right = jax.random.uniform(key, (5, B, 1))
+    def masks(self, shape: tuple[int, ...], keys: jax.Array) -> jax.Array:
+        """Which pixels are erased, bool [B, H, W], by keys [B]."""
+        _, H, W, _ = shape
+        drawn = chance.uniform(keys, (5,))
+        choice, size, form, down, right = jnp.split(drawn, 5, axis=1)  # [B, 1] each
         area = self.area[0] + (self.area[1] - self.area[0]) * size
         low, high = math.log(self.aspect[0]), math.log(self.aspect[1])
         aspect = jnp.exp(low + (high - low) * form)
         height, width = H * jnp.sqrt(area * aspect), W * jnp.sqrt(area / aspect)
         rows = jnp.abs(jnp.arange(H) - H * down) < height / 2  # [B, H]
         columns = jnp.abs(jnp.arange(W) - W * right) < width / 2  # [B, W]
-        chosen = (chance < self.probability)[..., None]
+        chosen = (choice < self.probability)[..., None]
         return rows[:, :, None] & columns[:, None, :] & chosen

@@ -11,22 +11,32 @@ def evaluate(
     evaluation_step: Callable[[state.Params, step.DeviceBatch], step.Metrics],
     params: state.Params,
     batches: Iterable[step.DeviceBatch],
-) -> dict[str, float]:
-    """Means over the split under their TensorBoard names.
+    show: Callable[[step.DeviceBatch, step.Metrics], None] | None = None,
+    stop_reached: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Means over the split under their TensorBoard names; None if it did not come to an end.
 
     Args:
         evaluation_step: as of `step.evaluation_step`, jitted.
         params: what is evaluated.
         batches: global batches with weights; the same number on every process.
+        show: is given the first batch and what was counted in it.
+        stop_reached: called after each batch; whether to leave off.
     """
-    sums = {"examples": 0, "loss": 0.0, "top_1": 0, "top_5": 0}
+    sums = {"examples": 0, "blank": 0, "loss": 0.0, "top_1": 0, "top_5": 0}
     # The device works on the next batch while the host adds up the last one.
     pending: step.Metrics | None = None
     for batch in batches:
         counted = evaluation_step(params, batch)
+        if show is not None and pending is None:
+            show(batch, counted)
         sums = _added(sums, pending)
         pending = counted
+        if stop_reached():
+            return None
     sums = _added(sums, pending)
+    if sums["blank"]:
+        return None  # a process had no data and took part with an empty batch
     examples = sums["examples"]
     return {
         "eval/loss": sums["loss"] / examples,

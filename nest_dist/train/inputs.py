@@ -27,7 +27,7 @@ class Inputs:
     mixing: mixings.Mixing | None = None
 
     def __call__(
-        self, images: jax.Array, targets: jax.Array, key: jax.Array
+        self, images: jax.Array, targets: jax.Array, key: jax.Array, rows: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Normalised images float32 [B, H, W, C] and their targets.
 
@@ -37,15 +37,16 @@ class Inputs:
             images: uint8 [B, H, W, C].
             targets: class distributions [B, classes].
             key: of the step.
+            rows: int32 [B], the number of each example in the global batch.
         """
         jitter_key, erasing_key, mixing_key = jax.random.split(key, 3)
         if self.color_jitter is None:
             normalised = self.pixels(images)
         else:
-            coloured = self.color_jitter(images.astype(jnp.float32) / 255, jitter_key)
+            coloured = self.color_jitter(images.astype(jnp.float32) / 255, jitter_key, rows)
             normalised = self.pixels(255 * coloured)
         if self.random_erasing is not None:
-            normalised = self.random_erasing(normalised, erasing_key)
+            normalised = self.random_erasing(normalised, erasing_key, rows)
         if self.mixing is not None:
-            normalised, targets = self.mixing(normalised, targets, mixing_key)
+            normalised, targets = self.mixing(normalised, targets, mixing_key, rows)
         return normalised, targets

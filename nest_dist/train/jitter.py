@@ -6,7 +6,7 @@ import gin
 import jax
 import jax.numpy as jnp
 
-from nest_dist.base import checks, failures
+from nest_dist.base import chance, checks, failures
 
 # ITU-R BT.601, the weights of grey in Pillow, OpenCV and TensorFlow.
 GREY_WEIGHTS = (0.299, 0.587, 0.114)
@@ -40,27 +40,28 @@ class ColorJitter:
         checks.in_range("ColorJitter.probability", self.probability, 0, 1)
         checks.in_range("ColorJitter.grey_probability", self.grey_probability, 0, 1)
 
-    def __call__(self, images: jax.Array, key: jax.Array) -> jax.Array:
+    def __call__(self, images: jax.Array, key: jax.Array, rows: jax.Array) -> jax.Array:
         """Images of the same shape.
 
         Args:
             images: float32 [B, H, W, 3] in [0, 1].
             key: of the step.
+            rows: int32 [B], the number of each example in the global batch.
         """
-        B, _, _, C = images.shape
+        *_, C = images.shape
         if C != 3:
             raise failures.BadInput(
                 f"ColorJitter got images of {C} channels, it needs 3; leave Run.color_jitter out."
             )
         order_key, amount_key, chance_key = jax.random.split(key, 3)
         spread = jnp.array([LIGHT_SHARE] * 3 + [HUE_SHARE]) * self.strength
-        amounts = spread * jax.random.uniform(amount_key, (B, 4), minval=-1.0)
+        amounts = spread * chance.uniform(chance.keys(amount_key, rows), (4,), low=-1.0)
         amounts = amounts[:, :, None, None, None]  # [B, 4, 1, 1, 1]
         jittered = images
         for place in jax.random.permutation(order_key, 4):
             jittered = jax.lax.switch(place, _OPERATIONS, jittered, amounts)
             jittered = jnp.clip(jittered, 0, 1)
-        chances = jax.random.uniform(chance_key, (B, 2))[:, :, None, None, None]
+        chances = chance.uniform(chance.keys(chance_key, rows), (2,))[:, :, None, None, None]
         images = jnp.where(chances[:, 0] < self.probability, jittered, images)
         return jnp.where(chances[:, 1] < self.grey_probability, grey(images), images)
 

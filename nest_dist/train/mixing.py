@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nest_dist.base import checks, failures
+from nest_dist.base import chance, checks, failures
 
 QUANTILES = 4097
 
@@ -41,7 +41,7 @@ class Mixing:
         checks.in_range("Mixing.mixup_share", self.mixup_share, 0, 1)
 
     def __call__(
-        self, images: jax.Array, targets: jax.Array, key: jax.Array
+        self, images: jax.Array, targets: jax.Array, key: jax.Array, rows: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Mixed images and targets.
 
@@ -49,13 +49,15 @@ class Mixing:
             images: float32 [B, H, W, C]; B is even.
             targets: class distributions [B, classes].
             key: of the step.
+            rows: int32 [B], the number of each example in the global batch.
         """
         choice_key, amount_key, place_key = jax.random.split(key, 3)
+        amounts, places = chance.keys(amount_key, rows), chance.keys(place_key, rows)
         is_mixup = jax.random.uniform(choice_key) < self.mixup_share
         own = jnp.where(
             is_mixup,
-            self.mixup_shares(images.shape, amount_key),
-            self.cutmix_masks(images.shape, amount_key, place_key),
+            self.mixup_shares(images.shape, amounts),
+            self.cutmix_masks(images.shape, amounts, places),
         )  # [B, H, W]: how much of each pixel is the picture's own
         target_share = own.mean(axis=(1, 2))[:, None]
         pixel_share = own[..., None]
@@ -64,16 +66,24 @@ class Mixing:
             target_share * targets + (1 - target_share) * partners(targets),
         )
 
-    def mixup_shares(self, shape: tuple[int, ...], key: jax.Array) -> jax.Array:
+    def mixup_shares(self, shape: tuple[int, ...], keys: jax.Array) -> jax.Array:
         """The own share, the same for all pixels of a picture and at least a half: [B, H, W]."""
-        share = beta(key, shape[0], self.mixup_alpha)
+        share = beta(keys, self.mixup_alpha)
         return jnp.broadcast_to(jnp.maximum(share, 1 - share)[:, None, None], shape[:3])
 
-    def cutmix_masks(self, shape: tuple[int, ...], key: jax.Array, place: jax.Array) -> jax.Array:
-        """0 in a random rectangle of the picture's own aspect, 1 elsewhere: [B, H, W]."""
-        B, H, W, _ = shape
-        length = jnp.sqrt(1 - beta(key, B, self.cutmix_alpha))[:, None]
-        down, right = jax.random.uniform(place, (2, B, 1))
+    def cutmix_masks(
+        self, shape: tuple[int, ...], amounts: jax.Array, places: jax.Array
+    ) -> jax.Array:
+        """0 in a random rectangle of the picture's own aspect, 1 elsewhere: [B, H, W].
+
+        Args:
+            shape: of the images, [B, H, W, C].
+            amounts: keys [B] of the sizes.
+            places: keys [B].
+        """
+        _, H, W, _ = shape
+        length = jnp.sqrt(1 - beta(amounts, self.cutmix_alpha))[:, None]
+        down, right = jnp.split(chance.uniform(places, (2,)), 2, axis=1)  # [B, 1] each
 
         def inside(side: int, at: jax.Array) -> jax.Array:
             size = jnp.round(length * side)
@@ -90,17 +100,17 @@ def partners(rows: jax.Array) -> jax.Array:
     return rows.reshape(B // 2, 2, *rest)[:, ::-1].reshape(B, *rest)
 
 
-def beta(key: jax.Array, count: int, alpha: float) -> jax.Array:
-    """`count` draws from Beta(alpha, alpha), by its quantile function.
+def beta(keys: jax.Array, alpha: float) -> jax.Array:
+    """A draw from Beta(alpha, alpha) for each of the keys [B], by its quantile function.
 
     JAX's own sampler rejects until it accepts; a table needs no loop, and over many devices none
     that waits for all of them.
     """
-    chance = jax.random.uniform(key, (count,))
-    low = jnp.minimum(chance, 1 - chance)
+    drawn = chance.uniform(keys)
+    low = jnp.minimum(drawn, 1 - drawn)
     half = jnp.interp(2 * low, jnp.linspace(0, 1, QUANTILES), _half_quantiles(alpha))
     value = half ** (1 / alpha)
-    return jnp.where(chance < 0.5, value, 1 - value)
+    return jnp.where(drawn < 0.5, value, 1 - value)
 
 
 @functools.cache

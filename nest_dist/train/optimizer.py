@@ -76,22 +76,26 @@ class AdamW:
             not_decayed: name patterns of the parameters without weight decay.
         """
         patterns = tuple(not_decayed)
-
-        def decays(params: names.Tree) -> names.Tree:
-            _require_used(params, patterns)
-            return names.map_named(lambda name, _: not names.matches(name, patterns), params)
-
         return optax.adamw(
             schedule,
             b1=self.beta_1,
             b2=self.beta_2,
             eps=self.epsilon,
             weight_decay=self.weight_decay,
-            mask=decays,
+            mask=lambda params: decay_mask(params, patterns),
         )
 
 
-def _require_used(params: names.Tree, patterns: tuple[str, ...]) -> None:
+def decay_mask(params: names.Tree, not_decayed: Iterable[str]) -> names.Tree:
+    """Whether weight decay applies to each parameter.
+
+    Args:
+        params: a tree of anything.
+        not_decayed: name patterns of those that it spares.
+    Raises:
+        BadInput: for a pattern that fits none of them.
+    """
+    patterns = tuple(not_decayed)
     known = names.flatten(params)
     for pattern in patterns:
         if not any(names.matches(name, [pattern]) for name in known):
@@ -99,3 +103,4 @@ def _require_used(params: names.Tree, patterns: tuple[str, ...]) -> None:
                 f"{pattern!r} names parameters without weight decay, but no parameter fits it; "
                 f"the names are like {next(iter(known))!r}."
             )
+    return names.map_named(lambda name, _: not names.matches(name, patterns), params)

@@ -40,3 +40,8 @@ class Pixels:
         mean = 255 * jnp.asarray(self.mean, jnp.float32)
         scale = 1 / (255 * jnp.asarray(self.standard_deviation, jnp.float32))
         return (images.astype(jnp.float32) - mean) * scale
+
+    def inverted(self, normalised: jax.Array) -> jax.Array:
+        """uint8 images from normalised ones; what no pixel can be becomes the nearest it can."""
+        mean, deviation = jnp.asarray(self.mean), jnp.asarray(self.standard_deviation)
+        return jnp.clip(jnp.round(255 * (normalised * deviation + mean)), 0, 255).astype(jnp.uint8)

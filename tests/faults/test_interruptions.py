@@ -3,7 +3,12 @@
 import pytest
 from support import commands
 
-LONG = ("Run.num_epochs = 4", "Run.save_every_epochs = 0.5", "Run.keep_checkpoints = 100")
+LONG = (
+    "Run.num_epochs = 4",
+    "Run.save_every_epochs = 0.5",
+    "Run.keep = @Keep()",
+    "Keep.last = 100",
+)
 
 
 @pytest.fixture(scope="module")

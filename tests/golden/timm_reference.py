@@ -81,7 +81,7 @@ from support import drawn  # noqa: E402
 from timm.models import nest as timm_nest  # noqa: E402
 
 from nest_dist.checkpointing import safetensors_file, torch_file  # noqa: E402
-from nest_dist.commands import cli, pretrained  # noqa: E402
+from nest_dist.commands import cli, description, pretrained  # noqa: E402
 
 
 def main() -> None:
@@ -128,8 +128,8 @@ def _check_export(folder: pathlib.Path) -> None:
         name: 0.06 * drawn.array(name, leaf.shape) + (1 if name.endswith("scale") else 0)
         for name, leaf in pretrained.names.flatten(ours.variables["params"]).items()
     }
-    found = pretrained.Found(ours.model, params, "nest_dist")
-    safetensors_file.write(folder / "ours.safetensors", params, pretrained.metadata_of(found))
+    known = description.Description(ours.model)
+    safetensors_file.write(folder / "ours.safetensors", params, known.texts())
     paths = [str(folder / name) for name in ("ours.safetensors", "theirs.safetensors")]
     cli.main(["convert", "--from=nest_dist", "--to=timm", *paths])
     model = timm.create_model("nest_tiny_jx", img_size=96, checkpoint_path=paths[1]).eval()

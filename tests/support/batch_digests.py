@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 
 from nest_dist.commands import configuration, wiring
-from nest_dist.parallel import hosts
+from nest_dist.parallel import hosts, watch
 
 
 def main():
@@ -26,8 +26,9 @@ def main():
     values(sys.argv)
     flags.FLAGS.mark_as_parsed()
     configured = configuration.load(values.gin_file, values.gin_bindings)
-    hosts.start(values.coordinator, values.num_processes, values.process_id)
-    with hosts.joint_end():
+    with watch.Watch() as watching:
+        hosts.start(values.coordinator, values.num_processes, values.process_id)
+        watching.connect()
         wired = wiring.wire(configured)
         whole = jax.jit(lambda x: x, out_shardings=wired.layout.replicated())
         batches = wired.training_batches(values.first_step)

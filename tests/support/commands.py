@@ -1,5 +1,6 @@
 """Starting the project's commands as a user does, and reading what they leave behind."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -77,7 +78,7 @@ class Local:
         if self.popen.poll() is None:
             self.popen.kill()
         for process in family:
-            if process.is_running():
+            with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.popen.stdout.close()
         self.popen.wait()
@@ -124,6 +125,11 @@ def metrics(workdir):
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
+def evaluations(workdir):
+    """Those of the JSON lines that hold an evaluation."""
+    return [line for line in metrics(workdir) if "eval/top_1" in line]
+
+
 def wait_for_step(workdir, step, launcher, timeout=120):
     """Returns once metrics of `step` were written."""
     limit = time.monotonic() + timeout
@@ -142,7 +148,7 @@ def losses(workdir):
 
 def arrays(workdir, step=None):
     """Every array of a checkpoint's state; of the newest without `step`."""
-    checkpoints = manager.Manager(pathlib.Path(workdir) / "checkpoints", keep=1000)
+    checkpoints = manager.Manager(pathlib.Path(workdir) / "checkpoints", keep=None)
     try:
         return checkpoints.arrays(checkpoints.steps()[-1] if step is None else step)
     finally:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 
 from support import photographs
 
-from nest_dist.data import decode
-from nest_dist.data.sources import array_record as records
+from nest_dist.data import decode, manifest, records
+from nest_dist.data.sources import array_record as array_records
 from nest_dist.data.sources import digits, synthetic
 from nest_dist.data.sources import image_folder as folders
 from nest_dist.data.sources import tfds as tensorflow_datasets
@@ -41,7 +41,7 @@ def opened(name: str, root: pathlib.Path, pictures_each: int = 4) -> typing.Any:
         return folders.ImageFolder(str(root), "train").open()
     if name == "array_record":
         array_record(root, pictures_each)
-        return records.ArrayRecord(str(root), "train").open()
+        return array_records.ArrayRecord(str(root), "train").open()
     tfds(root, pictures_each)
     return tensorflow_datasets.Tfds(str(root), "train").open()
 
@@ -62,14 +62,10 @@ def array_record(root: pathlib.Path, pictures_each: int = 4, split: str = "train
         path = folder / f"{number}.array_record"
         packed = [records.pack(*each) for each in everything[number::2]]
         records.write(path, packed)
-        shards.append({"name": path.name, "bytes": path.stat().st_size})
-    manifest = {
-        "format_version": 1,
-        "class_names": CLASSES,
-        "fingerprint": hashlib.sha256(repr(everything).encode()).hexdigest()[:16],
-        "shards": shards,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+        digest = hashlib.sha256(repr(packed).encode()).hexdigest()
+        shards.append(manifest.Shard(path.name, len(packed), path.stat().st_size, digest))
+    counts = dict.fromkeys(CLASSES, pictures_each)
+    manifest.write(folder, manifest.Manifest(counts, {}, "", tuple(shards)))
 
 
 def tfds(root: pathlib.Path, pictures_each: int = 4, split: str = "train") -> None:

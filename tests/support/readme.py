@@ -1,10 +1,29 @@
 """The commands of README, and a copy of the repository to try them in."""
 
+import os
 import re
 import shutil
 import subprocess
 
 from support import commands
+
+QUICK_START = "bash launch/local.sh"
+BINDINGS = (
+    "bash launch/local.sh --processes=2 --devices=2 -- --gin_file=runs/quickstart.gin "
+    '--workdir=workdirs/other --gin_bindings="AdamW.peak_learning_rate = 4e-3" '
+    '--gin_bindings="Run.num_epochs = 5"'
+)
+# From the archives of ImageNet to a run.
+PREPARE_VALIDATION = (
+    ".venv/bin/nest-dist prepare ILSVRC2012_img_val.tar --output=data/imagenet --split=validation "
+    "--labels=LOC_val_solution.csv"
+)
+IMAGENET = (
+    ".venv/bin/nest-dist prepare ILSVRC2012_img_train.tar --output=data/imagenet --split=train",
+    PREPARE_VALIDATION,
+    ".venv/bin/nest-dist prepare --verify --output=data/imagenet --split=train",
+    ".venv/bin/nest-dist train --gin_file=runs/nest_tiny_imagenet.gin --workdir=workdirs/nest_tiny",
+)
 
 
 def blocks(language):
@@ -32,3 +51,19 @@ def fresh_copy(folder):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, folder / name)
     return folder
+
+
+def shell(command, folder, timeout=900, **environment):
+    """Runs a line of README as a user's shell would, without what the tests' own shell has set."""
+    ours = ("JAX_", "VIRTUAL_ENV", "PYTHONPATH")
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        env={**inherited, **environment},
+        check=False,
+    )

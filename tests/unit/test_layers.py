@@ -19,10 +19,14 @@ RANK = {
 # Library -> the files that may import it; a folder stands for all its files.
 DOORS = {
     "absl.flags": ("commands/cli.py", "data/loading.py"),
-    "array_record.python": ("data/sources/array_record.py",),
-    "cv2": ("data/",),
+    "array_record.python": ("data/records.py",),
+    "cv2": ("data/", "telemetry/pictures.py"),
     "datasets": ("data/sources/huggingface.py",),
-    "pyarrow": ("data/sources/huggingface.py", "data/sources/parquet.py"),
+    "pyarrow": (
+        "data/sources/parquet_files.py",
+        "data/sources/parquet.py",
+        "data/preparing/parquet.py",
+    ),
     "gin.parse_config": ("commands/configuration.py",),
     "grain": ("data/",),
     "orbax": ("checkpointing/",),
@@ -34,7 +38,7 @@ DOORS = {
     "jax.sharding.Mesh": ("parallel/",),
     "jax.sharding.PartitionSpec": ("parallel/",),
     "jax.experimental.multihost_utils": ("parallel/",),
-    "jax._src": ("parallel/hosts.py",),
+    "jax._src": ("parallel/hosts.py", "parallel/peers.py"),
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
 

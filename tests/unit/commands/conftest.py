@@ -12,7 +12,7 @@ from support import family
 
 from nest_dist import NesT
 from nest_dist.base import names
-from nest_dist.checkpointing import manager
+from nest_dist.checkpointing import keep, manager
 from nest_dist.commands import recorded
 
 CONFIGURATION = """
@@ -62,7 +62,7 @@ def trained(tmp_path_factory) -> Trained:
     params = family.random_params(model)
     workdir = tmp_path_factory.mktemp("trained")
     (workdir / "config.gin").write_text(CONFIGURATION)
-    checkpoints = manager.Manager(workdir / "checkpoints", keep=5)
+    checkpoints = manager.Manager(workdir / "checkpoints", keep=keep.Keep())
     for step, factor in ((3, 2), (7, 1)):
         state = {
             "step": np.int32(step),
@@ -70,7 +70,7 @@ def trained(tmp_path_factory) -> Trained:
             "optimizer": {"moments": params},
         }
         metadata = {"configuration": CONFIGURATION, "class_names": list(CLASS_NAMES)}
-        checkpoints.save(step, jax.tree.map(jax.numpy.asarray, state), metadata)
+        checkpoints.save(step, jax.tree.map(jax.numpy.asarray, state), metadata, {})
     checkpoints.close()
     return Trained(workdir, model, names.flatten(params))
 

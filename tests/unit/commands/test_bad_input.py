@@ -91,7 +91,7 @@ def test_a_misspelt_command():
         ("AdamW.beta_2 = 1", ("AdamW.beta_2 is 1; it must be in [0, 1)",)),
         ("AdamW.final_learning_rate = 1", ("AdamW.final_learning_rate is 1; it must be in [0,",)),
         ("MeshShape.data = 0", ("MeshShape.data is 0; it must be at least 1, or -1",)),
-        ("MeshShape.fsdp = -1", ("-1 for data and fsdp; at most one",)),
+        ("MeshShape.fsdp = -1", ("-1 for data and fsdp; at most one may",)),
         ("Pixels.mean = (0.1, 0.2)", ("Pixels.mean has 2 channels", "give one number a channel")),
         ("Pixels.standard_deviation = (0,)", ("Pixels.standard_deviation has 0", "above 0")),
         ("Digits.image_side = 20", ("Digits.image_side is 20", "16 or 24")),
@@ -114,7 +114,8 @@ def test_a_missing_value_is_named(tmp_path):
     ("devices", "binding", "parts"),
     [
         (4, "Run.global_batch = 30", ("Run.global_batch is 30", "mesh's 4 batch shards", "32")),
-        (2, "MeshShape.data = 3", ("data=3 x fsdp=1", "2 devices", "set one axis to -1")),
+        (2, "MeshShape.data = 3", ("MeshShape data=3 does not", "2 devices", "set one to -1")),
+        (4, "MeshShape.rows = 4", ("MeshShape.rows is 4", "first level (2): set it to 1, 2, or")),
         (1, "num_classes = 11", ("the data has 10 classes", "NesT.num_classes is 11", "10")),
         (1, "PaddedCrop.side = 24", ("[24, 24, 1]", "NesT takes [16, 16, 1]", "change")),
         (1, "Run.global_batch = 2000", ("1438 examples", "batch of 2000", "lower")),

@@ -1,8 +1,8 @@
 import pytest
 
-from nest_dist.commands import configuration
+from nest_dist.commands import configuration, shipped
 
-RUNS = configuration.shipped("runs")
+RUNS = shipped.names("runs")
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -22,12 +22,6 @@ def test_the_operative_configuration_makes_the_same_run_again(tmp_path):
 def test_the_last_binding_of_a_name_wins():
     run = configuration.load(["runs/quickstart.gin"], ["Run.seed = 5", "Run.seed = 6"])
     assert run.seed == 6
-
-
-def test_a_difference_names_the_bindings_that_changed():
-    before = "# comment\nRun.seed = 1\nRun.num_epochs = 2\n"
-    after = "Run.num_epochs = 2\nRun.seed = 3\n"
-    assert configuration.difference(before, after) == ["- Run.seed = 1", "+ Run.seed = 3"]
 
 
 def test_folders_named_like_ours_do_not_hide_the_shipped_files(tmp_path, monkeypatch):

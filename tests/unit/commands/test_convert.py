@@ -7,7 +7,7 @@ from support import family, program
 
 from nest_dist.base import names
 from nest_dist.checkpointing import safetensors_file, weight_files
-from nest_dist.commands import pretrained
+from nest_dist.commands import description, pretrained
 from nest_dist.model import weights
 
 
@@ -72,19 +72,42 @@ def test_a_published_model_is_named_with_its_number_of_parameters():
     assert said.endswith("1000 classes for 224 x 224 pixels, 17,057,608 parameters")
 
 
-def test_files_for_timm_say_what_they_are(trained, tmp_path):
-    convert("nest_dist", "timm", trained.workdir, tmp_path / "a.safetensors")
+def test_files_for_timm_say_what_they_are_and_how_to_load_them(trained, tmp_path):
+    said = convert("nest_dist", "timm", trained.workdir, tmp_path / "a.safetensors")
     metadata = weight_files.read(tmp_path / "a.safetensors").metadata
     assert metadata == {"format": "pt", "num_classes": "3", "img_size": "16"}
+    assert "create_model" not in said  # timm has no name for this model
     model = family.published("nest_tiny", image_size=16)
     shapes = weights.shapes_of(model)
     params = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-    found = pretrained.Found(model, params, "nest_dist")
-    safetensors_file.write(tmp_path / "t.safetensors", params, pretrained.metadata_of(found))
-    said = convert("nest_dist", "timm", tmp_path / "t.safetensors", tmp_path / "o.safetensors")
+    path, out = tmp_path / "t.safetensors", tmp_path / "o.safetensors"
+    safetensors_file.write(path, params, description.Description(model).texts())
+    said = convert("nest_dist", "timm", path, out)
     assert "nest_dist weights of nest_tiny, a NesT of 3 levels" in said
-    metadata = weight_files.read(tmp_path / "o.safetensors").metadata
-    assert metadata["architecture"] == "nest_tiny_jx"
+    call = (
+        f"timm.create_model('nest_tiny_jx', img_size=16, num_classes=1000, checkpoint_path='{out}')"
+    )
+    assert f"to load it: {call}" in said
+    assert weight_files.read(out).metadata["architecture"] == "nest_tiny_jx"
+
+
+@pytest.mark.parametrize(
+    ("gelu", "form", "differ"),
+    [
+        ("tanh", "timm", True),
+        ("exact", "timm", False),
+        ("exact", "official", True),
+        ("tanh", "official", False),
+        ("exact", "nest_dist", False),
+    ],
+)
+def test_another_gelu_where_the_weights_go_is_pointed_out(gelu, form, differ, trained, tmp_path):
+    path = tmp_path / "in.safetensors"
+    known = description.Description(trained.model.clone(gelu=gelu))
+    safetensors_file.write(path, trained.params, known.texts())
+    out = tmp_path / ("out.flax" if form == "official" else "out.safetensors")
+    said = convert("nest_dist", form, path, out)
+    assert (f"note: this model has the {gelu} GELU, {form}'s have the" in said) == differ
 
 
 @pytest.mark.parametrize(
@@ -148,9 +171,15 @@ def test_weights_with_a_hole_are_refused_and_nothing_written(trained, tmp_path, 
 
 
 def test_a_file_of_ours_that_describes_its_model_wrongly_is_refused(trained, tmp_path, monkeypatch):
-    for text in ("{", json.dumps({"image_size": 16, "colour": "blue"})):
+    whole = description.Description(trained.model, class_names=("circle", "square")).texts()
+    for texts in (
+        {"nest_dist.model": "{"},
+        {"nest_dist.model": json.dumps({"image_size": 16, "colour": "blue"})},
+        {"nest_dist.class_names": "[1, 2, 3]"},
+        whole,
+    ):
         path = tmp_path / "in.safetensors"
-        safetensors_file.write(path, trained.params, {"nest_dist.model": text})
+        safetensors_file.write(path, trained.params, texts)
         line = program.refuses(
             monkeypatch, "convert", "--from=nest_dist", "--to=official", path, tmp_path / "o.flax"
         )

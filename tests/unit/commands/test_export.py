@@ -2,10 +2,11 @@ import os
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from support import program
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 RUN_ALONE = """
 import sys
@@ -58,14 +59,3 @@ def test_what_cannot_be_exported_is_refused(arguments, message, trained, monkeyp
     arguments = [argument.replace("RUN", str(trained.workdir)) for argument in arguments]
     assert message in program.refuses(monkeypatch, "export", *arguments)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_without_flatbuffers_export_says_what_to_install(trained, monkeypatch, tmp_path):
-    def serialize(self):
-        raise ImportError("Please install 'flatbuffers'")
-
-    monkeypatch.setattr(jax.export.Exported, "serialize", serialize)
-    line = program.refuses(
-        monkeypatch, "export", f"--checkpoint={trained.workdir}", tmp_path / "out"
-    )
-    assert "a library that is not installed; `pip install nest-dist[export]`." in line

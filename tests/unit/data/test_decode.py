@@ -20,6 +20,12 @@ def picture(mode: str = "RGB") -> Image.Image:
     return Image.fromarray(CHELSEA).convert(mode)
 
 
+def see_through() -> Image.Image:
+    image = picture("RGBA")
+    image.putalpha(Image.fromarray(CHELSEA).convert("L"))
+    return image
+
+
 def test_a_jpeg_decodes_to_what_pillow_sees():
     encoded = photographs.jpeg()
     pillow = np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB")).astype(int)
@@ -47,7 +53,10 @@ def test_arrays_pass_unchanged():
         (saved(picture("L"), format="PNG"), "grey png"),
         (saved(picture("P"), format="PNG"), "palette png"),
         (saved(picture("I;16"), format="PNG"), "grey 16-bit png"),
-        (saved(picture(), format="WEBP", lossless=True), "webp"),
+        (saved(picture(), format="WEBP"), "rgb webp"),
+        (saved(picture(), format="WEBP", lossless=True), "rgb webp"),
+        (saved(see_through(), format="WEBP"), "alpha webp"),
+        (saved(see_through(), format="WEBP", lossless=True), "alpha webp"),
         (saved(picture(), format="BMP"), "bmp"),
         (saved(picture(), format="TIFF"), "tiff"),
     ],

@@ -5,7 +5,7 @@ import pytest
 from support import datasets, photographs
 
 from nest_dist.base import failures
-from nest_dist.data import batch, decode
+from nest_dist.data import batch, decode, records
 from nest_dist.data.sources import array_record, digits, image_folder, synthetic, tf_example, tfds
 
 
@@ -128,11 +128,11 @@ def test_a_flipped_bit_makes_one_record_unreadable(tmp_path):
 
 
 def test_records_return_what_was_packed():
-    record = array_record.pack("ä/ß.jpg", 70000, b"picture")
-    key, label, picture = array_record.unpack(record)
+    record = records.pack("ä/ß.jpg", 70000, b"picture")
+    key, label, picture = records.unpack(record)
     assert (key, label, bytes(picture)) == ("ä/ß.jpg", 70000, b"picture")
     with pytest.raises(batch.Unreadable, match="the record starts with b'abcd', not with b'NDR1'"):
-        array_record.unpack(b"abcdefghijklmnop")
+        records.unpack(b"abcdefghijklmnop")
 
 
 def test_tfds_data_of_another_format_is_refused(tmp_path):

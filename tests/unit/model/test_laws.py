@@ -5,10 +5,13 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from support import family
 
-from nest_dist.base import names
+from nest_dist.base import chance, names
 from nest_dist.model import aggregation, attention, encoder, layout
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def level_outputs(member, images):
@@ -66,7 +69,7 @@ def test_one_shared_key_and_value_head_equals_many_heads_that_are_copies_of_it()
         attention.BlockAttention(3, multi_query, dropout=0.0, compute_dtype="float32")
         for multi_query in (True, False)
     )
-    shared = jax.jit(one.init, static_argnums=2)(jax.random.key(1), blocks, False)["params"]
+    shared = jax.jit(one.init)(jax.random.key(1), blocks, None)["params"]
     copied = {
         name: jax.tree.map(lambda leaf: jnp.repeat(leaf, 3, axis=-2), part)
         if name in ("key", "value")
@@ -74,8 +77,8 @@ def test_one_shared_key_and_value_head_equals_many_heads_that_are_copies_of_it()
         for name, part in shared.items()
     }
     np.testing.assert_allclose(
-        jax.jit(one.apply, static_argnums=2)({"params": shared}, blocks, False),
-        jax.jit(many.apply, static_argnums=2)({"params": copied}, blocks, False),
+        jax.jit(one.apply)({"params": shared}, blocks, None),
+        jax.jit(many.apply)({"params": copied}, blocks, None),
         atol=1e-7,  # values near 1e-3, in float32
     )
 
@@ -167,7 +170,9 @@ def test_each_drop_rate_has_its_own_effect():
 def test_stochastic_depth_drops_whole_examples_and_is_unbiased():
     rate, B = 0.3, 20_000
     branch = 1 + jnp.arange(4.0)  # [C]
-    dropped = encoder.drop_examples(jnp.tile(branch, (B, 1)), rate, jax.random.key(0))
+    dropped = chance.drop(
+        jnp.tile(branch, (B, 1)), rate, jax.random.split(jax.random.key(0), B), whole=True
+    )
     stays = dropped[:, 0] != 0
     np.testing.assert_allclose(
         dropped[stays], jnp.tile(branch / (1 - rate), (stays.sum(), 1)), rtol=1e-6
@@ -182,9 +187,8 @@ def test_a_layer_whose_branches_are_dropped_passes_its_input_on():
     options = encoder.Options(False, 4, 0.0, 0.0, "tanh", "float32", "none")
     layer = encoder.EncoderLayer(heads=2, drop_rate=0.5, options=options)
     blocks = jax.random.normal(jax.random.key(0), (64, 1, 4, 8))
-    variables = jax.jit(layer.init, static_argnums=2)(jax.random.key(1), blocks, False)
-    apply = jax.jit(layer.apply, static_argnums=2)
-    out = apply(variables, blocks, True, rngs={"dropout": jax.random.key(2)})
+    variables = jax.jit(layer.init)(jax.random.key(1), blocks, None)
+    out = jax.jit(layer.apply)(variables, blocks, jax.random.split(jax.random.key(2), 64))
     untouched = np.all(np.asarray(out == blocks), axis=(1, 2, 3))
     # Both branches are dropped for a quarter of 64 examples: 16, standard deviation 3.5.
     assert 4 <= untouched.sum() <= 30
@@ -226,3 +230,50 @@ def test_remat_drops_the_same_and_gives_the_same_gradients():
             # The same operations, fused otherwise: float32 rounding of sums.
             tolerance = 1e-5 * np.max(np.abs(expected)) + 1e-3
             np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=tolerance, err_msg=name)
+
+
+def test_scanned_layers_have_the_names_of_unrolled_ones_drop_the_same_and_give_the_same():
+    images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    small = {"image_size": 8, "num_hierarchies": 1, "block_repeats": (3,)}
+    rates = {"stochastic_depth": 0.3, "attention_dropout": 0.1, "projection_dropout": 0.1}
+    models = [
+        family.small("multi_head", **small, **rates, layers=layers, remat=remat)
+        for layers, remat in (("unrolled", "none"), ("scanned", "none"), ("scanned", "dots"))
+    ]
+    shapes = [names.flatten(family.shapes(model)) for model in models]
+    assert shapes[0] == shapes[1] == shapes[2]
+
+    def loss(params, model):
+        rngs = {"dropout": jax.random.key(0)}
+        logits = model.apply({"params": params}, images, train=True, rngs=rngs)
+        return jnp.sum(logits**2), (logits, model.apply({"params": params}, images))
+
+    params = family.random_params(models[0])
+    reference, *others = jax.jit(
+        lambda params: [jax.grad(loss, has_aux=True)(params, model) for model in models]
+    )(params)
+    for found in others:
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True):
+            # The same operations, fused otherwise: float32 rounding of sums.
+            tolerance = 1e-5 * np.max(np.abs(other)) + 1e-3
+            np.testing.assert_allclose(one, other, rtol=1e-4, atol=tolerance)
+
+
+def test_statistics_softmax_and_logits_of_a_bfloat16_model_are_float32():
+    model = family.small("multi_head", compute_dtype="bfloat16", layers="scanned")
+    program = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=True))(
+        {"params": family.random_params(model)}, jnp.zeros((1, 32, 32, 3))
+    )
+    low = {name for name, dtype in operations(program.jaxpr) if dtype == jnp.bfloat16}
+    assert {"dot_general", "conv_general_dilated"} <= low
+    assert not low & {"exp", "log", "rsqrt", "sqrt", "reduce_sum", "reduce_max", "square", "div"}
+
+
+def operations(jaxpr):
+    """Every operation in a program and in those that it calls, with the types of its inputs."""
+    for equation in jaxpr.eqns:
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from operations(getattr(inner, "jaxpr", inner))
+        for variable in equation.invars:
+            yield equation.primitive.name, variable.aval.dtype

@@ -57,3 +57,12 @@ def test_a_side_that_cannot_be_cut_is_refused_with_the_nearest_that_can():
         match=r"image_size width is 50, not a multiple of .* x block_side \(16\); .* 48 or 64",
     ):
         layout.geometry((32, 50), 4, 2, block_side=2)
+
+
+def test_a_wide_image_that_only_blocks_of_one_token_would_cut_is_refused():
+    with pytest.raises(
+        failures.BadInput,
+        match=r"is \(224, 304\): .* have \(14, 19\) tokens, which only .* multiples of 32, or",
+    ):
+        layout.geometry((224, 304), 4, 3)
+    assert layout.geometry((224, 304), 4, 3, block_side=1).block_side == 1

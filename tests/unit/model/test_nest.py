@@ -11,6 +11,8 @@ from nest_dist import NesT
 from nest_dist.base import failures, names
 from nest_dist.model import axes, encoder
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize("name", family.PUBLISHED)
 def test_a_published_model_has_exactly_the_parameters_of_the_paper(name):
@@ -57,6 +59,7 @@ def test_the_interface_of_the_seed_works_as_it_was():
 
 def test_a_model_bound_by_gin_equals_the_one_made_in_python():
     with gin.config.unlock_config():
+        gin.clear_config()
         for field, value in family.SMALL["multi_query"].items():
             gin.bind_parameter(f"NesT.{field}", list(value) if type(value) is tuple else value)
         model = gin.get_configurable("NesT")()

@@ -1,18 +1,23 @@
 import json
 
 import numpy as np
+from tensorboard.backend.event_processing import event_accumulator
 
-from nest_dist.telemetry import writer
+from nest_dist.telemetry import histograms, pictures, writer
 
 
-def test_a_grid_shows_every_image_in_its_place():
-    images = np.stack([np.full((4, 6, 1), value, np.uint8) for value in (10, 20, 30)])
-    page = writer.grid(images, gap=1)
-    assert page.shape == (2 * 5 + 1, 2 * 7 + 1, 3)
-    assert (page[1:5, 1:7] == 10).all()
-    assert (page[1:5, 8:14] == 20).all()
-    assert (page[6:10, 1:7] == 30).all()
-    assert (page[6:10, 8:14] == 128).all()
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def events(workdir):
+    found = event_accumulator.EventAccumulator(str(workdir / "tensorboard"))
+    found.Reload()
+    return found
+
+
+def steps(workdir, name):
+    return [(event.step, event.value) for event in events(workdir).Scalars(name)]
 
 
 def test_after_a_resume_no_step_stands_twice(tmp_path):
@@ -26,5 +31,47 @@ def test_after_a_resume_no_step_stands_twice(tmp_path):
     second = writer.Writer(tmp_path, first_step=2)
     second.scalars(3, {"train/loss": 30.0})
     second.close()
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["step"], line["train/loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+    expected = [(1, 1.0), (2, 2.0), (3, 30.0)]
+    assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == expected
+    assert steps(tmp_path, "train/loss") == expected
+
+
+def test_a_run_that_starts_anew_without_a_checkpoint_leaves_nothing_of_its_first_try(tmp_path):
+    for values in ((1.0, 2.0, 3.0), (10.0,)):
+        opened = writer.Writer(tmp_path, first_step=0)
+        for step, value in enumerate(values, start=1):
+            opened.scalars(step, {"train/loss": value})
+        opened.close()
+    assert steps(tmp_path, "train/loss") == [(1, 10.0)]
+    assert len(lines(tmp_path)) == 1
+
+
+def test_after_a_rewind_no_step_stands_twice(tmp_path):
+    opened = writer.Writer(tmp_path, first_step=0)
+    for step in (1, 2, 3):
+        opened.scalars(step, {"train/loss": float(step)})
+    opened.rewind(1)
+    opened.scalars(2, {"train/loss": 20.0})
+    opened.close()
+    expected = [(1, 1.0), (2, 20.0)]
+    assert [(line["step"], line["train/loss"]) for line in lines(tmp_path)] == expected
+    assert steps(tmp_path, "train/loss") == expected
+
+
+def test_histograms_and_pictures_arrive(tmp_path):
+    opened = writer.Writer(tmp_path, first_step=0)
+    limits = [0.0, 1.0, 2.0]
+    opened.histogram(
+        "parameters/head", histograms.Histogram(-1.0, 1.5, 3.0, 1.0, 3.5, limits, [1, 0, 2]), 7
+    )
+    for side, name in ((8, "train/images"), (128, "eval/images")):
+        images = np.zeros((2, side, side, 1), np.uint8)
+        opened.page(name, images, [pictures.Caption(["cat"])] * 2, 7)
+    opened.close()
+    found = events(tmp_path)
+    (histogram,) = found.Histograms("parameters/head")
+    assert histogram.step == 7
+    assert histogram.histogram_value.bucket == [1, 0, 2]
+    (small,), (photograph,) = found.Images("train/images"), found.Images("eval/images")
+    assert small.encoded_image_string.startswith(b"\x89PNG")
+    assert photograph.encoded_image_string.startswith(b"\xff\xd8")

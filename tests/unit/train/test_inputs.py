@@ -65,7 +65,9 @@ def test_a_turn_of_the_hue_keeps_saturation_and_value(change):
 
 def test_jitter_changes_four_pictures_of_five_and_makes_one_of_five_grey():
     images = jnp.broadcast_to(jnp.array([0.6, 0.4, 0.3]), (4000, 2, 2, 3))
-    changed = np.asarray(jitter.ColorJitter(strength=0.3)(images, jax.random.key(0)))[:, 0, 0]
+    changed = np.asarray(
+        jitter.ColorJitter(strength=0.3)(images, jax.random.key(0), jnp.arange(4000))
+    )[:, 0, 0]
     is_grey = np.ptp(changed, axis=-1) < 1e-6
     assert abs(is_grey.mean() - 0.2) < 0.032  # five standard deviations
     untouched = np.abs(changed - np.array([0.6, 0.4, 0.3])).max(-1) < 1e-6
@@ -80,13 +82,15 @@ def test_jitter_changes_four_pictures_of_five_and_makes_one_of_five_grey():
 
 def test_jitter_refuses_grey_pictures():
     with pytest.raises(failures.BadInput, match="got images of 1 channels, it needs 3; leave Run"):
-        jitter.ColorJitter(strength=0.3)(jnp.zeros((2, 4, 4, 1)), jax.random.key(0))
+        jitter.ColorJitter(strength=0.3)(jnp.zeros((2, 4, 4, 1)), jax.random.key(0), jnp.arange(2))
 
 
 def test_erasing_has_the_configured_chance_areas_and_aspects():
     side = 128
     erase = erasing.RandomErasing(probability=0.25)
-    masks = np.asarray(erase.masks((4000, side, side, 3), jax.random.key(0)))
+    masks = np.asarray(
+        erase.masks((4000, side, side, 3), jax.random.split(jax.random.key(0), 4000))
+    )
     rows, columns = masks.any(2).sum(1), masks.any(1).sum(1)
     np.testing.assert_array_equal(masks.sum((1, 2)), rows * columns)
     erased = rows * columns > 0
@@ -100,7 +104,9 @@ def test_erasing_has_the_configured_chance_areas_and_aspects():
     aspect = np.log(rows[whole] / columns[whole])
     assert np.abs(aspect).max() < np.log(1 / 0.3) + 0.15
     assert abs(aspect.mean()) < 0.2
-    everywhere = erasing.RandomErasing(probability=1.0).masks((4000, 64, 64, 3), jax.random.key(1))
+    everywhere = erasing.RandomErasing(probability=1.0).masks(
+        (4000, 64, 64, 3), jax.random.split(jax.random.key(1), 4000)
+    )
     drawn = np.asarray(everywhere).mean((1, 2))
     # Half of the centres lie so that a part is cut off: the mean is below that of the areas, 0.177.
     assert 0.1 < drawn.mean() < 0.177
@@ -109,7 +115,7 @@ def test_erasing_has_the_configured_chance_areas_and_aspects():
 def test_erased_pixels_are_normal_noise_and_the_others_stay():
     erase = erasing.RandomErasing(probability=1.0, area=(0.3, 0.3))
     images = jnp.full((64, 32, 32, 3), 7.0)
-    erased = np.asarray(erase(images, jax.random.key(0)))
+    erased = np.asarray(erase(images, jax.random.key(0), jnp.arange(64)))
     noise = erased[erased != 7]
     assert 0.1 < noise.size / erased.size < 0.3
     assert abs(noise.mean()) < 0.05
@@ -118,7 +124,7 @@ def test_erased_pixels_are_normal_noise_and_the_others_stay():
 
 def test_what_is_left_out_leaves_normalisation_alone():
     images = jnp.asarray(IMAGE)[None]
-    plain, targets = inputs.Inputs(PIXELS)(images, jnp.eye(1), jax.random.key(0))
+    plain, targets = inputs.Inputs(PIXELS)(images, jnp.eye(1), jax.random.key(0), jnp.arange(1))
     np.testing.assert_array_equal(plain, PIXELS(images))
     np.testing.assert_array_equal(targets, jnp.eye(1))
 
@@ -131,8 +137,8 @@ def test_the_recipe_does_not_depend_on_the_number_of_devices():
     for count in (1, 2, 4):
         mesh = Mesh(np.array(jax.devices()[:count]), ("data",))
         rows = NamedSharding(mesh, PartitionSpec("data"))
-        made = jax.jit(RECIPE, in_shardings=(rows, rows, None), out_shardings=rows)(
-            jax.device_put(images, rows), jax.device_put(targets, rows), key
+        made = jax.jit(RECIPE, in_shardings=(rows, rows, None, rows), out_shardings=rows)(
+            jax.device_put(images, rows), jax.device_put(targets, rows), key, jnp.arange(8)
         )
         results.append(jax.device_get(made))
     for other in results[1:]:
@@ -142,7 +148,7 @@ def test_the_recipe_does_not_depend_on_the_number_of_devices():
 
 
 def test_another_step_is_augmented_differently():
-    images, targets = jnp.asarray(IMAGE)[None].repeat(2, 0), jnp.eye(2)
-    first, _ = RECIPE(images, targets, jax.random.fold_in(jax.random.key(0), 0))
-    second, _ = RECIPE(images, targets, jax.random.fold_in(jax.random.key(0), 1))
+    images, targets, rows = jnp.asarray(IMAGE)[None].repeat(2, 0), jnp.eye(2), jnp.arange(2)
+    first, _ = RECIPE(images, targets, jax.random.fold_in(jax.random.key(0), 0), rows)
+    second, _ = RECIPE(images, targets, jax.random.fold_in(jax.random.key(0), 1), rows)
     assert not np.allclose(first, second)

@@ -21,7 +21,7 @@ def pair_batch(B: int = 8, side: int = 16) -> tuple[jax.Array, jax.Array]:
 
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 4.0])
 def test_shares_follow_the_beta_distribution(alpha):
-    draws = np.sort(np.asarray(mixing.beta(jax.random.key(0), 20000, alpha)))
+    draws = np.sort(np.asarray(mixing.beta(jax.random.split(jax.random.key(0), 20000), alpha)))
     reference = np.sort(np.random.default_rng(1).beta(alpha, alpha, 200000))[::10]
     # The largest distance of two empirical distributions: 1.95 sqrt(1/n + 1/m) at one in 1,000.
     shares = np.searchsorted(reference, draws) / len(reference)
@@ -35,20 +35,21 @@ def test_shares_follow_the_beta_distribution(alpha):
 def test_targets_hold_as_much_of_each_class_as_the_pixels(mix):
     images, targets = pair_batch()
     for number in range(20):
-        mixed, mixed_targets = mix(images, targets, jax.random.key(number))
+        mixed, mixed_targets = mix(images, targets, jax.random.key(number), jnp.arange(len(images)))
         np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3)), mixed_targets[:, 1], atol=1e-5)
         np.testing.assert_allclose(mixed_targets.sum(-1), 1, atol=1e-6)
 
 
 def test_mixup_keeps_at_least_half_of_the_own_picture():
-    shares = MIXUP.mixup_shares((5000, 2, 2, 3), jax.random.key(0))[:, 0, 0]
+    shares = MIXUP.mixup_shares((5000, 2, 2, 3), jax.random.split(jax.random.key(0), 5000))[:, 0, 0]
     assert float(shares.min()) >= 0.5
     draws = np.random.default_rng(0).beta(0.8, 0.8, 200000)
     assert abs(float(shares.mean()) - np.maximum(draws, 1 - draws).mean()) < 0.012
 
 
 def test_cutmix_cuts_one_rectangle_inside_the_picture():
-    masks = np.asarray(CUTMIX.cutmix_masks((4000, 32, 32, 3), jax.random.key(0), jax.random.key(1)))
+    amounts, places = (jax.random.split(jax.random.key(seed), 4000) for seed in range(2))
+    masks = np.asarray(CUTMIX.cutmix_masks((4000, 32, 32, 3), amounts, places))
     holes = 1 - masks
     rows, columns = holes.any(2).sum(1), holes.any(1).sum(1)
     np.testing.assert_array_equal(holes.sum((1, 2)), rows * columns)  # filled, in one piece
@@ -67,7 +68,7 @@ def test_half_of_the_steps_are_mixup_and_half_cutmix():
     mix = jax.jit(RECIPE.__call__)
     cut = 0
     for number in range(400):
-        mixed, _ = mix(images, targets, jax.random.key(number))
+        mixed, _ = mix(images, targets, jax.random.key(number), jnp.arange(len(images)))
         cut += len(np.unique(np.asarray(mixed)[0])) == 2 or float(mixed[0, 0, 0, 0]) in (0.0, 1.0)
     assert abs(cut - 200) < 50  # five standard deviations
 
@@ -79,8 +80,8 @@ def test_partners_are_neighbours():
 def test_a_pair_never_sees_another_pair():
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
     targets = jnp.eye(4)
-    whole, _ = RECIPE(images, targets, jax.random.key(0))
-    blanked, _ = RECIPE(images.at[:2].set(0), targets, jax.random.key(0))
+    whole, _ = RECIPE(images, targets, jax.random.key(0), jnp.arange(4))
+    blanked, _ = RECIPE(images.at[:2].set(0), targets, jax.random.key(0), jnp.arange(4))
     np.testing.assert_array_equal(whole[2:], blanked[2:])
     assert not np.allclose(whole[:2], blanked[:2])
 
@@ -89,8 +90,12 @@ def test_mixing_needs_no_communication_between_devices():
     mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     images, targets = pair_batch()
-    mix = jax.jit(RECIPE.__call__, in_shardings=(sharding, sharding, None), out_shardings=sharding)
-    text = mix.lower(images, targets, jax.random.key(0)).compile().as_text()
+    mix = jax.jit(
+        RECIPE.__call__, in_shardings=(sharding, sharding, None, sharding), out_shardings=sharding
+    )
+    text = (
+        mix.lower(images, targets, jax.random.key(0), jnp.arange(len(images))).compile().as_text()
+    )
     for collective in ("all-reduce", "all-gather", "collective-permute", "all-to-all"):
         assert collective not in text
 

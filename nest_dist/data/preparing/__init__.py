@@ -1,0 +1,1 @@
+"""Pictures from archives and folders, checked and written as shards of records."""

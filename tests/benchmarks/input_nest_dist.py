@@ -1,0 +1,103 @@
+"""Our pipeline, Grain and all, and the same decoding and pixel work without it."""
+
+import json
+import os
+import pathlib
+import sys
+import time
+
+import numpy as np
+
+from nest_dist.data import batch, crop, decode, pipeline, randaugment
+
+SIDE = 224
+BATCH = 32
+CUT = (crop.RandomResizedCrop(side=SIDE, area=(0.05, 1.0)), crop.Flip())
+RECIPE = (*CUT, randaugment.RandAugment(translation=100))
+
+
+class Pictures:
+    """JPEGs in memory, so that no disk is measured."""
+
+    class_names = ("a", "b")
+    fingerprint = "benchmark"
+
+    def __init__(self, pictures: list[bytes]) -> None:
+        self._pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def __getitem__(self, index: int) -> batch.Example:
+        return {"image": self._pictures[index], "label": index % 2}
+
+
+def batches(source, transforms, **fields) -> batch.Batches:
+    data = pipeline.TrainingData(source, transforms, **fields)
+    rows = np.arange(BATCH)
+    return data.batches(source, seed=0, global_batch=BATCH, rows=rows, first_step=0)
+
+
+def piped(source: Pictures, transforms) -> float:
+    """CPU milliseconds an image, through threads and batches."""
+    loaded = batches(source, transforms, threads=1, read_ahead_bytes=BATCH * SIDE * SIDE * 3 * 4)
+    next(loaded)
+    time.sleep(0.5)  # what is read ahead is ready now, and as much will be at the end
+    start = time.process_time()
+    steps = 2 * len(source) // BATCH
+    for _ in range(steps):
+        next(loaded)
+    time.sleep(0.5)
+    spent = time.process_time() - start
+    loaded.close()
+    return 1000 * spent / (steps * BATCH)
+
+
+def bare(source: Pictures, transforms) -> float:
+    """CPU milliseconds an image, decoding and pixel work alone."""
+    rng = np.random.default_rng(0)
+    start = time.process_time()
+    for index in range(len(source)):
+        image = decode.pixels(source[index]["image"])
+        for transform in transforms:
+            image = transform(image, rng)
+    return 1000 * (time.process_time() - start) / len(source)
+
+
+def images_per_second(source: Pictures, workers: int) -> float:
+    """In wall time, by worker processes with a thread each."""
+    loaded = batches(source, RECIPE, threads=1, workers=workers)
+    for _ in range(8 * workers):
+        next(loaded)
+    start, steps = time.perf_counter(), 60
+    for _ in range(steps):
+        next(loaded)
+    spent = time.perf_counter() - start
+    loaded.close()
+    return steps * BATCH / spent
+
+
+def read(folder: str) -> Pictures:
+    return Pictures([path.read_bytes() for path in sorted(pathlib.Path(folder).glob("*.jpg"))])
+
+
+def main() -> None:
+    if sys.argv[1] == "--scaling":
+        source = read(sys.argv[2])
+        found = [(images_per_second(source, 1), images_per_second(source, 2)) for _ in range(3)]
+        one, two = sorted(found, key=lambda pair: pair[1] / pair[0])[1]
+        print(json.dumps({"one": one, "two": two}))
+        return
+    os.sched_setaffinity(0, {0})
+    source = read(sys.argv[1])
+    for _ in sys.stdin:
+        times = {
+            "recipe": piped(source, RECIPE),
+            "recipe, pixels alone": bare(source, RECIPE),
+            "decode, crop, flip": piped(source, CUT),
+        }
+        print(json.dumps(times), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""The input pipeline beside timm's recipe on Pillow and the official one on tf.data.
+
+    .venv/bin/python tests/benchmarks/input_speed.py
+
+Each contender is a process of its own, pinned to the same core, and they take turns, so that the
+neighbours of this machine disturb all alike; times are CPU times of whole rounds, and the table
+shows the median and the ratios of one run. The other two need environments of their own, which are
+made once below .venv-benchmarks (about 1.5 GB); --without leaves one out.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import venv
+
+HERE = pathlib.Path(__file__).parent
+TOP = HERE.parents[1]
+ENVIRONMENTS = TOP / ".venv-benchmarks"
+# Pillow is held below 13, whose Posterize refuses the zero bits that timm's recipe may ask for.
+PACKAGES = {
+    "timm": ["--no-deps", "timm==1.0.27", "pillow<13", "numpy"],
+    "tensorflow": ["tensorflow-cpu"],
+}
+PICTURES = 160
+HEIGHT, WIDTH = 375, 500
+ROUNDS = 5
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--without", action="append", default=[], choices=list(PACKAGES))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        size = write_pictures(pathlib.Path(folder))
+        print(f"{PICTURES} JPEGs of {WIDTH} x {HEIGHT}, {size / 1000:.0f} KB on average, one core")
+        contenders = [Contender("nest_dist", sys.executable, folder)]
+        for name in PACKAGES:
+            if name not in options.without:
+                contenders.append(Contender(name, environment(name), folder))
+        rounds = [{each.name: each.round() for each in contenders} for _ in range(options.rounds)]
+        for each in contenders:
+            each.close()
+        show(rounds)
+        print(scaling(folder))
+
+
+def write_pictures(folder: pathlib.Path) -> float:
+    """Parts of real photographs; returns the mean size in bytes."""
+    sys.path.insert(0, str(TOP / "tests"))
+    from support import photographs
+
+    from nest_dist.data import decode
+
+    sizes = []
+    for number in range(PICTURES):
+        image = photographs.photograph(("astronaut", "coffee", "rocket")[number % 3])
+        down = number * 7 % (image.shape[0] - HEIGHT + 1)
+        right = number * 11 % (image.shape[1] - WIDTH + 1)
+        encoded = decode.encode(image[down : down + HEIGHT, right : right + WIDTH].copy(), "jpeg")
+        (folder / f"{number:04d}.jpg").write_bytes(encoded)
+        sizes.append(len(encoded))
+    return statistics.mean(sizes)
+
+
+def environment(name: str) -> str:
+    """The Python that has the packages of a contender, made where it is missing."""
+    folder = ENVIRONMENTS / name
+    python = folder / "bin" / "python"
+    if not (folder / "done").exists():
+        print(f"making {folder} ...", flush=True)
+        venv.create(folder, with_pip=True, clear=True)
+        quiet = ("--quiet", "--disable-pip-version-check", "--no-cache-dir")
+        subprocess.run([python, "-m", "pip", "install", *quiet, *PACKAGES[name]], check=True)
+        (folder / "done").touch()
+    return str(python)
+
+
+class Contender:
+    """A process that runs one round whenever it is asked to."""
+
+    def __init__(self, name: str, python: str, folder: str) -> None:
+        self.name = name
+        self._process = subprocess.Popen(
+            [python, HERE / f"input_{name}.py", folder],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONPATH": str(TOP)},
+        )
+        self.round()  # warms up
+
+    def round(self) -> dict[str, float]:
+        """CPU milliseconds an image, by what was done."""
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        if not line:
+            sys.exit(f"{self.name} has ended")
+        return json.loads(line)
+
+    def close(self) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+
+
+def show(rounds: list[dict[str, dict[str, float]]]) -> None:
+    """Medians, and the medians of the ratios round by round."""
+    print(f"\n{'median of ' + str(len(rounds)):<58}{'ms/image':>9}{'images/s':>10}")
+    for name, parts in rounds[0].items():
+        for part in parts:
+            middle = statistics.median(each[name][part] for each in rounds)
+            print(f"{name + ': ' + part:<58}{middle:>9.2f}{1000 / middle:>10.0f}")
+
+    def ratio(left: tuple[str, str], right: tuple[str, str]) -> float:
+        return statistics.median(
+            each[left[0]][left[1]] / each[right[0]][right[1]] for each in rounds
+        )
+
+    print()
+    if "timm" in rounds[0]:
+        found = ratio(("timm", "recipe"), ("nest_dist", "recipe"))
+        print(f"recipe, as many times as fast as timm on Pillow (goal 2.5): {found:.2f}")
+    if "tensorflow" in rounds[0]:
+        found = ratio(("tensorflow", "decode, crop, flip"), ("nest_dist", "decode, crop, flip"))
+        print(f"decode, crop, flip, as many times as fast as tf.data (goal 1.2): {found:.2f}")
+    share = 1 - ratio(("nest_dist", "recipe, pixels alone"), ("nest_dist", "recipe"))
+    print(f"Grain and Python beside decode and pixel work (goal at most 20%): {share:.1%}")
+
+
+def scaling(folder: str) -> str:
+    """Images a second of two worker processes and of one, on all cores, in wall time."""
+    command = [sys.executable, HERE / "input_nest_dist.py", "--scaling", folder]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return (
+        f"two worker processes, as many times as fast as one (goal 1.7): "
+        f"{found['two'] / found['one']:.2f} ({found['one']:.0f} and {found['two']:.0f} images/s)"
+    )
+
+
+if __name__ == "__main__":
+    main()

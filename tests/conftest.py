@@ -1,0 +1,44 @@
+"""Eight devices for the tests of this process: the machine's cores, seen as separate ones."""
+
+import os
+
+# Before JAX starts; commands that a test starts are told their own number.
+os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+
+import pytest
+from support import commands, readme
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory):
+    """An empty home folder, which a run must leave empty."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def copy(tmp_path_factory):
+    """What a newcomer has cloned."""
+    return readme.fresh_copy(tmp_path_factory.mktemp("clone"))
+
+
+@pytest.fixture(scope="session")
+def quick_start(copy, home):
+    """The first command of README on a machine that has Python and nothing else of ours."""
+    done = readme.shell(readme.QUICK_START, copy, HOME=str(home))
+    assert done.returncode == 0, done.stdout + done.stderr
+    return copy / "workdirs" / "quickstart", done
+
+
+@pytest.fixture(scope="session")
+def last_step(quick_start):
+    """Of the quick start."""
+    workdir, _ = quick_start
+    return commands.metrics(workdir)[-1]["step"]
+
+
+@pytest.fixture(scope="session")
+def other_run(quick_start, copy):
+    """README's run with bindings, beside the quick start."""
+    done = readme.shell(readme.BINDINGS, copy)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return copy / "workdirs" / "other", done

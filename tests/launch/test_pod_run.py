@@ -1,0 +1,166 @@
+"""README's way from nothing to a run on a TPU, with real training, against a fake gcloud.
+
+Its commands are run as they stand there, but for two things: gs:// is a folder, and the model is
+tiny and looked after more often.
+"""
+
+import contextlib
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import pytest
+from support import cloud, commands, network
+
+BINDINGS = (*commands.TINY, "Run.num_epochs = 4", "Run.save_every_epochs = 0.25")
+
+
+@pytest.fixture(
+    scope="module",
+    params=["processes", pytest.param("hosts", marks=pytest.mark.slow)],
+)
+def tpus(request, tmp_path_factory):
+    """Workers that are processes of this machine or, where it allows them, hosts of their own."""
+    folder = tmp_path_factory.mktemp("pod")
+    with contextlib.ExitStack() as stack:
+        hosts = None
+        if request.param == "hosts":
+            if not network.allowed():
+                pytest.skip("needs root and network namespaces")
+            hosts = stack.enter_context(network.hosts(2))
+        yield stack.enter_context(cloud.Cloud(folder / "cloud", cloud.tpu_python(folder), hosts))
+
+
+@pytest.fixture(scope="module")
+def workdir(tpus):
+    return tpus.folder / "buckets" / "my-bucket" / "digits"
+
+
+def start(tpus, command, *more):
+    """A line of README, with a folder in place of the bucket and `more` at its end."""
+    line = command.replace("gs://$BUCKET", f"{tpus.folder}/buckets/$BUCKET")
+    if line.startswith("gcloud"):
+        line = command
+    return subprocess.Popen(
+        " ".join([line, *map(shlex.quote, more)]),
+        shell=True,
+        cwd=commands.TOP,
+        env=tpus.environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def succeeds(tpus, command, *more):
+    process = start(tpus, command, *more)
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def trained(workdir, step):
+    return any(line["step"] >= step for line in commands.metrics(workdir))
+
+
+@pytest.fixture(scope="module")
+def disturbed(tpus, workdir):
+    """The output of the run of README, of which one worker was killed on the way."""
+    for command in cloud.PREPARE:
+        succeeds(tpus, command)
+    quick = cloud.RUN.replace(" run ", f" run {' '.join(cloud.QUICK)} ")
+    bindings = [f"--gin_bindings={binding}" for binding in BINDINGS]
+    running = start(tpus, quick, *bindings)
+    try:
+        # Steps are quick once they are compiled, so the victim is chosen before.
+        cloud.wait_until((workdir / "config.gin").exists, "the start of the run")
+        survivor, victim = tpus.trainer("nest/0"), tpus.trainer("nest/1")
+        cloud.wait_until(lambda: trained(workdir, 60), "step 60")
+        victim.send_signal(signal.SIGKILL)
+        output, _ = running.communicate(timeout=600)
+    except BaseException:
+        tpus.end_all()
+        print(running.communicate()[0])
+        raise
+    assert not survivor.is_running()
+    return running.returncode, output
+
+
+def test_a_killed_worker_restarts_all_and_the_run_ends_well(tpus, workdir, disturbed):
+    status, output = disturbed
+    assert status == 0, output
+    assert "ended, status 137: signal KILL" in output
+    assert "restart 1 of 20 in 1 s" in output
+    assert "restart 2 of 20" not in output
+    assert "[0] nest_dist" in output
+    # The workers found each other by the metadata of the TPU.
+    assert "2 cpu devices in 2 processes" in output
+    assert "resuming after step" in output
+    assert "done: 180 steps" in output
+    assert "the run is done; nest still costs, delete ends that" in output
+    steps = [line["step"] for line in commands.metrics(workdir) if "train/loss" in line]
+    assert steps == list(range(1, 181))
+
+
+def test_the_other_commands_of_readme_show_and_end_the_run(tpus, disturbed):
+    assert succeeds(tpus, cloud.STATUS).count(", done") == 2
+    lines = succeeds(tpus, cloud.LOGS).splitlines()
+    assert any(line.startswith("[0] ") and "done: 180 steps" in line for line in lines)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    viewer = start(tpus, cloud.TENSORBOARD, f"--port={port}")
+    try:
+        while viewer.poll() is None:
+            try:
+                tags = urllib.request.urlopen(
+                    f"http://localhost:{port}/data/plugin/scalars/tags", timeout=5
+                ).read()
+            except OSError:
+                tags = b""
+            if b"train/loss" in tags:
+                break
+            time.sleep(0.25)
+        assert b"train/loss" in tags
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(viewer.pid, signal.SIGTERM)
+        print(viewer.communicate(timeout=60)[0])
+    cloud.wait_until(lambda: not tpus.processes(), "the end of TensorBoard")
+    assert succeeds(tpus, cloud.STOP) == ""
+    succeeds(tpus, cloud.DELETE, "--yes")
+    assert list(tpus.folder.glob("*/nest*")) == []
+    assert trained(tpus.folder / "buckets" / "my-bucket" / "digits", 180)
+
+
+@pytest.mark.slow
+def test_a_bare_worker_is_set_up_once(tmp_path):
+    """With the real environment, hundreds of megabytes of it, on a TPU of one worker."""
+    flags = ("--accelerator_type=v5litepod-8",)
+    with cloud.Cloud(tmp_path / "cloud", cloud.tpu_python(tmp_path)) as bare:
+        variables = bare.settings()["environment"]
+        del variables["NEST_DIST_PYTHON"]
+        # Where packages come from is this machine's business.
+        pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+        bare.set(environment={**variables, **pip, "PYTHON": sys.executable})
+        assert bare.pod("create", *flags)[0] == 0
+        status, first = bare.pod("setup", *flags, timeout=1800)
+        assert status == 0, first
+        assert "environment: installing requirements-tpu.txt" in first
+        python = bare.home(0) / "nest_dist" / ".venv" / "bin" / "python"
+        probe = "import jax, libtpu, nest_dist; print(nest_dist.__file__)"
+        done = subprocess.run(
+            [python, "-c", probe], cwd=bare.home(0), capture_output=True, text=True, check=True
+        )
+        assert done.stdout.startswith(str(bare.home(0)))
+        status, again = bare.pod("setup", *flags)
+        assert status == 0, again
+        assert "environment:" not in again
+        assert first.endswith(again)

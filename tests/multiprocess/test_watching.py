@@ -1,0 +1,177 @@
+"""One run of two processes that is watched, traced, killed and resumed: what it leaves behind."""
+
+import json
+import signal
+import time
+
+import jax
+import pytest
+from support import browser, commands
+from tensorboard.backend.event_processing import event_accumulator
+
+FLAGS = (
+    "Run.num_epochs = 12",
+    "Run.save_every_epochs = 1",
+    "Run.evaluate_every_epochs = 2",
+    "Run.log_every_steps = 10",
+    "Run.histograms_every_steps = 50",
+    "Run.profile_first_step = 21",
+    "Run.profile_num_steps = 4",
+)
+NUM_STEPS, SAVE_EVERY = 539, 45
+
+
+class Watched:
+    """The folder of the run and what both attempts said."""
+
+    def __init__(self, workdir):
+        self.workdir = workdir
+        self.seconds = 0.0
+        self.outputs = []
+        self.saved_when_killed = self.books_when_killed = None
+
+    def traces(self):
+        folder = self.workdir / "tensorboard" / "plugins" / "profile"
+        return {path.name: sorted(path.iterdir()) for path in folder.iterdir()}
+
+    def attempt(self):
+        return commands.Local(2, 1, *commands.tiny_flags(self.workdir, *FLAGS))
+
+    def wait_for_trace_beside(self, names):
+        browser.eventually(
+            lambda: any(len(self.traces()[name]) == 2 for name in self.traces().keys() - names)
+        )
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    run = Watched(tmp_path_factory.mktemp("watched"))
+    started = time.monotonic()
+    with run.attempt() as launcher:
+        commands.wait_for_step(run.workdir, 50, launcher)
+        (run.workdir / "profile").touch()
+        run.wait_for_trace_beside(set(run.traces()))
+        commands.wait_for_step(run.workdir, 4 * SAVE_EVERY + 10, launcher)
+        launcher.processes()[1].kill()
+        run.outputs.append(launcher.wait()[1])
+    run.books_when_killed = json.loads((run.workdir / "goodput.json").read_text())
+    # A kill in the middle of writing may leave such an entry.
+    damaged, *_ = sorted((run.workdir / "compiled").rglob("jit_step-*"))
+    damaged.write_bytes(damaged.read_bytes()[:1000])
+    with run.attempt() as launcher:
+        first = len(commands.metrics(run.workdir))
+        browser.eventually(lambda: len(commands.metrics(run.workdir)) > first + 2)
+        before = set(run.traces())
+        launcher.processes()[1].send_signal(signal.SIGUSR1)
+        run.wait_for_trace_beside(before)
+        status, output = launcher.wait()
+        run.outputs.append(output)
+    run.seconds = time.monotonic() - started
+    assert status == 0, output
+    return run
+
+
+@pytest.fixture(scope="module")
+def events(watched):
+    found = event_accumulator.EventAccumulator(str(watched.workdir / "tensorboard"))
+    found.Reload()
+    return found
+
+
+def test_all_processes_trace_the_steps_that_were_planned_and_asked_for(watched):
+    spans = sorted(
+        tuple(map(int, name.removeprefix("steps_").split("_to_"))) for name in watched.traces()
+    )
+    planned, by_file, by_signal = spans
+    assert planned == (21, 24)
+    assert all(last - first == 3 for first, last in (by_file, by_signal))
+    assert 50 < by_file[0] < by_signal[0]
+    for files in watched.traces().values():
+        assert [path.name.rpartition("_")[2] for path in files] == ["0.xplane.pb", "1.xplane.pb"]
+
+
+def test_a_trace_knows_its_steps(watched):
+    for path in watched.traces()["steps_21_to_24"]:
+        trace = jax.profiler.ProfileData.from_file(str(path))
+        steps = {
+            dict(event.stats)["step_num"]
+            for plane in trace.planes
+            for line in plane.lines
+            for event in line.events
+            if event.name == "train"
+        }
+        assert steps == {21, 22, 23, 24}
+
+
+def test_no_step_stands_twice(watched, events):
+    lines = commands.metrics(watched.workdir)
+    for name in ("train/loss", "eval/top_1", "goodput/fraction", "speed/images_per_second"):
+        steps = [line["step"] for line in lines if name in line]
+        assert steps == sorted(set(steps))
+        assert [event.step for event in events.Scalars(name)] == steps
+    evaluated = [line["step"] for line in lines if "eval/top_1" in line]
+    assert evaluated == [90, 180, 270, 360, 450, NUM_STEPS]
+    assert [event.step for event in events.Images("eval/images")] == evaluated
+
+
+def test_histograms_of_each_level_come_when_asked_for(events):
+    names = events.Tags()["histograms"]
+    for tree in ("parameters", "gradients"):
+        for part in ("patch_embedding", "levels_0", "aggregations_0", "levels_1", "head"):
+            assert f"{tree}/{part}" in names
+    for name in names:
+        assert [event.step for event in events.Histograms(name)] == list(range(50, 501, 50))
+    (*_, last) = events.Histograms("gradients/head")
+    assert last.histogram_value.num == 16 * 10 + 10
+    assert last.histogram_value.min < 0 < last.histogram_value.max
+
+
+def test_the_second_start_takes_what_the_first_compiled_and_does_not_mind_damage(watched):
+    first, second = watched.outputs
+    assert "from an earlier start" not in first
+    assert "programs taken from an earlier start:" in second
+    assert "compiled/" in second
+    assert "was damaged and is emptied" in second
+
+
+def test_the_ledger_knows_what_the_kill_cost(watched):
+    seconds = json.loads((watched.workdir / "goodput.json").read_text())["seconds"]
+    assert all(
+        seconds[cause] > 0
+        for cause in ("start", "restore", "compile", "step", "evaluation", "save", "profile")
+    )
+    # Both attempts, but for the moments between the last entry and the kill.
+    assert sum(seconds.values()) < watched.seconds
+    before = watched.books_when_killed
+    (resumed,) = {
+        int(line.split("resuming after step ")[1].split(",")[0])
+        for line in watched.outputs[1].splitlines()
+        if "resuming after step" in line
+    }
+    saved = before["saved"][str(resumed)]
+    repeated = sum(before["seconds"][cause] - saved[cause] for cause in saved)
+    assert seconds["lost"] == pytest.approx(repeated)
+    assert seconds["lost"] > 0
+
+
+def test_a_finished_run_sums_up(watched):
+    output = watched.outputs[1]
+    assert f"done: {NUM_STEPS} steps, {32 * NUM_STEPS:,} examples" in output
+    accuracies = {
+        line["step"]: line["eval/top_1"]
+        for line in commands.metrics(watched.workdir)
+        if "eval/top_1" in line
+    }
+    best = max(accuracies, key=accuracies.get)
+    assert (
+        f"test top-1: best {accuracies[best]:.2%} at step {best}, "
+        f"last {accuracies[NUM_STEPS]:.2%} at step {NUM_STEPS}"
+    ) in output
+    (summary,) = [line for line in output.splitlines() if "over all attempts" in line]
+    for cause in ("start", "compile", "data wait", "step", "evaluation", "save", "restore", "lost"):
+        assert f" {cause} " in summary
+
+
+def test_only_the_lead_process_speaks(watched):
+    said = [line for line in watched.outputs[1].splitlines() if "step 530/539" in line]
+    assert [line.split()[0] for line in said] == ["[0]"]

@@ -1,0 +1,139 @@
+"""TensorBoard on finished runs, as a person sees it in a browser."""
+
+import os
+import pathlib
+import subprocess
+import urllib.request
+
+import cv2
+import numpy as np
+import pytest
+from support import browser, commands
+
+pytestmark = pytest.mark.skipif(browser.MISSING is not None, reason=str(browser.MISSING))
+
+SCALARS = {
+    "train": ("loss", "accuracy", "learning_rate", "gradient_norm", "update_norm"),
+    "eval": ("loss", "top_1", "top_5", "examples"),
+    "speed": ("images_per_second", "images_per_second_per_device", "step_seconds"),
+    "time": ("data_wait_fraction",),
+    "memory": ("device_bytes", "host_bytes"),
+    "goodput": ("fraction", "step_seconds", "compile_seconds", "lost_seconds"),
+}
+
+
+@pytest.fixture(scope="module")
+def board(quick_start, other_run, copy):
+    """The address of TensorBoard on both runs."""
+    port = browser.free_port()
+    server = subprocess.Popen(
+        [".venv/bin/tensorboard", "--logdir=workdirs", f"--port={port}"],
+        cwd=copy,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    address = f"http://127.0.0.1:{port}"
+
+    def has_both_runs():
+        with urllib.request.urlopen(f"{address}/data/runs", timeout=30) as answer:
+            runs = answer.read()
+        return b"quickstart/tensorboard" in runs and b"other/tensorboard" in runs
+
+    try:
+        browser.eventually(has_both_runs)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def page(board):
+    with browser.Browser() as opened:
+        opened.board = board
+        yield opened
+
+
+def show(page, tab, *texts):
+    """Opens a tab and waits until it shows the texts; gives all that it shows."""
+    page.open("about:blank")
+    page.open(f"{page.board}/#{tab}")
+
+    def all_there():
+        text = page.text()
+        return text if all(wanted in text for wanted in texts) else None
+
+    return browser.eventually(all_there)
+
+
+def last_accuracy(workdir):
+    return [line["eval/top_1"] for line in commands.metrics(workdir) if "eval/top_1" in line][-1]
+
+
+def test_scalars_are_there_with_the_last_values_of_both_runs(page, quick_start, other_run):
+    show(page, "timeseries", *SCALARS)
+    for group in SCALARS:
+        if f"{group}\n/" not in page.text():
+            page.click(group)
+
+    def titles():
+        text = page.text()
+        return all(f"{group}\n/{name}\n" in text for group in SCALARS for name in SCALARS[group])
+
+    browser.eventually(titles)
+    for workdir, _ in (quick_start, other_run):
+        accuracy = last_accuracy(workdir)
+        browser.eventually(lambda accuracy=accuracy: f"\n{accuracy:.4g}\n" in page.text())
+    if picture := os.environ.get("TENSORBOARD_PICTURE"):
+        take_picture(page, pathlib.Path(picture))
+
+
+def take_picture(page, path):
+    """The screenshot of README."""
+    page.click("Close")
+    shot = cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_COLOR)
+    cv2.imwrite(str(path), cv2.resize(shot, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA))
+
+
+def test_pictures_are_drawn(page):
+    show(page, "images", "train/images", "eval/images", "quickstart/tensorboard")
+    drawn = browser.eventually(
+        lambda: page.run(
+            # One canvas for each picture; how wide it is, and how many colours it has.
+            "const images = all(document).filter((e) => e.tagName == 'IMG' && e.complete &&"
+            " e.naturalWidth > 0 && e.src.includes('individualImage'));"
+            "if (images.length < 4) return null;"
+            "return images.map((image) => {"
+            "  const canvas = document.createElement('canvas');"
+            "  canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;"
+            "  const context = canvas.getContext('2d'); context.drawImage(image, 0, 0);"
+            "  const data = context.getImageData(0, 0, canvas.width, canvas.height).data;"
+            "  const colours = new Set();"
+            "  for (let i = 0; i < data.length; i += 4)"
+            "    colours.add(data[i] * 65536 + data[i + 1] * 256 + data[i + 2]);"
+            "  return [image.src, canvas.width, colours.size];"
+            "});"
+        )
+    )
+    assert len(drawn) == 4
+    for source, width, colours in drawn:
+        # 32 pictures, six in a row, each enlarged from 32 to 96 pixels.
+        assert width == 6 * (96 + 4) + 4, source
+        assert colours > 100, source
+
+
+def test_the_configuration_stands_under_text(page):
+    show(
+        page,
+        "text",
+        "configuration/text_summary",
+        "Run.global_batch = 32",
+        "AdamW.peak_learning_rate = 0.002",
+        "AdamW.peak_learning_rate = 0.004",
+    )
+
+
+def test_runs_are_compared_by_their_values(page):
+    text = show(page, "hparams", "quickstart/tensorboard", "other/tensorboard", "eval/top_1")
+    column = [line for line in text.splitlines() if line.startswith("0.00")]
+    assert {"0.0020000", "0.0040000"} <= set(column), text

@@ -1,0 +1,48 @@
+"""Fingerprints of arrays: sensitive to every bit, blind to the topology."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from nest_dist.checkpointing import fingerprint
+
+RNG = np.random.default_rng(0)
+LEAVES = {
+    "vector": RNG.standard_normal(7).astype(np.float32),
+    "scalar": np.int32(3),
+    "halves": jnp.asarray(RNG.standard_normal((4, 6)), jnp.bfloat16),
+    "truths": np.array([True, False, True]),
+    "matrix": RNG.standard_normal((512, 160)).astype(np.float32),
+    "kernel": RNG.standard_normal((3, 3, 128, 80)).astype(np.float32),
+    "long": RNG.standard_normal(fingerprint.LARGE).astype(np.float32),
+}
+
+
+def numbers(leaves):
+    return fingerprint.Fingerprint(jax.tree.map(jnp.asarray, leaves)).numbers()
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_any_flipped_bit_changes_the_number_of_its_leaf_alone(name):
+    before = numbers(LEAVES)
+    leaf = np.array(LEAVES[name])
+    words = leaf.reshape(-1).view(np.uint8)
+    for place in (0, words.size // 2, words.size - 1):
+        words[place] ^= 1
+        assert fingerprint.differing(before, numbers({**LEAVES, name: leaf})) == [name]
+        words[place] ^= 1
+    assert numbers({**LEAVES, name: leaf}) == before
+
+
+@pytest.mark.parametrize("name", ["vector", "matrix", "long"])
+def test_exchanged_elements_change_the_number(name):
+    leaf = np.array(LEAVES[name])
+    flat = leaf.reshape(-1)
+    flat[0], flat[-1] = flat[-1], flat[0]
+    assert fingerprint.differing(numbers(LEAVES), numbers({**LEAVES, name: leaf})) == [name]
+
+
+def test_a_leaf_that_is_missing_or_new_differs():
+    one, two = {"a": "0", "b": "1"}, {"a": "0", "c": "1"}
+    assert fingerprint.differing(one, two) == ["b", "c"]
