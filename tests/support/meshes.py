@@ -11,6 +11,7 @@ import sys
 import jax
 from support import commands
 
+from nest_dist.base import names
 from nest_dist.commands import configuration, run, wiring
 from nest_dist.parallel import hosts
 from nest_dist.parallel import mesh as meshes
@@ -86,6 +87,29 @@ def losses(wired, step, first=None):
     finally:
         batches.close()
     return found
+
+
+def reproducible(devices, microbatches, steps=5):
+    """Losses, lengths of gradients, and the state after some steps with the reduction for it."""
+    base = dataclasses.replace(tiny(), reproducible_reduction=True, microbatches=microbatches)
+    wired = wire({"data": devices}, base=base)
+    step = compiled(wired)
+    state = wired.state_from(first_params())
+    batches = wired.training_batches(0)
+    found = []
+    try:
+        for _ in range(steps):
+            state, metrics = step(state, next(batches))
+            found.append((metrics["train/loss"], metrics["train/gradient_norm"]))
+    finally:
+        batches.close()
+    return jax.device_get((found, state))
+
+
+@functools.cache
+def first_params():
+    """What every mesh begins with, made once."""
+    return names.flatten(jax.device_get(wire(MESHES["1"]).init_state().params))
 
 
 def main(coordinator, num_processes, process_id, first):
