@@ -45,8 +45,8 @@ END_SECONDS = 60
 PATIENCE_SECONDS = 900
 # How long processes wait for one that was stopped before all had met.
 MEETING_SECONDS = 40
-# Of the first save that a run makes, on process 0 and on another.
-WRITES = (30, 10)
+# Of about the first two saves that a run makes, on process 0 and on another.
+WRITES = (20, 4)
 DISK_BYTES = 64 << 20
 
 
