@@ -28,6 +28,7 @@ MESHES = {
     "rows=2": {"rows": 2},
     "data=2 rows=4": {"data": 2, "rows": 4},
     "fsdp=2 microbatches=4": {"fsdp": 2, "microbatches": 4},
+    "data=4 reproducible": {"data": 4, "microbatches": 2, "reproducible_reduction": True},
     "rows=8 scanned": {"rows": 8, "layers": "scanned", "remat": "layer"},
 }
 # XLA spends half of its time on speed that twenty steps of a tiny model do not need.
@@ -60,8 +61,9 @@ def wire(shape, devices=None, base=None) -> wiring.Wiring:
     fields["model"] = changed.model.clone(
         **{name: shape.pop(name) for name in ("layers", "remat") if name in shape}
     )
-    if "microbatches" in shape:
-        fields["microbatches"] = shape.pop("microbatches")
+    for name in ("microbatches", "reproducible_reduction"):
+        if name in shape:
+            fields[name] = shape.pop(name)
     fields["mesh"] = meshes.MeshShape(**{"data": 1, "fsdp": 1, **shape})
     size = 1
     for length in shape.values():
@@ -89,7 +91,7 @@ def losses(wired, step, first=None):
     return found
 
 
-def reproducible(devices, microbatches, steps=5):
+def reproducible(devices, microbatches=1, steps=5):
     """Losses, lengths of gradients, and the state after some steps with the reduction for it."""
     base = dataclasses.replace(tiny(), reproducible_reduction=True, microbatches=microbatches)
     wired = wire({"data": devices}, base=base)
@@ -122,7 +124,7 @@ def main(coordinator, num_processes, process_id, first):
         [device for device in jax.devices() if device.process_index == index] for index in range(2)
     )
     for name, shape in MESHES.items():
-        if name in ("1", "fsdp=2 microbatches=4", "rows=8 scanned"):
+        if name in ("1", "fsdp=2 microbatches=4", "data=4 reproducible", "rows=8 scanned"):
             continue
         # A mesh of two devices has one of each process.
         devices = [here[0], there[0]] if name == "rows=2" else None
