@@ -49,7 +49,9 @@ FINE_TUNE = (
 INSTALL = "pip install ."
 INSTALLED = "nest-dist train --gin_file=runs/quickstart.gin --workdir=digits"
 KNOWN = [
-    *(QUICK_START, TESTS, TENSORBOARD, EVALUATE, LONGER, BINDINGS),
+    *(QUICK_START, TESTS, TENSORBOARD, EVALUATE, LONGER),
+    readme.CHAOS,  # tried in faults/test_chaos.py
+    BINDINGS,
     *readme.IMAGENET,  # tried in faults/test_prepared.py
     *cloud.README,  # tried in launch/test_pod_run.py
     *PREPARE,

@@ -8,6 +8,8 @@ it is whole: whatever a process dies of in between leaves a folder that is no ch
 import concurrent.futures
 import dataclasses
 import json
+import math
+import shutil
 import typing
 from collections.abc import Mapping
 
@@ -30,6 +32,8 @@ METADATA = "metadata.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _UNWANTED = ".unwanted"
 _ASIDE = ".damaged"
+# Of a checkpoint, beside the arrays.
+_ROOM_BYTES = 1 << 20
 
 
 class Damaged(failures.Failure):
@@ -98,6 +102,28 @@ class Manager:
             raise Damaged(
                 f"checkpoint {self._folder(step)} is damaged ({problem}); give another --step, or "
                 "resume the training, which sets it aside."
+            )
+
+    def require_room(self, like: State) -> None:
+        """Checks that the disk has room for one more checkpoint.
+
+        Raises:
+            BadInput: on every process, if it has not.
+        """
+        needed = _ROOM_BYTES + sum(
+            math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(like)
+        )
+
+        def free() -> str:
+            try:
+                return str(shutil.disk_usage(self._directory).free)
+            except OSError:  # a storage without a size, such as a bucket
+                return str(needed)
+
+        if (found := int(hosts.told(free))) < needed:
+            raise failures.BadInput(
+                f"{self._directory} lies on a disk with {found / 1e6:.1f} MB free, a checkpoint "
+                f"takes up to {needed / 1e6:.1f} MB; make room, or give another --workdir."
             )
 
     def prepare(self, state: State) -> None:

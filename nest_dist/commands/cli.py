@@ -1,5 +1,6 @@
 """The program `nest-dist`: its commands, their flags, and how each of them ends."""
 
+import contextlib
 import dataclasses
 import importlib
 import os
@@ -114,19 +115,19 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process with the exit code of its outcome."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    said = ""
     try:
         code = _run(arguments)
     except failures.Failure as failure:
-        print(f"nest-dist: {failures.first_line(failure)}", file=sys.stderr)
-        code = failure.exit_code
+        said, code = f"nest-dist: {failures.first_line(failure)}\n", failure.exit_code
     except KeyboardInterrupt:
-        print("nest-dist: interrupted", file=sys.stderr)
-        code = failures.INTERRUPTED
+        said, code = "nest-dist: interrupted\n", failures.INTERRUPTED
     except Exception:
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+        said, code = traceback.format_exc(), 1
+    with contextlib.suppress(OSError):  # where a full disk takes no last words
+        sys.stderr.write(said)
+        sys.stdout.flush()
+        sys.stderr.flush()
     if code:
         # The exit handlers of JAX would wait for peers that may be gone.
         failures.end_now(code)

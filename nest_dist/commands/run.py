@@ -42,6 +42,10 @@ class Run:
         label_smoothing: share of the target spread over all classes, in [0, 1).
         microbatches: parts of a step's batch that are computed one after the other, to save
             memory; loss and gradients stay those of the whole.
+        reproducible_reduction: whether gradients are summed so that parameters do not depend, to
+            the last bit, on how many devices share the work; takes more memory and time.
+        reduction_shards: of the batch in that sum, a power of two that the devices divide; the
+            bits depend on it.
         ema_decay: of an average of the parameters, which is then what is evaluated and exported,
             in [0, 1); None keeps none.
         seed: of parameters, order, augmentation and dropout, in [0, 2**32).
@@ -73,6 +77,8 @@ class Run:
     mixing: mixings.Mixing | None = None
     label_smoothing: float = 0.0
     microbatches: int = 1
+    reproducible_reduction: bool = False
+    reduction_shards: int = 8
     ema_decay: float | None = None
     seed: int = 0
     log_every_steps: int = 50
@@ -88,6 +94,7 @@ class Run:
         checks.in_range("Run.global_batch", self.global_batch, 1)
         checks.in_range("Run.label_smoothing", self.label_smoothing, 0, 1, open_high=True)
         checks.in_range("Run.microbatches", self.microbatches, 1)
+        checks.in_range("Run.reduction_shards", self.reduction_shards, 1)
         if self.ema_decay is not None:
             checks.in_range("Run.ema_decay", self.ema_decay, 0, 1, open_high=True)
         checks.in_range("Run.seed", self.seed, 0, 2**32 - 1)

@@ -68,12 +68,15 @@ class _Training:
         self._text = text
         self._watch = watching
         self._ledger = ledger
+        # Before anything takes long: it may refuse the mesh.
+        self._train_step = wired.train_step()
         self._checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, wired.run.keep)
 
     def run(self, allow_change: bool) -> None:
         """Trains from where the folder is to the end."""
         wired, lead = self._wired, hosts.lead()
         try:
+            self._checkpoints.require_room(wired.shapes)
             with self._during("restore"):
                 start = resuming.find(self._checkpoints, wired, self._text, allow_change)
             self._ledger.resume(self._workdir / workdirs.GOODPUT if lead else None, start.step)
@@ -98,7 +101,7 @@ class _Training:
         state = start.state or _first_state(wired, report)
         with self._during("compile"), compilation.kept(self._workdir, report.say):
             training, evaluating = wired.batch_shapes()
-            self._step = wired.train_step().lower(wired.shapes, training).compile()
+            self._step = self._train_step.lower(wired.shapes, training).compile()
             counting = wired.evaluation_step().lower(wired.shapes.evaluated, evaluating)
             self._evaluation_step = counting.compile()
             self._shown = gallery.Gallery(wired, report)

@@ -15,7 +15,7 @@ from nest_dist.commands import audit
 from nest_dist.commands import run as runs
 from nest_dist.data import assembly, batch, pipeline
 from nest_dist.model import axes
-from nest_dist.parallel import rules
+from nest_dist.parallel import reproducible, rules
 from nest_dist.train import guard, loop, state, step
 
 DeviceBatch = dict[str, jax.Array]
@@ -80,7 +80,11 @@ class Wiring:
         return jax.jit(begin, out_shardings=shardings)(placed)
 
     def train_step(self) -> jax.stages.Wrapped:
-        """The jitted training step; the state given to it is consumed."""
+        """The jitted training step; the state given to it is consumed.
+
+        Raises:
+            BadInput: if the mesh does not allow the reduction that is asked for.
+        """
         function = step.train_step(
             lambda params, images, key, rows: self.run.model.apply(
                 {"params": params}, images, train=True, rows=rows, rngs={"dropout": key}
@@ -94,6 +98,7 @@ class Wiring:
             seed=self.run.seed,
             microbatches=self.run.microbatches,
             together=_together(self.run),
+            reduction=self._reduction,
             ema_decay=self.run.ema_decay,
             histograms_every=self.run.histograms_every_steps,
         )
@@ -206,6 +211,21 @@ class Wiring:
     @functools.cached_property
     def _rule(self) -> state.UpdateRule:
         return self.run.optimizer.build(self._schedule, axes.NOT_DECAYED)
+
+    @property
+    def _reduction(self) -> reproducible.Reduction | None:
+        if not self.run.reproducible_reduction:
+            return None
+        found = reproducible.Reduction(self.layout, self.run.reduction_shards)
+        factors = f"{found.shards} Run.reduction_shards", f"{self.run.microbatches} microbatches"
+        checks.divides(
+            "Run.global_batch",
+            self.run.global_batch,
+            found.shards * self.run.microbatches * _together(self.run),
+            " x ".join((*factors, f"{_together(self.run)} that stay together")),
+            "set it to one of them, or lower Run.reduction_shards",
+        )
+        return found
 
     @functools.cached_property
     def _initialiser(self) -> Callable[[], state.TrainState]:

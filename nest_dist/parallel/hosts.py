@@ -14,8 +14,8 @@ from jax._src import distributed  # the coordination service's client has no pub
 from nest_dist.base import failures
 from nest_dist.parallel import peers
 
-# When JAX itself notices a lost peer, should the watch fail to; JAX's own default is 100 s.
-HEARTBEAT_SECONDS = 60
+# When JAX itself notices a lost peer: later than the watch, but at a time when there is none yet.
+HEARTBEAT_SECONDS = 40
 # How long the end of a run waits for the processes that are not there yet.
 SHUTDOWN_SECONDS = 60
 _TOLD = itertools.count()

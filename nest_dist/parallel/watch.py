@@ -230,7 +230,8 @@ class Watch:
             cause += "; start all processes again, the run goes on from its last checkpoint."
         _say(f"nest-dist: {cause}")
         if culprit == self._index and code == failures.PEER_LOST:
-            faulthandler.dump_traceback(all_threads=True)
+            with contextlib.suppress(OSError):
+                faulthandler.dump_traceback(all_threads=True)
         if code == failures.PREEMPTED and self._interrupted:
             code = failures.INTERRUPTED
         failures.end_now(code)
@@ -276,7 +277,8 @@ class Watch:
 
 
 def _say(text: str) -> None:
-    os.write(2, text.encode() + b"\n")
+    with contextlib.suppress(OSError):  # a log on a full disk must not keep a process from its end
+        os.write(2, text.encode() + b"\n")
 
 
 def _where() -> str:

@@ -50,4 +50,6 @@ def _added(sums: Mapping[str, float], counted: step.Metrics | None) -> dict[str,
     if counted is None:
         return dict(sums)
     fetched = jax.device_get(counted)
+    # In one order and with 53 bits, so that losses, too, add up alike on any number of devices.
+    fetched["loss"] = fetched["loss"].sum(dtype=float)
     return {name: total + fetched[name].item() for name, total in sums.items()}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from nest_dist.parallel import rules
+from nest_dist.parallel import reproducible, rules
 from nest_dist.telemetry import histograms
 from nest_dist.train import accumulation, losses, state
 
@@ -36,6 +36,7 @@ def train_step(
     seed: int,
     microbatches: int = 1,
     together: int = 1,
+    reduction: reproducible.Reduction | None = None,
     ema_decay: float | None = None,
     histograms_every: int | None = None,
 ) -> TrainStep:
@@ -54,6 +55,8 @@ def train_step(
             alone.
         microbatches: parts of the batch that are computed one after the other, to save memory.
         together: neighbours that `inputs` needs in one microbatch.
+        reduction: how the parts of the batch are put together so that the devices' number does not
+            matter; None leaves it to the compiler.
         ema_decay: of the average of the parameters; None if the state keeps none.
         histograms_every: steps between two that also measure all parameters and gradients.
     """
@@ -67,19 +70,25 @@ def train_step(
         accuracy = losses.in_top(logits, batch["label"], 1).mean()
         return losses.cross_entropy(logits, targets).mean(), accuracy
 
+    def gradients(
+        params: state.Params, keys: tuple[jax.Array, jax.Array], batch: DeviceBatch
+    ) -> tuple[tuple[jax.Array, jax.Array], state.Params]:
+        def of_part(part: DeviceBatch) -> tuple[tuple[jax.Array, jax.Array], state.Params]:
+            return jax.value_and_grad(loss, has_aux=True)(params, part, *keys)
+
+        found: tuple[tuple[jax.Array, jax.Array], state.Params] = accumulation.mean(
+            of_part, batch, BATCH_AXES, microbatches, together
+        )
+        return found
+
     def step(before: state.TrainState, batch: DeviceBatch) -> tuple[state.TrainState, Metrics]:
-        inputs_key, forward_key = keys(seed, before.step)
-
-        def gradients(part: DeviceBatch) -> tuple[tuple[jax.Array, jax.Array], state.Params]:
-            return jax.value_and_grad(loss, has_aux=True)(
-                before.params, part, inputs_key, forward_key
-            )
-
-        with layout.active():
-            numbered = {**batch, "row": jnp.arange(len(batch["label"]))}
-            (value, accuracy), grads = accumulation.mean(
-                gradients, numbered, BATCH_AXES, microbatches, together
-            )
+        numbered = {**batch, "row": jnp.arange(len(batch["label"]))}
+        whole = before.params, keys(seed, before.step)
+        if reduction is None:
+            with layout.active():
+                (value, accuracy), grads = gradients(*whole, numbered)
+        else:
+            (value, accuracy), grads = reduction.mean(gradients, whole, numbered)
         after, norms = before.updated(rule, grads, ema_decay)
         metrics = {
             "train/loss": value,
@@ -128,9 +137,10 @@ def shown_inputs(
 def evaluation_step(
     forward: Forward, pixels: Callable[[jax.Array], jax.Array], layout: rules.Layout
 ) -> Callable[[state.Params, DeviceBatch], Metrics]:
-    """A function from parameters and a weighted batch to sums over its real examples.
+    """A function from parameters and a weighted batch to counts of its real examples.
 
-    It also gives the class that is predicted for each example, int32 [B].
+    It also gives the predicted class of each example, int32 [B], and its loss, float32 [B], which
+    is 0 for one that is not real.
 
     Args:
         forward: `forward(params, images)` gives logits.
@@ -152,7 +162,7 @@ def evaluation_step(
             "predicted": jnp.argmax(logits, axis=-1),
             "examples": count(real),
             "blank": jnp.sum(batch["label"] < 0, dtype=jnp.int32),
-            "loss": jnp.sum(jnp.where(real, loss, 0.0)),
+            "loss": jnp.where(real, loss, 0.0),
             "top_1": count(losses.in_top(logits, batch["label"], 1)),
             "top_5": count(losses.in_top(logits, batch["label"], 5)),
         }

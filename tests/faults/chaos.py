@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
@@ -29,19 +29,24 @@ from support import cluster, commands
 from nest_dist.checkpointing import digests, manager
 
 BINDINGS = (
-    "Run.num_epochs = 4",
+    "Run.num_epochs = 6",
     "Run.save_every_epochs = 0.4",
     "Run.evaluate_every_epochs = 1",
     "Run.stuck_seconds = 20",
     "TrainingData.source = @Stalling()",
     "Stalling.source = @train/Digits()",
 )
-STEPS = 180
+STEPS = 270
+# Each comes within 30 steps after the newest checkpoint, so that there are steps left for all.
 FAULTS_A_RUN = 5
 # Every process must have ended so long after the fault.
 END_SECONDS = 60
 # Getting there on a busy machine is another matter.
-PATIENCE_SECONDS = 600
+PATIENCE_SECONDS = 900
+# How long processes wait for one that was stopped before all had met.
+MEETING_SECONDS = 40
+# Of about the first two saves that a run makes, on process 0 and on another.
+WRITES = (20, 4)
 DISK_BYTES = 64 << 20
 
 
@@ -60,18 +65,19 @@ class Run:
         """While this file is there, no data comes."""
         return self.workdir / "stall"
 
-    def start(self, **environment: str) -> cluster.Cluster:
-        """Starts its processes."""
+    def start(self, *flags: str, **environment: str) -> cluster.Cluster:
+        """Starts its processes, with more flags and variables."""
         self.workdir.mkdir(exist_ok=True)
         tests = pathlib.Path(__file__).parents[1]
         path = os.pathsep.join(map(str, (tests, tests / "support" / "sabotage")))
-        flags = [
+        all_flags = [
             "--gin_bindings=import support.stalling",
             *commands.tiny_flags(self.workdir, *BINDINGS),
+            *flags,
         ]
         environment |= {"PYTHONPATH": path, "STALL": str(self.stall)}
         return cluster.Cluster(
-            self.count, self.workdir, flags, environment, self.hosts, self.prefix
+            self.count, self.workdir, all_flags, environment, self.hosts, self.prefix
         )
 
     def whole(self) -> list[int]:
@@ -107,6 +113,7 @@ class Round:
         at: the step around which it was done.
         codes: the processes' exit codes.
         seconds: from the fault until every process had ended.
+        begun: whether it came as far as to take up its last checkpoint.
         lost: steps that have to be done again.
         wrong: what should not be; empty if all is well.
     """
@@ -115,6 +122,7 @@ class Round:
     at: int
     codes: list[int | None]
     seconds: float
+    begun: bool
     lost: int = 0
     wrong: str = ""
 
@@ -128,7 +136,7 @@ def _at_a_step(name: str, codes: set[int], harm: Callable[[Run, cluster.Cluster,
     def fault(run: Run) -> Round:
         victim = run.rng.randrange(run.count)
         newest = run.newest()
-        step = min(newest + run.rng.randrange(1, 30), STEPS - 10)
+        step = newest + run.rng.randrange(1, 30)
         with run.start() as processes:
             if not processes.wait_for_step(run.workdir, step, PATIENCE_SECONDS):
                 return _round(f"{name} {victim}", step, processes, 0, "ended before the fault")
@@ -141,7 +149,7 @@ def _at_a_step(name: str, codes: set[int], harm: Callable[[Run, cluster.Cluster,
                 in_time = processes.wait(END_SECONDS, but=frozen)
                 seconds = time.monotonic() - began
             others = [code for index, code in enumerate(processes.codes()) if index not in frozen]
-            wrong = "" if in_time else "a process had not ended"
+            wrong = "" if in_time else f"a process had not ended\n{processes.said()}"
             unexpected = [code for code in others if code not in codes]
             if newest and f"resuming after step {newest}," not in processes.said():
                 wrong = f"did not resume after step {newest}\n{processes.said()}"
@@ -155,7 +163,7 @@ def _at_a_step(name: str, codes: set[int], harm: Callable[[Run, cluster.Cluster,
 def _round(
     name: str, step: int, processes: cluster.Cluster, seconds: float, wrong: str = ""
 ) -> Round:
-    return Round(name, step, processes.codes(), seconds, wrong=wrong)
+    return Round(name, step, processes.codes(), seconds, processes.begun(), wrong=wrong)
 
 
 def _kill(run: Run, processes: cluster.Cluster, victim: int) -> None:
@@ -203,34 +211,42 @@ def _cut_link(run: Run, processes: cluster.Cluster, victim: int) -> Callable[[],
     return lambda: run.hosts.heal(victim)
 
 
-def kill_in_save(run: Run) -> Round:
-    """Kills a process at a random write of a checkpoint."""
-    victim, write = run.rng.randrange(run.count), run.rng.randrange(1, 40)
-    name, first = f"kill {victim} at write {write} of saves", run.newest()
-    with run.start(NEST_DIST_DIE_AT=f"{victim} {write}") as processes:
-        while processes.processes[victim].poll() is None:
-            processes.look()
-            if time.monotonic() - processes.started > PATIENCE_SECONDS:
-                return _round(name, first, processes, 0, "the write never came")
-            time.sleep(0.02)
-        began = time.monotonic()
-        in_time = processes.wait(END_SECONDS)
-        wrong = "" if in_time else "a process had not ended"
-        return _round(name, run.reached(), processes, time.monotonic() - began, wrong)
+def _in_a_save(name: str, number: int, codes: set[int]) -> Fault:
+    """A process is sent a signal at one of the writes of a checkpoint."""
+
+    def fault(run: Run) -> Round:
+        victim = run.rng.randrange(run.count)
+        write = run.rng.randrange(1, WRITES[min(victim, 1)] + 1)
+        done = f"{name} {victim} at write {write} of a save"
+        with run.start(NEST_DIST_SIGNAL=f"{number} {victim} {write}") as processes:
+            while not processes.look() and "sabotage:" not in processes.said():
+                if time.monotonic() - processes.started > PATIENCE_SECONDS:
+                    return _round(done, run.reached(), processes, 0, "the write never came")
+                time.sleep(0.02)
+            began = time.monotonic()
+            in_time = processes.wait(END_SECONDS)
+            seconds = time.monotonic() - began
+            wrong = "" if in_time else f"a process had not ended\n{processes.said()}"
+            if in_time and not set(processes.codes()) <= codes:
+                wrong = f"unexpected exit codes {processes.codes()}\n{processes.said()}"
+            return _round(done, run.reached(), processes, seconds, wrong)
+
+    return fault
 
 
 def terminate_at_start(run: Run) -> Round:
     """SIGTERM to a process that starts, restores or compiles."""
     victim = run.rng.randrange(run.count)
-    with run.start() as processes:
+    with run.start(f"--wait_seconds={MEETING_SECONDS}") as processes:
         time.sleep(run.rng.uniform(0.5, 8.0))
         processes.processes[victim].terminate()
         began = time.monotonic()
-        # The others may wait for it at the start; a launcher ends them.
-        in_time = processes.wait(END_SECONDS, but=set(range(run.count)) - {victim})
+        in_time = processes.wait(END_SECONDS)
         seconds = time.monotonic() - began
         code = processes.codes()[victim]
-        wrong = "" if in_time and code in (76, -15, 0) else f"exit code {code}"
+        wrong = "" if in_time else f"a process had not ended\n{processes.said()}"
+        if in_time and code not in (76, -15):
+            wrong = f"exit code {code}\n{processes.said()}"
         return _round(f"terminate {victim} at the start", run.reached(), processes, seconds, wrong)
 
 
@@ -258,9 +274,10 @@ def damage(run: Run) -> Round:
 # 134 and -6 are JAX's own end; it may be faster than the watch when process 0 is gone.
 FAULTS: dict[str, Fault] = {
     "kill": _at_a_step("kill", {75, 134, -6, -9}, _kill),
-    "kill in a save": kill_in_save,
+    "kill in a save": _in_a_save("kill", signal.SIGKILL, {75, 134, -6, -9}),
     "damage": damage,
     "terminate": _at_a_step("terminate", {76}, _terminate),
+    "terminate in a save": _in_a_save("terminate", signal.SIGTERM, {76}),
     "terminate at the start": terminate_at_start,
     "terminate in a data stall": _at_a_step("terminate in a stall", {76}, _terminate_in_stall),
     "data stall": _at_a_step("stall", {75}, _stall),
@@ -277,7 +294,7 @@ def disturbed(run: Run, faults: list[str]) -> list[Round]:
     for name in faults:
         found = FAULTS[name](run)
         expected = run.newest()
-        found.lost = max(0, run.reached() - expected)
+        found.lost = max(0, run.reached() - expected) if found.begun else 0
         rounds.append(found)
         if found.lost and name.startswith("terminate") and not found.wrong:
             found.wrong = "a stop that was asked for lost steps"
@@ -307,7 +324,7 @@ def possible(hosts: cluster.Namespaces | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def small_disk(folder: pathlib.Path):
+def small_disk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder on a disk that is soon full, where that is allowed."""
     folder.mkdir()
     if not _small_disk_allowed():
@@ -364,20 +381,37 @@ def main() -> None:
     sys.exit(1 if failed else 0)
 
 
+def dealt(names: list[str], rounds: int, rng: random.Random) -> Iterator[list[str]]:
+    """The faults of one run after the other; every fault comes equally often, give or take one."""
+    deck: list[str] = []
+    while rounds > 0:
+        hand: list[str] = []
+        while len(hand) < min(FAULTS_A_RUN, rounds):
+            if not deck:
+                deck = rng.sample(names, len(names))
+            hand.append(deck.pop())
+        rounds -= len(hand)
+        yield hand
+
+
 def rounds_done(
     rounds: int, rng: random.Random, folder: pathlib.Path, hosts: cluster.Namespaces | None
 ) -> int:
-    """Does so many rounds and shows a line for each; how many went wrong."""
-    expected, done, failed = {}, 0, 0
-    names = possible(hosts)
+    """Does so many rounds and shows a line for each, and at last one for each fault.
+
+    Returns:
+        How many went wrong.
+    """
+    expected: dict[int, dict] = {}
+    by_fault: dict[str, list[Round]] = {}
+    failed = 0
     print("round  processes  step  lost  seconds  exit codes            same bits  what was done")
-    while done < rounds:
+    for faults in dealt(possible(hosts), rounds, rng):
         count = rng.choice([2, 2, 2, 4])
-        apart = hosts if hosts is not None and rng.random() < 0.3 else None
+        apart = hosts if "cut link" in faults or rng.random() < 0.2 else None
         if count not in expected:
             expected[count] = _undisturbed(folder / f"undisturbed_{count}", count)
-        choices = [name for name in names if apart is not None or name != "cut link"]
-        faults = rng.choices(choices, k=min(FAULTS_A_RUN, rounds - done))
+        done = sum(map(len, by_fault.values()))
         with small_disk(folder / f"run_{done}") as workdir:
             run = Run(workdir, count, rng, apart, owner_matters())
             found = disturbed(run, faults)
@@ -386,9 +420,10 @@ def rounds_done(
                 with contextlib.suppress(AssertionError):
                     commands.assert_same_bits(commands.arrays(workdir), expected[count])
                     equal = "yes"
-        for number, each in enumerate(found):
-            bad = each.wrong or (equal == "no" and number == len(found) - 1)
-            failed += bool(bad)
+        for fault, each in zip(faults, found, strict=False):
+            each.wrong = each.wrong or ("" if equal == "yes" else "the run ended with other bits")
+            by_fault.setdefault(fault, []).append(each)
+            failed += bool(each.wrong)
             done += 1
             where = f"{count}" + (" hosts" if apart else "")
             print(
@@ -397,8 +432,14 @@ def rounds_done(
                 + (f"  WRONG: {each.wrong}" if each.wrong else ""),
                 flush=True,
             )
-        shutil.rmtree(folder / f"run_{done}", ignore_errors=True)
-    print(f"{done} rounds, {failed} went wrong")
+        shutil.rmtree(folder / f"run_{done - len(found)}", ignore_errors=True)
+    print("\n| fault | rounds | wrong | steps to be done again | seconds until all had ended |")
+    print("|---|---|---|---|---|")
+    for name, each in sorted(by_fault.items()):
+        wrong, lost = sum(bool(it.wrong) for it in each), max(it.lost for it in each)
+        slowest = max(it.seconds for it in each)
+        print(f"| {name} | {len(each)} | {wrong} | at most {lost} | at most {slowest:.1f} |")
+    print(f"{sum(map(len, by_fault.values()))} rounds, {failed} went wrong")
     return failed
 
 

@@ -10,12 +10,10 @@ import socket
 import subprocess
 import sys
 
-import jax
 import numpy as np
 import pytest
 from support import commands, meshes
 
-from nest_dist.base import names
 from nest_dist.parallel import collectives
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "collectives.json"
@@ -35,15 +33,8 @@ def step(name):
 
 
 @functools.cache
-def first_params():
-    """What every mesh begins with, made once."""
-    params = jax.device_get(wired("1").init_state().params)
-    return names.flatten(params)
-
-
-@functools.cache
 def losses(name):
-    return meshes.losses(wired(name), step(name), first_params())
+    return meshes.losses(wired(name), step(name), meshes.first_params())
 
 
 @pytest.mark.parametrize("name", [name for name in meshes.MESHES if name != "1"])
@@ -53,7 +44,7 @@ def test_the_losses_of_twenty_steps_do_not_depend_on_the_mesh(name):
 
 
 def test_two_processes_of_four_devices_have_the_same_losses(tmp_path):
-    np.savez(tmp_path / "first.npz", **first_params())
+    np.savez(tmp_path / "first.npz", **meshes.first_params())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,5 +1,6 @@
 """One run on several numbers of processes and devices: the same batches, the same losses."""
 
+import json
 import os
 import re
 import socket
@@ -8,9 +9,16 @@ import sys
 
 import numpy as np
 import pytest
-from support import commands
+from support import cluster, commands
 
 TOPOLOGIES = [(1, 1), (1, 4), (2, 2), (4, 1)]  # processes, devices of each
+# Other ways to lay a run out, and to load for it.
+LAYOUTS = [
+    (1, 4, "MeshShape.rows = 2"),
+    (1, 4, "MeshShape.fsdp = 4"),
+    (2, 2, "MeshShape.fsdp = 2"),
+    (2, 1, "TrainingData.workers = 2"),
+]
 SHORT = ("Run.num_epochs = 0.2", "Run.save_every_epochs = 0.1", "Run.evaluate_every_epochs = 0.2")
 
 
@@ -53,16 +61,22 @@ def reference_batches():
     return batch_digests(1, 1)
 
 
-@pytest.mark.parametrize(("processes", "devices"), TOPOLOGIES[1:])
-def test_global_batches_do_not_depend_on_the_topology(processes, devices, reference_batches):
-    assert len(set(reference_batches.values())) == 10
-    assert batch_digests(processes, devices) == reference_batches
+@pytest.mark.parametrize(
+    ("processes", "devices", "binding"),
+    [*((processes, devices, None) for processes, devices in TOPOLOGIES[1:]), *LAYOUTS],
+)
+def test_global_batches_do_not_depend_on_the_topology(
+    processes, devices, binding, reference_batches
+):
+    assert len(set(reference_batches.values())) == 60
+    flags = [] if binding is None else [f"--gin_bindings={binding}"]
+    assert batch_digests(processes, devices, *flags) == reference_batches
 
 
 def test_a_resumed_sequence_of_batches_goes_on_as_the_unbroken_one(reference_batches):
     # With another number of processes than the beginning had.
-    resumed = batch_digests(2, 1, "--first_step=7", "--num_steps=3")
-    assert resumed == {step: reference_batches[step] for step in ("7", "8", "9")}
+    resumed = batch_digests(2, 1, "--first_step=47", "--num_steps=3")
+    assert resumed == {step: reference_batches[step] for step in ("47", "48", "49")}
 
 
 def test_another_seed_gives_other_batches(reference_batches):
@@ -76,6 +90,25 @@ def reference_run(tmp_path_factory):
     done = commands.nest_dist("train", *commands.tiny_flags(workdir, *SHORT))
     assert done.returncode == 0, done.stderr
     return workdir
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (1, 4), (2, 1), (4, 1)])
+def test_evaluation_counts_each_example_once_on_any_number_of_processes(
+    processes, devices, reference_run, tmp_path
+):
+    program, environment = ("-m", "nest_dist", "evaluate"), {"JAX_NUM_CPU_DEVICES": str(devices)}
+    flags = [f"--workdir={reference_run}"]
+    with cluster.Cluster(processes, tmp_path, flags, environment, program=program) as started:
+        assert started.wait(240), started.said()
+        assert set(started.codes()) == {0}, started.said()
+    (line,) = re.findall(r"^\{.*\}$", started.said(), flags=re.MULTILINE)
+    found, (during,) = json.loads(line), commands.evaluations(reference_run)
+    # 359 examples are no multiple of 32: the last batch is filled up.
+    assert found["eval/examples"] == 359
+    for name in ("eval/top_1", "eval/top_5"):
+        assert found[name] == during[name]
+    # Of a single example, by a program that was compiled for another number of them.
+    np.testing.assert_allclose(found["eval/loss"], during["eval/loss"], rtol=1e-6, atol=0)
 
 
 # Summation in another order changes the last of 24 bits; ten steps of Adam enlarge that a little.

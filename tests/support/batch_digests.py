@@ -22,7 +22,7 @@ def main():
     flags.DEFINE_integer("num_processes", None, "", flag_values=values)
     flags.DEFINE_integer("process_id", None, "", flag_values=values)
     flags.DEFINE_integer("first_step", 0, "", flag_values=values)
-    flags.DEFINE_integer("num_steps", 10, "", flag_values=values)
+    flags.DEFINE_integer("num_steps", 60, "", flag_values=values)
     values(sys.argv)
     flags.FLAGS.mark_as_parsed()
     configured = configuration.load(values.gin_file, values.gin_bindings)

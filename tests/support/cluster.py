@@ -10,16 +10,20 @@ import time
 
 from support import commands
 
+TRAIN = ("-m", "nest_dist", "train")
+
 
 class Cluster:
-    """`nest-dist train` in several processes; `with` leaves none of them behind.
+    """`nest-dist train` or another program in several processes; `with` leaves none of them behind.
 
     Attributes:
         processes: by number.
         ended: seconds after the start at which each process had ended, by number.
     """
 
-    def __init__(self, count, folder, flags, environment=None, hosts=None, prefix=()):
+    def __init__(
+        self, count, folder, flags, environment=None, hosts=None, prefix=(), program=TRAIN
+    ):
         """Starts all.
 
         Args:
@@ -29,6 +33,7 @@ class Cluster:
             environment: in addition to this process's.
             hosts: namespaces to run in, one a process; None for this host.
             prefix: of the command.
+            program: what Python runs.
         """
         address = "127.0.0.1" if hosts is None else hosts.address(0)
         peers = [f"--coordinator={address}:{_free_port()}", f"--num_processes={count}"]
@@ -38,7 +43,7 @@ class Cluster:
         self.processes = []
         for index, log in enumerate(self._logs):
             inside = () if hosts is None else hosts.inside(index)
-            command = [sys.executable, "-m", "nest_dist", "train", *flags, *peers]
+            command = [sys.executable, *program, *flags, *peers]
             self.processes.append(
                 subprocess.Popen(
                     [*inside, *prefix, *command, f"--process_id={index}"],
@@ -70,6 +75,10 @@ class Cluster:
         """What all of them have said so far."""
         return "\n".join(log.read_text() for log in self._logs)
 
+    def begun(self):
+        """Whether they know where to go on from and are about to compile."""
+        return bool(re.search(r" steps of \d+ examples", self.said()))
+
     def causes(self):
         """What each said of its end."""
         return [
@@ -99,9 +108,15 @@ class Cluster:
         return True
 
     def wait_for_step(self, workdir, step, seconds):
-        """Waits for metrics of a step; False if all ended before it."""
+        """Waits for metrics of a step that these processes did; False if all ended before it."""
         limit = time.monotonic() + seconds
-        while not any(line["step"] >= step for line in commands.metrics(workdir)[-3:]):
+
+        def reached():
+            # Before, the lines are those of the attempt before.
+            lines = commands.metrics(workdir)[-3:] if self.begun() else []
+            return any(line["step"] >= step for line in lines)
+
+        while not reached():
             if self.look():
                 return False
             assert time.monotonic() < limit, self.said()

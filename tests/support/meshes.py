@@ -11,6 +11,7 @@ import sys
 import jax
 from support import commands
 
+from nest_dist.base import names
 from nest_dist.commands import configuration, run, wiring
 from nest_dist.parallel import hosts
 from nest_dist.parallel import mesh as meshes
@@ -27,6 +28,7 @@ MESHES = {
     "rows=2": {"rows": 2},
     "data=2 rows=4": {"data": 2, "rows": 4},
     "fsdp=2 microbatches=4": {"fsdp": 2, "microbatches": 4},
+    "data=4 reproducible": {"data": 4, "microbatches": 2, "reproducible_reduction": True},
     "rows=8 scanned": {"rows": 8, "layers": "scanned", "remat": "layer"},
 }
 # XLA spends half of its time on speed that twenty steps of a tiny model do not need.
@@ -59,8 +61,9 @@ def wire(shape, devices=None, base=None) -> wiring.Wiring:
     fields["model"] = changed.model.clone(
         **{name: shape.pop(name) for name in ("layers", "remat") if name in shape}
     )
-    if "microbatches" in shape:
-        fields["microbatches"] = shape.pop("microbatches")
+    for name in ("microbatches", "reproducible_reduction"):
+        if name in shape:
+            fields[name] = shape.pop(name)
     fields["mesh"] = meshes.MeshShape(**{"data": 1, "fsdp": 1, **shape})
     size = 1
     for length in shape.values():
@@ -88,6 +91,29 @@ def losses(wired, step, first=None):
     return found
 
 
+def reproducible(devices, microbatches=1, steps=5):
+    """Losses, lengths of gradients, and the state after some steps with the reduction for it."""
+    base = dataclasses.replace(tiny(), reproducible_reduction=True, microbatches=microbatches)
+    wired = wire({"data": devices}, base=base)
+    step = compiled(wired)
+    state = wired.state_from(first_params())
+    batches = wired.training_batches(0)
+    found = []
+    try:
+        for _ in range(steps):
+            state, metrics = step(state, next(batches))
+            found.append((metrics["train/loss"], metrics["train/gradient_norm"]))
+    finally:
+        batches.close()
+    return jax.device_get((found, state))
+
+
+@functools.cache
+def first_params():
+    """What every mesh begins with, made once."""
+    return names.flatten(jax.device_get(wire(MESHES["1"]).init_state().params))
+
+
 def main(coordinator, num_processes, process_id, first):
     """One of the processes; `first` is a file of parameters."""
     import numpy as np
@@ -98,7 +124,7 @@ def main(coordinator, num_processes, process_id, first):
         [device for device in jax.devices() if device.process_index == index] for index in range(2)
     )
     for name, shape in MESHES.items():
-        if name in ("1", "fsdp=2 microbatches=4", "rows=8 scanned"):
+        if name in ("1", "fsdp=2 microbatches=4", "data=4 reproducible", "rows=8 scanned"):
             continue
         # A mesh of two devices has one of each process.
         devices = [here[0], there[0]] if name == "rows=2" else None

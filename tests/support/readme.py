@@ -13,6 +13,7 @@ BINDINGS = (
     '--workdir=workdirs/other --gin_bindings="AdamW.peak_learning_rate = 4e-3" '
     '--gin_bindings="Run.num_epochs = 5"'
 )
+CHAOS = ".venv/bin/python tests/faults/chaos.py --rounds=50 --seed=0"
 # From the archives of ImageNet to a run.
 PREPARE_VALIDATION = (
     ".venv/bin/nest-dist prepare ILSVRC2012_img_val.tar --output=data/imagenet --split=validation "

@@ -1,18 +1,19 @@
 """Runs in every Python process that has this folder on its path: dies where a test wants it to.
 
-NEST_DIST_DIE_AT="PROCESS WRITE" makes that process of a run kill itself just before its WRITE-th
-change below `checkpoints`: a file opened to be written, a folder made, a rename, a removal.
+NEST_DIST_SIGNAL="NUMBER PROCESS WRITE" makes that process of a run send itself a signal just before
+its WRITE-th change below `checkpoints`: a file opened to be written, a folder made, a rename, a
+removal.
 """
 
 import itertools
 import os
-import signal
 import sys
 
+SENT = "sabotage: a signal is sent"
 WRITES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
 
 
-def _arm(process: str, write: int) -> None:
+def arm(number: int, process: str, write: int) -> None:
     counted = itertools.count(1)
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
@@ -24,7 +25,8 @@ def _arm(process: str, write: int) -> None:
         if "/checkpoints" not in str(arguments[0]) or f"--process_id={process}" not in sys.argv:
             return
         if next(counted) == write:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.write(2, SENT.encode() + b"\n")
+            os.kill(os.getpid(), number)
 
     sys.addaudithook(hook)
 
@@ -33,6 +35,6 @@ def _flags(arguments: tuple[object, ...]) -> int:
     return arguments[2] if isinstance(arguments[2], int) else 0
 
 
-if _wanted := os.environ.get("NEST_DIST_DIE_AT"):
-    _process, _write = _wanted.split()
-    _arm(_process, int(_write))
+if _wanted := os.environ.get("NEST_DIST_SIGNAL"):
+    _number, _process, _write = _wanted.split()
+    arm(int(_number), _process, int(_write))

@@ -1,6 +1,7 @@
 """Checkpoints on disk: whole or set aside, and never anything else than what was saved."""
 
 import errno
+import gc
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import shutil
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 import pytest
 
 from nest_dist.base import failures
@@ -189,6 +191,25 @@ def test_the_newest_every_kth_and_the_best_stay(tmp_path):
     checkpoints = opened(folder)
     assert checkpoints.steps() == [2, 4, 5, 8]
     checkpoints.close()
+
+
+@pytest.mark.slow
+def test_memory_stays_flat_over_a_hundred_saves(tmp_path):
+    leaf = jnp.zeros((1 << 18,))  # 1 MiB
+    checkpoints = opened(tmp_path, last=1)
+    sizes = []
+    for step in range(1, 101):
+        state = {f"leaf_{number}": leaf + step for number in range(8)}
+        checkpoints.save(step, state, METADATA, {})
+        if step % 5 == 0:
+            checkpoints.wait()
+            gc.collect()
+            sizes.append(psutil.Process().memory_info().rss / 2**20)
+    checkpoints.close()
+    print([round(size) for size in sizes], "MiB")
+    # The caches of allocators fill at first; a copy that is kept of each save would be 8 MiB each,
+    # 480 from the 40th to the 100th.
+    assert max(sizes[-4:]) - max(sizes[4:8]) < 48
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """What users mistype: one line on stderr with value, limit and remedy, and exit code 2."""
 
 import socket
+import subprocess
+import sys
 
 import pytest
 from support import commands
@@ -61,6 +63,13 @@ def test_a_flag_of_the_wrong_type():
 def test_an_argument_that_is_no_flag():
     done = commands.nest_dist("train", "runs/quickstart.gin")
     assert_refused(done, "'runs/quickstart.gin'", "write --flag=VALUE")
+
+
+def test_the_exit_code_is_the_same_where_nothing_can_be_written():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "nest_dist", "train"]
+        done = subprocess.run(command, stdout=full, stderr=full, check=False, timeout=60)
+    assert done.returncode == 2
 
 
 def test_a_misspelt_command():

@@ -1,0 +1,77 @@
+"""What saving NesT-B with AdamW costs: how long the loop stops, how long the save takes.
+
+    JAX_PLATFORMS=cpu .venv/bin/python tests/benchmarks/saving.py
+
+The loop here is an update of every parameter and moment in place, without a model: so nothing hides
+that the devices, too, have something to do for a save. The loop is stopped from the call of `save`
+to the end of the next update, less what an update takes by itself. The whole save ends when the
+checkpoint has its digests. The last line is what restoring it takes, checked against fingerprints.
+"""
+
+import argparse
+import os
+import pathlib
+import statistics
+import tempfile
+import time
+
+import jax
+import numpy as np
+
+from nest_dist.checkpointing import keep, manager
+from nest_dist.commands import configuration, wiring
+from nest_dist.parallel import hosts
+
+GIN_FILES = ("runs/nest_base_imagenet.gin", "data/synthetic.gin")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=pathlib.Path, help="for checkpoints; else a temporary one")
+    options = parser.parse_args()
+    hosts.start()
+    bindings = ["Run.global_batch = 8", "AdamW.warmup_epochs = 0"]
+    wired = wiring.wire(configuration.load(GIN_FILES, bindings))
+    rng = np.random.default_rng(0)
+
+    def filled(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        values = rng.standard_normal(leaf.shape, np.float32).astype(leaf.dtype)
+        return jax.device_put(values, leaf.sharding)
+
+    state = jax.tree.map(filled, wired.shapes)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    update = jax.jit(
+        lambda state: jax.tree.map(lambda x: x - x / 1024 if x.ndim else x, state),
+        donate_argnums=0,
+    )
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        checkpoints = manager.Manager(folder, keep.Keep(last=1))
+        checkpoints.prepare(state)
+        print(f"{size / 1e6:.0f} MB, {os.cpu_count()} cores")
+        print("round  an update  loop stopped  whole save  stopped/whole")
+        ratios = []
+        for number in range(1, options.rounds + 1):
+            times = []
+            for _ in range(5):
+                began = time.perf_counter()
+                state = jax.block_until_ready(update(state))
+                times.append(time.perf_counter() - began)
+            plain = statistics.median(times)
+            began = time.perf_counter()
+            checkpoints.save(number, state, {"configuration": ""}, {})
+            state = jax.block_until_ready(update(state))
+            stopped = time.perf_counter() - began - plain
+            checkpoints.wait()
+            whole = time.perf_counter() - began
+            ratios.append(stopped / whole)
+            print(f"{number:5}{plain:10.2f} s{stopped:12.2f} s{whole:10.2f} s{ratios[-1]:14.1%}")
+        print(f"median: the loop stops for {statistics.median(ratios):.1%} of a save")
+        began = time.perf_counter()
+        jax.block_until_ready(checkpoints.restore(options.rounds, wired.shapes))
+        print(f"restored in {time.perf_counter() - began:.2f} s")
+        checkpoints.close()
+
+
+if __name__ == "__main__":
+    main()

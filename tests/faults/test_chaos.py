@@ -1,0 +1,47 @@
+"""The chaos run of README, with two rounds in place of fifty."""
+
+import collections
+import random
+import re
+import shlex
+import subprocess
+import sys
+
+import chaos
+import pytest
+from support import commands, readme
+
+
+def test_every_harm_comes_equally_often():
+    hands = list(chaos.dealt(list(chaos.FAULTS), 50, random.Random(0)))
+    assert max(map(len, hands)) == chaos.FAULTS_A_RUN
+    counts = collections.Counter(fault for hand in hands for fault in hand)
+    assert sum(counts.values()) == 50
+    assert counts.keys() == chaos.FAULTS.keys()
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def run(*flags):
+    _, *words = shlex.split(readme.CHAOS)
+    done = subprocess.run(
+        [sys.executable, *words, *flags],
+        cwd=commands.TOP,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_two_rounds_lose_nothing():
+    said = run("--rounds=2")
+    rounds = re.findall(r"^ +\d+  \d.* yes .*$", said, flags=re.MULTILINE)
+    assert len(rounds) == 2
+    assert said.endswith("2 rounds, 0 went wrong\n")
+
+
+@pytest.mark.slow
+def test_fifty_rounds_lose_nothing():
+    assert run().endswith("50 rounds, 0 went wrong\n")
