@@ -1,5 +1,7 @@
 """Processes of a run: starting them together, who leads, and agreeing without a collective."""
 
+import contextlib
+import ctypes
 import itertools
 import sys
 import threading
@@ -58,6 +60,22 @@ def start(
         shutdown_timeout_seconds=SHUTDOWN_SECONDS,
     )
     timer.cancel()
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep what is freed for the next allocation.
+
+    By default it gives every large array back to the system, whose pages XLA then has to touch
+    anew in each step on a CPU: a quarter of a small model's time. Where it knows no such setting
+    (elsewhere than on Linux with glibc), nothing changes.
+    """
+    most_trimmed, most_mapped = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        library = ctypes.CDLL(None)
+        library.mallopt(most_trimmed, 2**31 - 1)
+        library.mallopt(most_mapped, 0)
 
 
 def lead() -> bool:
