@@ -161,13 +161,15 @@ stop() { # seconds
 }
 
 tensorboard() { # port
-  local argument workdir=
+  local argument workdir='' reader=()
   while IFS= read -r -d '' argument; do
     [[ $argument != --workdir=* ]] || workdir=${argument#--workdir=}
   done < <(content arguments | base64 -d)
   [[ $workdir ]] || fail "no run with --workdir was started here."
+  # The fast reader does not know the credentials that a Cloud VM has.
+  [[ $workdir != gs://* ]] || reader=(--load_fast=false)
   cd "$top"
-  exec "$(content python)" -m tensorboard.main --logdir="$workdir/tensorboard" --port="$1"
+  exec "$(content python)" -m tensorboard.main --logdir="$workdir/tensorboard" --port="$1" "${reader[@]}"
 }
 
 "$@"

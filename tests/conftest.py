@@ -9,6 +9,18 @@ import pytest
 from support import commands, readme
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
+def pytest_collection_modifyitems(items):
+    """Of two processes one runs all that share a fixture; what takes longest is begun first."""
+    for item in items:
+        if {"copy", "quick_start"} & set(item.fixturenames):
+            item.add_marker(pytest.mark.xdist_group("readme"))
+        elif "launch/test_tpu_pod" not in item.nodeid:  # where each has a TPU of its own
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    first = ("test_readme", "test_tensorboard", "launch/", "faults/", "multiprocess/")
+    items.sort(key=lambda item: next((i for i, it in enumerate(first) if it in item.nodeid), 9))
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory):
     """An empty home folder, which a run must leave empty."""

@@ -19,5 +19,7 @@ if [[ $# -eq 0 ]]; then
   "$bin/ruff" check .
   "$bin/ruff" format --check .
   "$bin/mypy"
+  # Many tests wait for other processes: two run at a time, by the groups of tests/conftest.py.
+  set -- -n 2 --dist loadgroup --no-loadscope-reorder
 fi
 exec "$python" -m pytest "$@"

@@ -57,7 +57,7 @@ class Manager:
         self._saving: concurrent.futures.Future[None] | None = None
         if keep is not None and hosts.lead():
             self._directory.mkdir(parents=True, exist_ok=True)
-            for path in self._directory.iterdir():
+            for path in self._entries():
                 if path.name.endswith((_UNFINISHED, _UNWANTED)):
                     path.rmtree()
 
@@ -214,7 +214,7 @@ class Manager:
 
     def folders(self) -> dict[str, int | None]:
         """Every folder there is: its step, or None for one that was set aside."""
-        aside = sorted(path.name for path in self._directory.iterdir() if _ASIDE in path.name)
+        aside = sorted(path.name for path in self._entries() if _ASIDE in path.name)
         return {**{str(step): step for step in self._folders()}, **dict.fromkeys(aside)}
 
     def raise_failure(self) -> None:
@@ -275,7 +275,7 @@ class Manager:
 
     def _renamed_aside(self, step: int, problem: str) -> str:
         folder = self._folder(step)
-        names_taken = {path.name for path in self._directory.iterdir()}
+        names_taken = {path.name for path in self._entries()}
         aside, count = f"{step}{_ASIDE}", 1
         while aside in names_taken:
             count += 1
@@ -284,9 +284,11 @@ class Manager:
         return f"checkpoint {step} is damaged ({problem}); set aside as {folder.with_name(aside)}"
 
     def _folders(self) -> list[int]:
-        if not self._directory.exists():
-            return []
-        return sorted(int(path.name) for path in self._directory.iterdir() if path.name.isdigit())
+        return sorted(int(path.name) for path in self._entries() if path.name.isdigit())
+
+    def _entries(self) -> list[epath.Path]:
+        # A bucket has no empty folders.
+        return list(self._directory.iterdir()) if self._directory.exists() else []
 
     def _folder(self, step: int) -> epath.Path:
         return self._directory / str(step)

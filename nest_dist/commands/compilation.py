@@ -4,13 +4,14 @@ import contextlib
 import hashlib
 import pathlib
 import platform
-import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator
 
 import jax
+from etils import epath
 
+from nest_dist.commands import workdirs
 from nest_dist.parallel import hosts
 
 FOLDER = "compiled"
@@ -21,7 +22,7 @@ _TROUBLE = "persistent compilation cache"
 
 
 @contextlib.contextmanager
-def kept(workdir: pathlib.Path, say: Callable[[str], None]) -> Iterator[None]:
+def kept(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[None]:
     """What is compiled inside is taken from WORKDIR/compiled, or put there; ends on all processes.
 
     The first collective of a group of processes allows them 30 s of difference only, compilation
@@ -62,7 +63,7 @@ def kept(workdir: pathlib.Path, say: Callable[[str], None]) -> Iterator[None]:
             )
     if troubles and hosts.lead():
         # JAX never replaces an entry that it cannot read.
-        shutil.rmtree(folder, ignore_errors=True)
+        epath.Path(folder).rmtree(missing_ok=True)
         say(f"{folder} was damaged and is emptied ({troubles[0].message})")
 
 

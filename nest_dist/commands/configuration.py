@@ -10,6 +10,7 @@ import typing
 from collections.abc import Sequence
 
 import gin
+from etils import epath
 
 from nest_dist.base import checks, failures
 from nest_dist.commands import run as runs
@@ -20,7 +21,10 @@ Bound = tuple[tuple[str, str], str]
 
 # gin would also look for an include among Python's packages, and breaks on a folder `data/` or
 # `model/` in the working folder, which Python takes for one. Files are all that we include.
-gin.config._FILE_READERS = [(open, os.path.isfile)]
+gin.config._FILE_READERS = [
+    (open, os.path.isfile),
+    (lambda name: epath.Path(name).open(), lambda name: name.startswith("gs://")),
+]
 
 
 def load(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> runs.Run:
@@ -67,6 +71,8 @@ def find(name: str) -> pathlib.Path:
     Raises:
         BadInput: with the close names.
     """
+    if name.startswith("gs://"):  # as the folder of a run in a bucket has it
+        return epath.Path(name)
     for path in (pathlib.Path(name), shipped.folder() / name):
         if path.is_file():
             return path

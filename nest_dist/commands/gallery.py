@@ -46,12 +46,12 @@ class Gallery:
         real = found["weight"] > 0
         if not real.any():
             return
-        pairs = zip(found["label"][real], np.asarray(counted["predicted"]), strict=False)
+        predicted = np.asarray(counted["predicted"])[: len(real)]
         captions = [
             pictures.Caption(
                 (f"true: {self._classes[label]}", f"pred: {self._classes[guess]}"), label == guess
             )
-            for label, guess in pairs
+            for label, guess in zip(found["label"][real], predicted[real], strict=True)
         ]
         self._report.page("eval/images", found["image"][real], captions, step)
 

@@ -13,7 +13,7 @@ import jax
 
 import nest_dist
 from nest_dist.base import failures
-from nest_dist.commands import changes, wiring
+from nest_dist.commands import changes, wiring, workdirs
 from nest_dist.parallel import hosts
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint")
@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
     }
 
 
-def same_program(text: str, workdir: pathlib.Path) -> None:
+def same_program(text: str, workdir: workdirs.Folder) -> None:
     """Compares configuration, packages, code, devices and workdir of all processes.
 
     Args:
@@ -86,12 +86,12 @@ def _require_same(name: str, facts: Mapping[str, str], remedy: str) -> None:
         )
 
 
-def _require_shared(workdir: pathlib.Path) -> None:
+def _require_shared(workdir: workdirs.Folder) -> None:
     """Checks that all processes see the same folder: a checkpoint is written by all of them."""
 
     def leave_mark() -> str:
         mark = workdir / f".seen-by-all-{secrets.token_hex(8)}"
-        mark.touch()
+        mark.write_text("")
         return mark.name
 
     mark = workdir / hosts.told(leave_mark)

@@ -5,7 +5,6 @@ import functools
 import hashlib
 import itertools
 import json
-import pathlib
 import typing
 from collections.abc import Iterator, Mapping
 
@@ -30,7 +29,7 @@ from nest_dist.commands import (
 from nest_dist.data import batch
 from nest_dist.model import flops
 from nest_dist.parallel import hosts, watch
-from nest_dist.telemetry import goodput, profile
+from nest_dist.telemetry import desk, goodput, profile
 from nest_dist.telemetry import report as reports
 from nest_dist.train import evaluation, loop
 
@@ -57,7 +56,7 @@ class _Training:
 
     def __init__(
         self,
-        workdir: pathlib.Path,
+        workdir: workdirs.Folder,
         wired: wiring.Wiring,
         text: str,
         watching: watch.Watch,
@@ -75,29 +74,32 @@ class _Training:
     def run(self, allow_change: bool) -> None:
         """Trains from where the folder is to the end."""
         wired, lead = self._wired, hosts.lead()
+        bring, requests = (workdirs.GOODPUT, desk.METRICS), (profile.REQUEST,)
         try:
             self._checkpoints.require_room(wired.shapes)
             with self._during("restore"):
                 start = resuming.find(self._checkpoints, wired, self._text, allow_change)
-            self._ledger.resume(self._workdir / workdirs.GOODPUT if lead else None, start.step)
-            self._report = reports.Report(
-                self._workdir if lead else None,
-                start.step,
-                wired.cadence.num_steps,
-                wired.steps_per_epoch,
-                flops.training_flops(wired.run.model),
-            )
-            try:
-                self._train(start)
-            finally:
-                self._ledger.write()
-                self._report.close()
+            with desk.Desk(self._workdir, bring if lead else (), requests if lead else ()) as here:
+                self._desk = here
+                self._ledger.resume(here.folder / workdirs.GOODPUT if lead else None, start.step)
+                self._report = reports.Report(
+                    here.folder if lead else None,
+                    start.step,
+                    wired.cadence.num_steps,
+                    wired.steps_per_epoch,
+                    flops.training_flops(wired.run.model),
+                )
+                try:
+                    self._train(start)
+                finally:
+                    self._ledger.write()
+                    self._report.close()
         finally:
             self._checkpoints.close()
 
     def _train(self, start: resuming.Start) -> None:
         wired, report, cadence = self._wired, self._report, self._wired.cadence
-        _introduce(report, self._workdir, wired, self._text, start)
+        _introduce(report, self._workdir, self._desk, wired, self._text, start)
         state = start.state or _first_state(wired, report)
         with self._during("compile"), compilation.kept(self._workdir, report.say):
             training, evaluating = wired.batch_shapes()
@@ -119,6 +121,7 @@ class _Training:
         with self._during("save"):
             self._checkpoints.wait()
         report.summary(cadence.num_steps, wired.run.global_batch, self._ledger)
+        report.say(f"everything about the run is in {self._workdir}")
 
     def _train_on(self, start: resuming.Start, state: typing.Any) -> None:
         """To the end, going back to a checkpoint where the configuration wants it."""
@@ -145,12 +148,17 @@ class _Training:
         wired, run, cadence = self._wired, self._wired.run, self._wired.cadence
         batches = resuming.batches(wired, start, skip, lambda: self._watch.stopping)
         planned = run.profile_first_step
+
+        def traced(text: str) -> None:
+            self._report.say(text)
+            self._desk.copy()
+
         profiler = profile.Profiler(
             first_step=planned if planned and planned > start.step else None,
             num_steps=run.profile_num_steps,
-            workdir=self._workdir,
+            workdir=self._desk.folder,
             look_every=cadence.log_every,
-            done=self._report.say,
+            done=traced,
         )
 
         def record(step: int, metrics: loop.StepMetrics) -> None:
@@ -167,6 +175,7 @@ class _Training:
             }
             self._checkpoints.save(step, current, metadata, measured)
             self._report.flush()
+            self._desk.copy()
 
         def stop_reached() -> bool:
             self._checkpoints.raise_failure()
@@ -210,7 +219,8 @@ class _Training:
 
 def _introduce(
     report: reports.Report,
-    workdir: pathlib.Path,
+    workdir: workdirs.Folder,
+    here: desk.Desk,
     wired: wiring.Wiring,
     text: str,
     start: resuming.Start,
@@ -242,8 +252,9 @@ def _introduce(
     for note in start.notes:
         report.say(note)
     if hosts.lead():
-        (workdir / workdirs.CONFIGURATION).write_text(text, encoding="utf-8")
-        (workdir / workdirs.PARAMETERS).write_text(table, encoding="utf-8")
+        (here.folder / workdirs.CONFIGURATION).write_text(text, encoding="utf-8")
+        (here.folder / workdirs.PARAMETERS).write_text(table, encoding="utf-8")
+        here.copy()
     report.text("configuration", text, start.step + 1)
     report.text("parameters", table, start.step + 1)
     report.hparams(recorded.Recorded(text).plain())

@@ -2,7 +2,10 @@
 
 import os
 import pathlib
-import tempfile
+import secrets
+import typing
+
+from etils import epath
 
 from nest_dist.base import failures
 
@@ -11,8 +14,11 @@ CHECKPOINTS = "checkpoints"
 PARAMETERS = "parameters.txt"
 GOODPUT = "goodput.json"
 
+# A local folder is a pathlib.Path, one in a bucket an epath.Path.
+Folder: typing.TypeAlias = typing.Any
 
-def for_writing(name: str | None) -> pathlib.Path:
+
+def for_writing(name: str | None) -> Folder:
     """The folder, made where it is missing.
 
     Raises:
@@ -21,26 +27,28 @@ def for_writing(name: str | None) -> pathlib.Path:
     path = _given(name)
     if path.exists() and not path.is_dir():
         raise failures.BadInput(f"--workdir is {path}, which is a file; give a folder.")
+    probe = path / f".probe-{secrets.token_hex(8)}"
     try:
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            pass
-    except OSError as error:
+        probe.write_text("")
+        probe.unlink()
+    except Exception as error:  # that of a bucket may be of its library, or of the network's
+        cause = getattr(error, "strerror", None) or failures.first_line(error)
         raise failures.BadInput(
-            f"--workdir is {path}, which cannot be written ({error.strerror}); give a folder that "
+            f"--workdir is {path}, which cannot be written ({cause}); give a folder that "
             f"the user {os.getuid()} may write."
         ) from None
     return path
 
 
-def for_reading(name: str | None) -> pathlib.Path:
+def for_reading(name: str | None) -> Folder:
     """The folder of a run that has been started.
 
     Raises:
         BadInput: if none is given or no run was started in it.
     """
     path = _given(name)
-    if not (path / CONFIGURATION).is_file():
+    if not (path / CONFIGURATION).exists():
         raise failures.BadInput(
             f"--workdir is {path}, where no run was started (it has no {CONFIGURATION}); give the "
             "folder of a run, or start one with `nest-dist train`."
@@ -48,7 +56,25 @@ def for_reading(name: str | None) -> pathlib.Path:
     return path
 
 
-def _given(name: str | None) -> pathlib.Path:
+def _given(name: str | None) -> Folder:
     if not name:
         raise failures.BadInput("--workdir is not given; give the folder of the run.")
-    return pathlib.Path(name).expanduser().absolute()
+    if "://" not in name:
+        return pathlib.Path(name).expanduser().absolute()
+    if not name.startswith("gs://"):
+        raise failures.BadInput(f"--workdir is {name}; give a local folder or gs://BUCKET/FOLDER.")
+    _require_buckets(name)
+    return epath.Path(name)
+
+
+def _require_buckets(name: str) -> None:
+    try:
+        import fsspec
+        import gcsfs  # noqa: F401
+    except ImportError as error:
+        raise failures.BadInput(
+            f"--workdir is {name}, and {error.name} is not installed; pip install 'nest_dist[gcs]'."
+        ) from None
+    # What another host has written since must be seen.
+    settings: dict[str, typing.Any] = fsspec.config.conf.setdefault("gcs", {})
+    settings["use_listings_cache"] = False

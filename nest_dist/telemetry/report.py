@@ -27,7 +27,6 @@ class Report:
         self._writer: writer.Writer | None = None
         self._progress: progress.Progress | None = None
         self._flops_per_image = flops_per_image
-        self._workdir = workdir
         if workdir is not None:
             # TensorBoard's library takes seconds to load: the lead process alone pays for it.
             from nest_dist.telemetry.progress import Progress
@@ -101,7 +100,6 @@ class Report:
         )
         total = _duration(sum(ledger.seconds.values()))
         self.say(f"time: {total} over all attempts: {', '.join(spent)}")
-        self.say(f"everything about the run is in {self._workdir}")
 
     def flush(self) -> None:
         """Brings what was recorded to disk."""

@@ -10,9 +10,8 @@ import tensorboardX
 from tensorboardX import summary
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from nest_dist.telemetry import histograms, pictures
+from nest_dist.telemetry import desk, histograms, pictures
 
-METRICS = "metrics.jsonl"
 EVENTS = "tensorboard"
 
 
@@ -21,7 +20,7 @@ class Writer:
 
     def __init__(self, workdir: pathlib.Path, first_step: int) -> None:
         """Opens both for the steps after `first_step`; what a lost attempt wrote there is void."""
-        self._path = workdir / METRICS
+        self._path = workdir / desk.METRICS
         # By default a file is named by the second only; the later of two would replace the first.
         suffix = f".{time.time_ns()}"
         self._events = tensorboardX.SummaryWriter(

@@ -310,9 +310,9 @@ def test_ctrl_c_leaves_the_run_running(tpus):
 
 def test_a_stop_between_two_attempts_is_heard(tpus):
     behave(tpus, "exit 75")
-    watching = tpus.start("run", "--poll_seconds=1", "--backoff_seconds=10", *TRAIN)
+    watching = tpus.start("run", "--poll_seconds=1", "--backoff_seconds=5", *TRAIN)
     said = ""
-    while "restart 1 of 20 in 10 s" not in said:
+    while "restart 1 of 20 in 5 s" not in said:
         said = watching.stdout.readline()
         assert said
     assert tpus.pod("stop")[0] == 0

@@ -1,8 +1,12 @@
 """One run of two processes that is watched, traced, killed and resumed: what it leaves behind."""
 
+import gzip
 import json
 import signal
+import subprocess
 import time
+import urllib.request
+import venv
 
 import jax
 import pytest
@@ -45,7 +49,14 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    run = Watched(tmp_path_factory.mktemp("watched"))
+    with pytest.MonkeyPatch.context() as patch:
+        # What is compiled goes to the folder of the run, as it does by default.
+        patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        return watch(Watched(tmp_path_factory.mktemp("watched")))
+
+
+def watch(run):
+    """Both attempts, with all that is asked for and done to them on the way."""
     started = time.monotonic()
     with run.attempt() as launcher:
         commands.wait_for_step(run.workdir, 50, launcher)
@@ -175,3 +186,36 @@ def test_a_finished_run_sums_up(watched):
 def test_only_the_lead_process_speaks(watched):
     said = [line for line in watched.outputs[1].splitlines() if "step 530/539" in line]
     assert [line.split()[0] for line in said] == ["[0]"]
+
+
+@pytest.mark.slow
+def test_the_profiler_of_tensorboard_opens_a_trace(watched, tmp_path):
+    """With the packages tensorboard and xprof, in an environment of their own."""
+    venv.create(tmp_path / "venv", with_pip=True)
+    programs = tmp_path / "venv" / "bin"
+    subprocess.run([programs / "pip", "install", "--quiet", "tensorboard", "xprof"], check=True)
+    port = browser.free_port()
+    address = f"http://127.0.0.1:{port}/data/plugin/profile"
+
+    def answer(question):
+        with urllib.request.urlopen(f"{address}/{question}", timeout=60) as found:
+            data = found.read()
+        zipped = data.startswith(b"\x1f\x8b")
+        return json.loads(gzip.decompress(data) if zipped else data)
+
+    server = subprocess.Popen(
+        [programs / "tensorboard", f"--logdir={watched.workdir}/tensorboard", f"--port={port}"]
+    )
+    try:
+        runs = browser.eventually(lambda: answer("runs"))
+        assert set(runs) == set(watched.traces())
+        run = "run=steps_21_to_24"
+        hosts = [host["hostname"] for host in answer(f"hosts?{run}&tag=trace_viewer")]
+        assert [name[-2:] for name in hosts] == ["_0", "_1"]
+        for host in hosts:
+            trace = answer(f"data?{run}&tag=trace_viewer@&host={host}")
+            names = {event["name"] for event in trace["traceEvents"] if event["ph"] == "X"}
+            assert {f"train {step}" for step in (21, 22, 23, 24)} <= names
+    finally:
+        server.terminate()
+        server.wait(timeout=60)

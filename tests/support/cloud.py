@@ -60,7 +60,7 @@ class Cloud:
         self._metadata = http.server.ThreadingHTTPServer((here, 0), _Metadata)
         self._metadata.folder = folder
         self._metadata.addresses = [address for _, address in machines]
-        threading.Thread(target=self._metadata.serve_forever, daemon=True).start()
+        threading.Thread(target=self._metadata.serve_forever, args=(0.02,), daemon=True).start()
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
