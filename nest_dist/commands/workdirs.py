@@ -12,22 +12,25 @@ PARAMETERS = "parameters.txt"
 GOODPUT = "goodput.json"
 
 
-def for_writing(name: str | None) -> pathlib.Path:
+def for_writing(name: str | None, flag: str = "--workdir") -> pathlib.Path:
     """The folder, made where it is missing.
 
+    Args:
+        name: as it was given.
+        flag: by which.
     Raises:
         BadInput: if none is given, it is a file, or it cannot be written.
     """
-    path = _given(name)
+    path = _given(name, flag)
     if path.exists() and not path.is_dir():
-        raise failures.BadInput(f"--workdir is {path}, which is a file; give a folder.")
+        raise failures.BadInput(f"{flag} is {path}, which is a file; give a folder.")
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
         raise failures.BadInput(
-            f"--workdir is {path}, which cannot be written ({error.strerror}); give a folder that "
+            f"{flag} is {path}, which cannot be written ({error.strerror}); give a folder that "
             f"the user {os.getuid()} may write."
         ) from None
     return path
@@ -48,7 +51,7 @@ def for_reading(name: str | None) -> pathlib.Path:
     return path
 
 
-def _given(name: str | None) -> pathlib.Path:
+def _given(name: str | None, flag: str = "--workdir") -> pathlib.Path:
     if not name:
-        raise failures.BadInput("--workdir is not given; give the folder of the run.")
+        raise failures.BadInput(f"{flag} is not given; give the folder of the run.")
     return pathlib.Path(name).expanduser().absolute()
