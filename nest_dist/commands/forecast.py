@@ -16,8 +16,8 @@ COLLECTIVES = "collectives"
 OTHER = "other"
 # By what the names of operations hold; the first that fits counts.
 PARTS = {
-    r"(^|/)optimizer/": "optimizer",
-    r"(^|/|\()inputs/": "inputs",
+    r"\boptimizer\b": "optimizer",
+    r"\binputs\b": "inputs",
     r"norm(/|$)": "norms",
     r"/attention(/|$)": "attention",
     r"/mlp(/|$)": "MLP",

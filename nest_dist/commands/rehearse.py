@@ -91,9 +91,10 @@ def _absent(configured: runs.Run, examples: int | None) -> Absent | None:
             configured.evaluation_data.source.open()
             return None
         except failures.BadInput as missing:
+            reason = failures.first_line(missing).partition(";")[0]
             print(
-                f"the data is not here ({failures.first_line(missing)}); the learning rate is that "
-                f"of {EXAMPLES:,} training examples, another number is set by --examples"
+                f"the data is not here ({reason}); the learning rate is that of {EXAMPLES:,} "
+                "training examples, another number is set by --examples"
             )
             examples = EXAMPLES
     checks.in_range("--examples", examples, 1)
