@@ -102,8 +102,8 @@ metadata={{op_name="jit(f)/while/body/add"}}, backend_config={{"estimated_cycles
 ENTRY %main (a: f32[8]) -> f32[8] {{
   %a.0 = f32[8]{{0:T(256)}} parameter(0)
   %start = (s32[], f32[8]) tuple(%a.0)
-  %while.2 = (s32[]{{:T(128)}}, /*index=1*/f32[8]{{0:T(256)}}) while(%start), condition=%condition, \
-body=%body
+  %while.2 = (s32[]{{:T(128)}}, /*index=1*/f32[8]{{0:T(256)}}) while(%start), \
+condition=%condition, body=%body
   ROOT %copy.3 = f32[8]{{0:T(256)}} copy(%while.2), backend_config={{"estimated_cycles":"7"}}
 }}
 """)
