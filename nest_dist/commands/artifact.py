@@ -1,5 +1,6 @@
 """A compiled training step in a folder, and all that it was compiled from."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -15,6 +16,7 @@ from nest_dist.commands import compilation, preflight, recorded, wiring
 
 STEP = "step.bin"
 MANIFEST = "manifest.json"
+DIGEST = "digest of the step"
 
 # The fields of `Run` that the training step depends on; the rest goes on around it.
 FIELDS = (
@@ -34,8 +36,10 @@ SETTINGS = (
 
 def keep(folder: pathlib.Path, compiled: jax.stages.Compiled, made_from: Mapping[str, str]) -> None:
     """Writes a compiled step and its manifest."""
-    (folder / STEP).write_bytes(pickle.dumps(serialize_executable.serialize(compiled)))
-    (folder / MANIFEST).write_text(json.dumps(made_from, indent=2) + "\n", encoding="utf-8")
+    content = pickle.dumps(serialize_executable.serialize(compiled))
+    manifest = {**made_from, DIGEST: _digest(content)}
+    (folder / STEP).write_bytes(content)
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
 def find(name: str, wired: wiring.Wiring, text: str) -> pathlib.Path:
@@ -51,11 +55,16 @@ def find(name: str, wired: wiring.Wiring, text: str) -> pathlib.Path:
     folder, here = pathlib.Path(name).expanduser().absolute(), made_from(wired, text)
     try:
         there = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        intact = there.pop(DIGEST) == _digest((folder / STEP).read_bytes())
+    except (OSError, ValueError, KeyError):
         raise failures.BadInput(
             f"--compiled is {folder}, which has no readable {MANIFEST}; give the --output of "
             "`nest-dist rehearse --keep`."
         ) from None
+    if not intact:
+        raise failures.BadInput(
+            f"{folder / STEP} is not what was written there; rehearse again with --keep."
+        )
     for key in [*here, *(there.keys() - here.keys())]:
         if here.get(key) != there.get(key):
             raise failures.BadInput(
@@ -102,6 +111,10 @@ def made_from(wired: wiring.Wiring, text: str) -> dict[str, str]:
         **{name: os.environ.get(name, "") for name in VARIABLES},
         **{name: str(jax.config.values[name]) for name in SETTINGS},
     }
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _compiler() -> str:

@@ -115,8 +115,7 @@ def largest(
         # that is known to fit is far enough from it to end the search.
         in_proportion = guess * (limit - fixed) / max(need - fixed, 1)
         step = max(1, low // 8)
-        guess = int(min(max(in_proportion, low + step), 8 * guess))
-        guess = min(max(guess, low + 1), high - 1)
+        guess = min(max(int(in_proportion), low + step), high - 1)
     return low
 
 

@@ -5,32 +5,17 @@ import re
 import types
 
 import pytest
-from support import commands
+from support import commands, rehearsals
 
 from nest_dist.base import failures
 from nest_dist.commands import cli, forecast, rehearse
 from nest_dist.parallel import collectives
 
-# NesT with the recipe for ImageNet, without ImageNet, and small enough to compile in seconds.
-SMALL = (
-    "NesT.image_size = 16",
-    "NesT.patch_size = 2",
-    "NesT.block_side = 2",
-    "NesT.dim = 8",
-    "NesT.heads = 2",
-    "NesT.num_hierarchies = 2",
-    "NesT.block_repeats = (1, 1)",
-    "NesT.compute_dtype = 'bfloat16'",
-    "num_classes = 5",
-    "Run.global_batch = 32",
-)
-FILES = ("runs/nest_tiny_imagenet.gin", "mesh/fsdp.gin")
-
 
 def options(*bindings, **given):
     """As `cli` makes them of flags."""
     values = {name: cli.FLAGS[name].default for name in cli.COMMANDS["rehearse"].flags}
-    gin = {"gin_file": list(FILES), "gin_bindings": [*SMALL, *bindings]}
+    gin = {"gin_file": list(rehearsals.FILES), "gin_bindings": [*rehearsals.SMALL, *bindings]}
     return types.SimpleNamespace(**{**values, **gin, "topology": "v5e:2x2", **given})
 
 
@@ -40,8 +25,8 @@ def rehearsed(tmp_path_factory):
     output = tmp_path_factory.mktemp("rehearsal")
     done = commands.nest_dist(
         "rehearse",
-        *(f"--gin_file={name}" for name in FILES),
-        *(f"--gin_bindings={binding}" for binding in SMALL),
+        *(f"--gin_file={name}" for name in rehearsals.FILES),
+        *(f"--gin_bindings={binding}" for binding in rehearsals.SMALL),
         "--topology=v5e:2x2",
         f"--output={output}",
     )
