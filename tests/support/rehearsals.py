@@ -14,3 +14,8 @@ SMALL = (
     "Run.global_batch = 32",
 )
 FILES = ("runs/nest_tiny_imagenet.gin", "mesh/fsdp.gin")
+
+README = (
+    ".venv/bin/nest-dist rehearse --gin_file=runs/nest_tiny_imagenet.gin --topology=v5e:2x2 "
+    """--gin_bindings="Run.global_batch = 256" --gin_bindings="NesT.compute_dtype = 'bfloat16'\""""
+)

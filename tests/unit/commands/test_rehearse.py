@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import types
 
 import pytest
@@ -21,13 +22,13 @@ def options(*bindings, **given):
 
 @pytest.fixture(scope="module")
 def rehearsed(tmp_path_factory):
-    """The screen and the report of one rehearsal, as a user starts it."""
+    """The screen and the report of README's rehearsal, of a small model."""
     output = tmp_path_factory.mktemp("rehearsal")
+    _, *flags = shlex.split(rehearsals.README)
     done = commands.nest_dist(
-        "rehearse",
-        *(f"--gin_file={name}" for name in rehearsals.FILES),
+        *flags,
+        f"--gin_file={rehearsals.FILES[1]}",
         *(f"--gin_bindings={binding}" for binding in rehearsals.SMALL),
-        "--topology=v5e:2x2",
         f"--output={output}",
     )
     assert done.returncode == 0, done.stderr
