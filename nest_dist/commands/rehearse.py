@@ -90,7 +90,7 @@ def _absent(configured: runs.Run, examples: int | None) -> Absent | None:
             configured.training_data.source.open()
             configured.evaluation_data.source.open()
             return None
-        except failures.BadInput as missing:
+        except (failures.BadInput, failures.Unavailable) as missing:
             reason = failures.first_line(missing).partition(";")[0]
             print(
                 f"the data is not here ({reason}); the learning rate is that of {EXAMPLES:,} "
