@@ -14,7 +14,7 @@ import urllib.request
 import cv2
 import numpy as np
 import pytest
-from support import cloud, commands, readme
+from support import cloud, commands, readme, rehearsals
 from support.readme import BINDINGS, QUICK_START, shell
 
 from nest_dist.checkpointing import weight_files
@@ -54,6 +54,7 @@ KNOWN = [
     BINDINGS,
     *readme.IMAGENET,  # tried in faults/test_prepared.py
     *cloud.README,  # tried in launch/test_pod_run.py
+    rehearsals.README,  # tried in unit/commands/test_rehearse.py
     *PREPARE,
     *(PREDICT, EXPORT, CONVERT, FINE_TUNE, FASHION_MNIST, INSTALL, INSTALLED),
 ]

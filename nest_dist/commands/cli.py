@@ -54,7 +54,7 @@ FLAGS = {
     "to": Flag("string", None, "format of OUT: nest_dist, official or timm"),
     "checkpoint": Flag("string", None, "weights: a file, a workdir, or a Hugging Face Hub id"),
     "format": Flag("string", "table", "table or json"),
-    "output": Flag("string", None, "folder for what is written; in it a folder a split"),
+    "output": Flag("string", None, "folder for what is written"),
     "images": Flag("integer", 8, "pictures on the contact sheet"),
     "batch_step": Flag("integer", 0, "of which step the batch is shown"),
     "class_names": Flag("string", None, "text file with one class name a line"),
@@ -66,6 +66,14 @@ FLAGS = {
     "shards": Flag("integer", None, "number of files; without it one for each 256 MB"),
     "workers": Flag("integer", None, "processes; without it one for each core"),
     "verify": Flag("bool", False, "reads a prepared split again and checks every record"),
+    "topology": Flag("string", None, "TPU to compile for, as v5e:16x16; without it what is here"),
+    "slices": Flag("integer", 1, "of the topology, with a slow network between them"),
+    "examples": Flag("integer", None, "in the training split, where the data is not here"),
+    "fit": Flag("bool", False, "searches the largest batch a device for each --remat"),
+    "remat": Flag("multi_string", None, "for --fit: none, dots or layer; repeatable, else all"),
+    "audit": Flag("bool", False, "only lists each parameter with its place and rule"),
+    "keep": Flag("bool", False, "keeps the compiled step in --output, for train --compiled"),
+    "compiled": Flag("string", None, "folder of a step that rehearse --keep has compiled"),
     "coordinator": Flag("string", None, "host:port of process 0; without it JAX finds the peers"),
     "num_processes": Flag("integer", None, "processes of the run"),
     "process_id": Flag("integer", None, "number of this process, from 0"),
@@ -75,7 +83,14 @@ HOSTS = ("coordinator", "num_processes", "process_id", "wait_seconds")
 COMMANDS = {
     "train": Command(
         "trains a NesT, or goes on from the last checkpoint of its workdir",
-        ("gin_file", "gin_bindings", "workdir", "allow_config_change", *HOSTS),
+        ("gin_file", "gin_bindings", "workdir", "allow_config_change", "compiled", *HOSTS),
+    ),
+    "rehearse": Command(
+        "compiles a run's training step for a TPU that is not here, and tells what it takes",
+        (
+            *("gin_file", "gin_bindings", "topology", "slices", "examples", "fit", "remat"),
+            *("audit", "keep", "output"),
+        ),
     ),
     "evaluate": Command(
         "measures a checkpoint of a workdir on its evaluation data",

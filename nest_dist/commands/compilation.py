@@ -36,7 +36,7 @@ def kept(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[None]
         workdir: of the run.
         say: shows a line.
     """
-    folder = workdir / FOLDER / _machine()
+    folder = workdir / FOLDER / machine()
     if jax.config.jax_compilation_cache_dir is None:
         jax.config.update("jax_compilation_cache_dir", str(folder))
     found: list[str] = []
@@ -67,7 +67,7 @@ def kept(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[None]
         say(f"{folder} was damaged and is emptied ({troubles[0].message})")
 
 
-def _machine() -> str:
+def machine() -> str:
     """Stands for this kind of host: its programs may use instructions that another lacks."""
     cpu = pathlib.Path("/proc/cpuinfo")
     lines = cpu.read_text().splitlines() if cpu.exists() else []

@@ -43,7 +43,7 @@ def same_program(text: str, workdir: workdirs.Folder) -> None:
         {
             CONFIGURATION: text,
             **{f"version of {name}": version for name, version in versions().items()},
-            "code of nest_dist": _code(),
+            "code of nest_dist": code(),
             "kind of device": jax.devices()[0].device_kind,
             "number of local devices": str(jax.local_device_count()),
         },
@@ -105,7 +105,7 @@ def _require_shared(workdir: workdirs.Folder) -> None:
         )
 
 
-def _code() -> str:
+def code() -> str:
     """A digest of this package's own files."""
     digest = hashlib.sha256()
     package = pathlib.Path(nest_dist.__file__).parent

@@ -14,6 +14,7 @@ import numpy as np
 import nest_dist
 from nest_dist.checkpointing import manager
 from nest_dist.commands import (
+    artifact,
     audit,
     cli,
     compilation,
@@ -48,7 +49,9 @@ def run(options: cli.Options) -> None:
         preflight.same_program(text, workdir)
         wired = wiring.wire(configured)
         preflight.same_data(wired)
-        _Training(workdir, wired, text, watching, ledger).run(options.allow_config_change)
+        kept = artifact.find(options.compiled, wired, text) if options.compiled else None
+        training = _Training(workdir, wired, text, watching, ledger, kept)
+        training.run(options.allow_config_change)
 
 
 class _Training:
@@ -61,7 +64,9 @@ class _Training:
         text: str,
         watching: watch.Watch,
         ledger: goodput.Ledger,
+        kept: workdirs.Folder | None,
     ) -> None:
+        self._kept = kept
         self._workdir = workdir
         self._wired = wired
         self._text = text
@@ -103,7 +108,10 @@ class _Training:
         state = start.state or _first_state(wired, report)
         with self._during("compile"), compilation.kept(self._workdir, report.say):
             training, evaluating = wired.batch_shapes()
-            self._step = self._train_step.lower(wired.shapes, training).compile()
+            if self._kept:
+                self._step = artifact.load(self._kept, wired)
+            else:
+                self._step = self._train_step.lower(wired.shapes, training).compile()
             counting = wired.evaluation_step().lower(wired.shapes.evaluated, evaluating)
             self._evaluation_step = counting.compile()
             self._shown = gallery.Gallery(wired, report)

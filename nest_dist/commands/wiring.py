@@ -243,34 +243,48 @@ class Wiring:
         return max(1, round(epochs * self.steps_per_epoch))
 
 
-def wire(run: runs.Run, devices: Sequence[typing.Any] | None = None) -> Wiring:
+def wire(
+    run: runs.Run,
+    devices: Sequence[typing.Any] | None = None,
+    absent: batch.Source | None = None,
+) -> Wiring:
     """Opens the data sets, builds the mesh and checks that the parts fit together.
 
     Args:
         run: what is configured.
         devices: of the mesh; by default all of all processes.
+        absent: stands for the data sets where they are not here, and is all that is asked then.
     Raises:
         BadInput: if batch, mesh, model and data do not fit.
     """
     layout = rules.Layout(run.mesh.build(devices), run.rules)
     _require_fitting_mesh(run, layout)
-    wiring = Wiring(run, layout, run.training_data.source.open(), run.evaluation_data.source.open())
+    if absent is None:
+        opened = run.training_data.source.open(), run.evaluation_data.source.open()
+        wiring = Wiring(run, layout, *opened)
+        _require_fitting_data(wiring, on_all_devices=devices is None)
+    else:
+        wiring = Wiring(run, layout, absent, absent)
     if (examples := len(wiring.training_source)) < run.global_batch:
         raise failures.BadInput(
             f"the training split has {examples} examples, fewer than one batch of "
             f"{run.global_batch}; lower Run.global_batch."
         )
+    run.keep.require_evaluated(wiring.cadence.save_every, wiring.cadence.evaluate_every)
+    return wiring
+
+
+def _require_fitting_data(wiring: Wiring, on_all_devices: bool) -> None:
+    run = wiring.run
     for source in (wiring.training_source, wiring.evaluation_source):
         if (classes := len(source.class_names)) != run.model.num_classes:
             raise failures.BadInput(
                 f"the data has {classes} classes, NesT.num_classes is {run.model.num_classes}; "
                 f"set it to {classes}."
             )
-        if devices is None:
+        if on_all_devices:
             pipeline.require_dealable(source, run.global_batch, wiring._rows)
     _require_fitting_images(wiring)
-    run.keep.require_evaluated(wiring.cadence.save_every, wiring.cadence.evaluate_every)
-    return wiring
 
 
 def _require_fitting_images(wiring: Wiring) -> None:
@@ -295,10 +309,14 @@ def _require_fitting_images(wiring: Wiring) -> None:
         )
 
 
+def batch_unit(run: runs.Run, layout: rules.Layout) -> int:
+    """The smallest global batch that mesh, microbatches and mixing allow."""
+    return layout.shards("batch") * run.microbatches * _together(run)
+
+
 def _require_fitting_mesh(run: runs.Run, layout: rules.Layout) -> None:
     model, together = run.model, _together(run)
-    shards = layout.shards("batch")
-    unit = shards * run.microbatches * together
+    shards, unit = layout.shards("batch"), batch_unit(run, layout)
     if run.global_batch % unit:
         factors = [f"the mesh's {shards} batch shards"]
         factors += [f"{run.microbatches} microbatches"] * (run.microbatches > 1)

@@ -18,15 +18,18 @@ GOODPUT = "goodput.json"
 Folder: typing.TypeAlias = typing.Any
 
 
-def for_writing(name: str | None) -> Folder:
+def for_writing(name: str | None, flag: str = "--workdir") -> Folder:
     """The folder, made where it is missing.
 
+    Args:
+        name: as it was given.
+        flag: by which.
     Raises:
         BadInput: if none is given, it is a file, or it cannot be written.
     """
-    path = _given(name)
+    path = _given(name, flag)
     if path.exists() and not path.is_dir():
-        raise failures.BadInput(f"--workdir is {path}, which is a file; give a folder.")
+        raise failures.BadInput(f"{flag} is {path}, which is a file; give a folder.")
     probe = path / f".probe-{secrets.token_hex(8)}"
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -35,7 +38,7 @@ def for_writing(name: str | None) -> Folder:
     except Exception as error:  # that of a bucket may be of its library, or of the network's
         cause = getattr(error, "strerror", None) or failures.first_line(error)
         raise failures.BadInput(
-            f"--workdir is {path}, which cannot be written ({cause}); give a folder that "
+            f"{flag} is {path}, which cannot be written ({cause}); give a folder that "
             f"the user {os.getuid()} may write."
         ) from None
     return path
@@ -56,24 +59,24 @@ def for_reading(name: str | None) -> Folder:
     return path
 
 
-def _given(name: str | None) -> Folder:
+def _given(name: str | None, flag: str = "--workdir") -> Folder:
     if not name:
-        raise failures.BadInput("--workdir is not given; give the folder of the run.")
+        raise failures.BadInput(f"{flag} is not given; give the folder of the run.")
     if "://" not in name:
         return pathlib.Path(name).expanduser().absolute()
     if not name.startswith("gs://"):
-        raise failures.BadInput(f"--workdir is {name}; give a local folder or gs://BUCKET/FOLDER.")
-    _require_buckets(name)
+        raise failures.BadInput(f"{flag} is {name}; give a local folder or gs://BUCKET/FOLDER.")
+    _require_buckets(name, flag)
     return epath.Path(name)
 
 
-def _require_buckets(name: str) -> None:
+def _require_buckets(name: str, flag: str) -> None:
     try:
         import fsspec
         import gcsfs  # noqa: F401
     except ImportError as error:
         raise failures.BadInput(
-            f"--workdir is {name}, and {error.name} is not installed; pip install 'nest_dist[gcs]'."
+            f"{flag} is {name}, and {error.name} is not installed; pip install 'nest_dist[gcs]'."
         ) from None
     # What another host has written since must be seen.
     settings: dict[str, typing.Any] = fsspec.config.conf.setdefault("gcs", {})

@@ -38,7 +38,19 @@ class Collective:
     @property
     def elements(self) -> int:
         """Numbers in all the arrays."""
-        return sum(math.prod(_integers(shape.partition("[")[2])) for shape in self.shapes)
+        return sum(map(_elements, self.shapes))
+
+    @property
+    def bytes(self) -> int:
+        """Of all the arrays."""
+        return sum(_elements(shape) * _bits(shape) // 8 for shape in self.shapes)
+
+    def wire_bytes(self, size: int) -> int:
+        """What each of `size` devices sends, passing parts around in a ring."""
+        if self.kind == "collective-permute":
+            return self.bytes
+        rounds = 2 if self.kind == "all-reduce" else 1
+        return rounds * self.bytes * (size - 1) // size
 
 
 def found(program: str, mesh: Mesh) -> list[Collective]:
@@ -81,6 +93,16 @@ def found(program: str, mesh: Mesh) -> list[Collective]:
             )
         )
     return collectives
+
+
+def _elements(shape: str) -> int:
+    return math.prod(_integers(shape.partition("[")[2]))
+
+
+def _bits(shape: str) -> int:
+    """Of one number of a type that HLO writes as "bf16[8]" or "pred[]"."""
+    width = re.match(r"[a-z]+(\d*)", shape)
+    return int(width[1] or 8) if width else 8
 
 
 def _groups_of_axes(mesh: Mesh) -> dict[Groups, tuple[str, ...]]:

@@ -96,9 +96,9 @@ class MeshShape:
 
 
 def _require_slices(slices: int, devices: Sequence[typing.Any]) -> None:
-    if not hasattr(devices[0], "slice_index"):
+    if devices[0].platform != "tpu":
         return
-    found = len({device.slice_index for device in devices})
+    found = len({getattr(device, "slice_index", 0) for device in devices})
     if slices != found:
         raise failures.BadInput(
             f"MeshShape.slices is {slices}, the devices lie in {found}; set it to {found}."

@@ -61,5 +61,6 @@ def guarded(train_step: step.TrainStep, skip: bool) -> step.TrainStep:
     return guarded_step
 
 
+@jax.named_scope("optimizer")
 def _either(condition: jax.Array, one: state.TrainState, other: state.TrainState) -> typing.Any:
     return jax.tree.map(lambda left, right: jnp.where(condition, left, right), one, other)

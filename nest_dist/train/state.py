@@ -34,6 +34,7 @@ class TrainState:
         """The parameters that are measured and used: the average, if there is one."""
         return self.params if self.ema is None else self.ema
 
+    @jax.named_scope("optimizer")
     def updated(
         self, rule: UpdateRule, grads: Params, ema_decay: float | None = None
     ) -> tuple["TrainState", dict[str, jax.Array]]:

@@ -64,8 +64,9 @@ def train_step(
     def loss(
         params: state.Params, batch: DeviceBatch, inputs_key: jax.Array, forward_key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        targets = losses.smoothed_targets(batch["label"], num_classes, label_smoothing)
-        images, targets = inputs(batch["image"], targets, inputs_key, batch["row"])
+        with jax.named_scope("inputs"):
+            targets = losses.smoothed_targets(batch["label"], num_classes, label_smoothing)
+            images, targets = inputs(batch["image"], targets, inputs_key, batch["row"])
         logits = forward(params, images, forward_key, batch["row"])
         accuracy = losses.in_top(logits, batch["label"], 1).mean()
         return losses.cross_entropy(logits, targets).mean(), accuracy
