@@ -23,7 +23,7 @@ TOP = HERE.parents[1]
 ENVIRONMENTS = TOP / ".venv-benchmarks"
 # Pillow is held below 13, whose Posterize refuses the zero bits that timm's recipe may ask for.
 PACKAGES = {
-    "timm": ["--no-deps", "timm==1.0.27", "pillow<13", "numpy"],
+    "timm": ["--no-deps", "timm==1.0.31", "pillow<13", "numpy"],
     "tensorflow": ["tensorflow-cpu"],
 }
 PICTURES = 160
