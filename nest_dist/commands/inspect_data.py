@@ -64,9 +64,9 @@ def _seen(
     parts = dict(_device_parts(run))
     titles += parts
     for seen, targets in _on_device(run, parts.values(), len(names), at)(last, np.array(labels)):
+        pixels, shares = np.asarray(run.pixels.inverted(seen)), np.asarray(targets)
         for row, cells in enumerate(rows):
-            pixels = _displayed(np.asarray(seen[row]), run)
-            cells.append(contact_sheet.Cell(pixels, _mixture(np.asarray(targets[row]), names)))
+            cells.append(contact_sheet.Cell(pixels[row], _mixture(shares[row], names)))
     return titles, rows[:images]
 
 
@@ -91,12 +91,6 @@ def _on_device(
         return [part(images, targets, key, jnp.arange(len(labels))) for part in parts]
 
     return jax.jit(made)
-
-
-def _displayed(image: np.ndarray, run: runs.Run) -> np.ndarray:
-    """A uint8 image from a normalised one."""
-    scale, mean = run.pixels.standard_deviation, run.pixels.mean
-    return np.clip(255 * (image * scale + mean) + 0.5, 0, 255).astype(np.uint8)
 
 
 def _mixture(target: np.ndarray, names: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ import gin
 import numpy as np
 
 from nest_dist.base import checks, failures
+from nest_dist.data import decode, upper_rows
 
 ATTEMPTS = 10
 
@@ -39,8 +40,19 @@ class RandomResizedCrop:
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A uint8 image [side, side, C]."""
         H, W, _ = image.shape
-        top, left, height, width = self.rectangle(H, W, rng)
-        return _resize(image[top : top + height, left : left + width], self.side)
+        return self._cut(image, self.rectangle(H, W, rng))
+
+    def decoded(self, picture: decode.Encoded | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The same from a picture that is not yet decoded, of which the rest need not be.
+
+        Raises:
+            Undecodable: if the bytes are cut short, altered or no picture.
+        """
+        jpeg = upper_rows.opened(picture)
+        if jpeg is None:
+            return self(decode.pixels(picture), rng)
+        top, left, height, width = self.rectangle(*jpeg.sides, rng)
+        return self._cut(jpeg.pixels(top + height), (top, left, height, width))
 
     def rectangle(self, H: int, W: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Top, left, height and width of the cut, for a picture of [H, W].
@@ -60,6 +72,10 @@ class RandomResizedCrop:
         aspect = min(max(W / H, self.aspect[0]), self.aspect[1])
         height, width = min(H, round(W / aspect)), min(W, round(H * aspect))
         return (H - height) // 2, (W - width) // 2, height, width
+
+    def _cut(self, image: np.ndarray, rectangle: tuple[int, int, int, int]) -> np.ndarray:
+        top, left, height, width = rectangle
+        return _resize(image[top : top + height, left : left + width], self.side)
 
 
 @gin.register

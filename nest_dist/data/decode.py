@@ -2,6 +2,7 @@
 
 import dataclasses
 import typing
+from collections.abc import Iterator
 
 import cv2
 import numpy as np
@@ -84,7 +85,7 @@ _PNG_COLOURS = {0: "grey", 2: "rgb", 3: "palette", 4: "alpha", 6: "alpha"}
 _WEBP_ALPHA = 0x10  # in the flags of the extended format, and of the lossless one
 _JPEG_COLOURS = {1: "grey", 3: "rgb", 4: "cmyk"}
 # Start-of-frame markers; C4, C8 and CC are tables and extensions.
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def describe(encoded: Encoded) -> Description:
@@ -102,14 +103,20 @@ def describe(encoded: Encoded) -> Description:
     return Description(kind)
 
 
-def _describe_jpeg(encoded: Encoded) -> Description:
+def jpeg_segments(encoded: Encoded) -> Iterator[tuple[int, int]]:
+    """Marker and place of each segment of a JPEG, up to its first scan."""
     at = 2
     while at + 10 <= len(encoded) and encoded[at] == 0xFF:
         marker = encoded[at + 1]
         if marker == 0xFF:  # padding before a marker
             at += 1
-        elif marker in _JPEG_FRAMES:
+            continue
+        yield marker, at
+        at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
+
+
+def _describe_jpeg(encoded: Encoded) -> Description:
+    for marker, at in jpeg_segments(encoded):
+        if marker in JPEG_FRAMES:
             return Description("jpeg", _JPEG_COLOURS.get(encoded[at + 9], ""), encoded[at + 4])
-        else:
-            at += 2 + int.from_bytes(encoded[at + 2 : at + 4], "big")
     return Description("jpeg")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from nest_dist.base import failures
-from nest_dist.data import batch, decode
+from nest_dist.data import batch, crop, decode
 
 # The field of a prepared example that names the unreadable one which it stands for, or NONE.
 UNREADABLE = "unreadable"
@@ -44,21 +44,30 @@ class Preparation:
                 f"{self.classes} classes, labels 0 to {self.classes - 1}; correct the label or "
                 "name every class."
             )
-        *_, image = self.stages(example, position)
+        picture, transforms, rng = example["image"], self.transforms, self._chance(position)
+        if transforms and isinstance(transforms[0], crop.RandomResizedCrop):
+            image, transforms = transforms[0].decoded(picture, rng), transforms[1:]
+        else:
+            image = decode.pixels(picture)
+        for transform in transforms:
+            image = transform(image, rng)
         return {"image": np.ascontiguousarray(image), "label": np.int32(label)}
 
     def stages(self, example: batch.Example, position: int) -> Iterator[np.ndarray]:
-        """The decoded picture, and the image after each transform.
+        """The whole picture decoded, and the image after each transform, the last one as above.
 
         Raises:
             Unreadable: if the picture cannot be decoded.
         """
         image = decode.pixels(example["image"])
         yield image
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, position]))
+        rng = self._chance(position)
         for transform in self.transforms:
             image = transform(image, rng)
             yield image
+
+    def _chance(self, position: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[self.seed, position]))
 
 
 @dataclasses.dataclass(frozen=True)

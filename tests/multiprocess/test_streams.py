@@ -161,6 +161,8 @@ def test_more_processes_than_virtual_shards_are_refused_before_compiling(gin_fil
     flags = (f"--gin_file={gin_file}", f"--workdir={tmp_path}", few)
     status, output = commands.local(2, 1, *flags, timeout=600)
     assert status == 2
-    assert "there are 1 virtual shards, fewer than parts of the batch" in output
-    assert "set virtual_shards to a multiple of the processes" in output
+    assert (
+        "a process holds 4 rows of the batch, each of 1 virtual shards supplies 8, all to one "
+        "process; set virtual_shards to a multiple of the processes."
+    ) in output
     assert "compiling" not in output

@@ -7,11 +7,13 @@ import struct
 import typing
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from support import photographs
 
 from nest_dist.data import decode, manifest, records
 from nest_dist.data.sources import array_record as array_records
 from nest_dist.data.sources import digits, synthetic
+from nest_dist.data.sources import idx as idx_files
 from nest_dist.data.sources import image_folder as folders
 from nest_dist.data.sources import tfds as tensorflow_datasets
 
@@ -42,6 +44,9 @@ def opened(name: str, root: pathlib.Path, pictures_each: int = 4) -> typing.Any:
     if name == "array_record":
         array_record(root, pictures_each)
         return array_records.ArrayRecord(str(root), "train").open()
+    if name == "idx":
+        idx(root, pictures_each)
+        return idx_files.Idx(str(root), "train", CLASSES).open()
     tfds(root, pictures_each)
     return tensorflow_datasets.Tfds(str(root), "train").open()
 
@@ -66,6 +71,21 @@ def array_record(root: pathlib.Path, pictures_each: int = 4, split: str = "train
         shards.append(manifest.Shard(path.name, len(packed), path.stat().st_size, digest))
     counts = dict.fromkeys(CLASSES, pictures_each)
     manifest.write(folder, manifest.Manifest(counts, {}, "", tuple(shards)))
+
+
+def idx(root: pathlib.Path, pictures_each: int = 4) -> None:
+    """Grey, 28 x 28."""
+    everything = pictures(pictures_each)
+    images = [decode.pixels(picture)[:28, :28, 1] for _, _, picture in everything]
+    labels = np.array([label for _, label, _ in everything], np.uint8)
+    (root / "train-images-idx3-ubyte").write_bytes(idx_bytes(np.stack(images)))
+    (root / "train-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    """An IDX file of a uint8 array."""
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+    return header + array.tobytes()
 
 
 def tfds(root: pathlib.Path, pictures_each: int = 4, split: str = "train") -> None:

@@ -7,13 +7,14 @@ import skimage.data
 
 from nest_dist.data import decode
 
-NAMES = ("astronaut", "coffee", "chelsea", "rocket")
-
-
 @functools.cache
 def photograph(name: str = "chelsea", side: int | None = None) -> np.ndarray:
     """uint8 [H, W, 3]; with `side` the square of that many pixels in its middle."""
-    image = np.ascontiguousarray(getattr(skimage.data, name)())
+    if name == "motorcycle":
+        found, *_ = skimage.data.stereo_motorcycle()
+    else:
+        found = getattr(skimage.data, name)()
+    image = np.ascontiguousarray(found)
     if side is not None:
         top, left = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
         image = np.ascontiguousarray(image[top : top + side, left : left + side])

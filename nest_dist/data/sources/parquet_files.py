@@ -6,6 +6,7 @@ import posixpath
 from collections.abc import Sequence
 
 import fsspec
+import pyarrow
 import pyarrow.parquet
 
 from nest_dist.base import failures
@@ -47,7 +48,7 @@ def described(names: Sequence[str], trying: retries.Retries) -> tuple[File, ...]
         names: paths or addresses.
         trying: how often a reading may fail.
     Raises:
-        BadInput: if one is not there or empty.
+        BadInput: if one is not there, empty or cut short.
         Unavailable: if the server fails again and again.
     """
 
@@ -62,7 +63,14 @@ def described(names: Sequence[str], trying: retries.Retries) -> tuple[File, ...]
 
 
 def _footer(name: str) -> File:
-    with fsspec.open(name, "rb", block_size=FOOTER_BYTES) as file:
-        found = pyarrow.parquet.read_metadata(file)
+    try:
+        with fsspec.open(name, "rb", block_size=FOOTER_BYTES) as file:
+            found = pyarrow.parquet.read_metadata(file)
+    except pyarrow.ArrowInvalid as error:
+        if "://" in name:
+            raise  # perhaps the answer alone was cut short
+        raise failures.BadInput(
+            f"{name} is no whole Parquet file ({failures.first_line(error)[:120]}); fetch it again."
+        ) from None
     size = sum(found.row_group(number).total_byte_size for number in range(found.num_row_groups))
     return File(name, found.num_rows, size)

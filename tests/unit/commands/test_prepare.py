@@ -11,7 +11,6 @@ import re
 import resource
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -113,8 +112,8 @@ def test_every_format_gives_its_pictures_byte_for_byte(form, tmp_path):
 def test_idx_files_become_pictures_without_loss(tmp_path):
     images = np.stack([CHELSEA[..., 0], CHELSEA[..., 1], CHELSEA[..., 2]])
     for name, array in (("images-idx3", images), ("labels-idx1", np.array([1, 0, 1], np.uint8))):
-        header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-        saved(tmp_path / "in" / f"t10k-{name}-ubyte.gz", gzip.compress(header + array.tobytes()))
+        content = gzip.compress(datasets.idx_bytes(array))
+        saved(tmp_path / "in" / f"t10k-{name}-ubyte.gz", content)
     names = saved(tmp_path / "names.txt", b"cat\ndog\nbird\n")
     prepare(tmp_path / "in", f"--class_names={names}", output=tmp_path, split="test")
     source = opened(tmp_path, "test")

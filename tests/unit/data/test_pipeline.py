@@ -12,11 +12,12 @@ from nest_dist.base import failures
 from nest_dist.data import batch, crop, decode, pipeline
 from nest_dist.data.sources import huggingface, synthetic
 
-SOURCES = ("array_record", "image_folder", "tfds", "digits", "synthetic", "huggingface")
+SOURCES = ("array_record", "image_folder", "tfds", "idx", "digits", "synthetic", "huggingface")
+GREY = ("idx", "digits")
 
 
 def transforms_of(name):
-    return batches.GREY_RECIPE if name == "digits" else batches.RECIPE
+    return batches.GREY_RECIPE if name in GREY else batches.RECIPE
 
 
 def opened(name, root):
@@ -126,7 +127,7 @@ def test_batches_of_every_source_do_not_depend_on_processes_and_workers(
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_evaluation_counts_each_example_once_on_any_number_of_processes(named_source, processes):
     name, source = named_source
-    given = {"transforms": ()} if name == "digits" else {}
+    given = {"transforms": ()} if name in GREY else {}
     found = batches.evaluation(source, processes=processes, **given)
     weights = np.concatenate([each["weight"] for each in found])
     assert weights.sum() == len(source)

@@ -2,10 +2,10 @@
 
 import gzip
 import re
-import struct
 
 import numpy as np
 import pytest
+from support.datasets import idx_bytes
 
 from nest_dist.base import failures
 from nest_dist.data.sources import digits, idx
@@ -36,11 +36,6 @@ def test_a_fingerprint_tells_splits_apart_and_is_stable():
 
 IMAGES = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
 LABELS = np.array([1, 0], np.uint8)
-
-
-def idx_bytes(array):
-    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-    return header + array.tobytes()
 
 
 @pytest.fixture

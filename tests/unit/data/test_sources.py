@@ -9,7 +9,7 @@ from nest_dist.data import batch, decode, records
 from nest_dist.data.sources import array_record, digits, image_folder, synthetic, tf_example, tfds
 
 
-@pytest.fixture(params=["array_record", "image_folder", "tfds", "digits", "synthetic"])
+@pytest.fixture(params=["array_record", "image_folder", "tfds", "idx", "digits", "synthetic"])
 def source(request, tmp_path):
     return datasets.opened(request.param, tmp_path)
 
@@ -34,7 +34,7 @@ def test_every_source_survives_the_way_to_a_worker_process(source):
         )
 
 
-@pytest.mark.parametrize("name", ["array_record", "image_folder", "tfds"])
+@pytest.mark.parametrize("name", ["array_record", "image_folder", "tfds", "idx"])
 def test_the_fingerprint_tells_other_content_apart(name, tmp_path):
     first = datasets.opened(name, tmp_path / "a")
     same = datasets.opened(name, tmp_path / "b")
