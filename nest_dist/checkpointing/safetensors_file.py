@@ -107,7 +107,7 @@ def _header(path: pathlib.Path) -> tuple[dict[str, typing.Any], int]:
             raise _corrupt(path, f"it announces a header of {length} bytes")
         try:
             header = json.loads(file.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _corrupt(path, "its header is not JSON") from None
     if not isinstance(header, dict):
         raise _corrupt(path, "its header does not describe arrays")

@@ -56,12 +56,14 @@ def recognise(
     form = weights.format_of(shapes)
     try:
         seen = {"nest_dist": _ours, "official": _official, "timm": _timm}[form](shapes)
-    except (KeyError, IndexError, ValueError):
+        told = _fields(seen)
+    # A name that is missing, or a shape of another rank.
+    except (KeyError, IndexError, ValueError, ZeroDivisionError):
         raise failures.BadInput(
             f"the {form} weights are incomplete: {len(shapes)} names, without all parts of a "
             "first level; give the whole checkpoint of one NesT."
         ) from None
-    fields = {**_fields(seen), "gelu": weights.GELU[form], **(hints or {})}
+    fields = {**told, "gelu": weights.GELU[form], **(hints or {})}
     for name in ("heads", "block_repeats"):
         if fields[name] is None:
             fields[name] = _from_known(name, seen, fields, known)

@@ -58,6 +58,24 @@ SMALL = {
     },
 }
 
+# What makes each published model smaller and leaves its levels, heads and grids of blocks.
+NARROW = {
+    "nest_tiny": {"image_size": 32, "dim": 12, "block_repeats": (1, 1, 1)},
+    "nest_small": {"image_size": 32, "dim": 12, "block_repeats": (1, 1, 2)},
+    "nest_base": {"image_size": 32, "dim": 16, "block_repeats": (1, 1, 2)},
+    "cifar_nest_tiny": {"image_size": 16, "dim": 12, "block_repeats": (1, 1, 1, 1)},
+    "cifar_nest_small": {"image_size": 16, "dim": 24, "block_repeats": (1, 1, 1, 1)},
+    "cifar_nest_base": {"image_size": 16, "dim": 48, "block_repeats": (1, 1, 1, 1)},
+}
+MEMBERS = (*SMALL, *NARROW)
+
+
+def member(name: str) -> NesT:
+    """A model of each kind and of each published structure, small enough to try laws on."""
+    if name in SMALL:
+        return small(name)
+    return published(name, num_classes=5, stochastic_depth=0.0, **NARROW[name])
+
 
 def published(name: str, **changes: object) -> NesT:
     """A published model with its own number of classes, as its gin file describes it."""

@@ -152,6 +152,7 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
     ("header", "data", "why"),
     [
         (b'{"x": ', b"", "its header is not JSON"),
+        (b'{"x":' * 100_000, b"", "its header is not JSON"),
         ({"x": F32}, b"1234", "its arrays take 8 bytes, but 4 follow the header"),
         ({"x": F32}, b"123456789", "its arrays take 8 bytes, but 9 follow the header"),
         ({"x": {**F32, "shape": [3]}}, b"12345678", "the bytes of x overlap others or do not fit"),

@@ -1,4 +1,4 @@
-"""Each small member of the family, compiled once."""
+"""Each member of the family, compiled once."""
 
 import dataclasses
 import typing
@@ -18,9 +18,9 @@ class Member:
     capture: typing.Callable[..., typing.Any]  # logits and level outputs from variables, images
 
 
-@pytest.fixture(scope="session", params=family.SMALL)
+@pytest.fixture(scope="session", params=family.MEMBERS)
 def member(request: pytest.FixtureRequest) -> Member:
-    model = family.small(request.param)
+    model = family.member(request.param)
     H, W = model.geometry().image_sides
     images = jax.random.normal(jax.random.key(1), (3, H, W, model.num_channels))
     variables = {"params": family.random_params(model)}

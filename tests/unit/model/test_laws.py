@@ -1,6 +1,8 @@
 """What must hold of every member of the family, however it is computed."""
 
 import functools
+import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -42,25 +44,37 @@ def test_an_image_does_not_see_the_other_images_of_its_batch(member):
     assert not np.allclose(before[1:], after[1:])
 
 
-def test_an_aggregated_token_sees_the_five_by_five_tokens_around_its_window():
-    # A window of the pool covers rows 2i to 2i + 2, the convolution one more on either side.
-    side, block_side, C = 8, 2, 6
-    layer = aggregation.Aggregation((4, 4), width=32, compute_dtype="float32")
-    image = jax.random.normal(jax.random.key(0), (1, side, side, C))
+@functools.cache
+def reach_of_an_aggregation(grid, block_side):
+    """Which tokens a change at each token changes: bool [H, W, H / 2, W / 2]."""
+    H, W = (blocks * block_side for blocks in grid)
+    after = tuple(blocks // 2 for blocks in grid)
+    layer = aggregation.Aggregation(grid, width=32, compute_dtype="float32")
+    image = jax.random.normal(jax.random.key(0), (1, H, W, 6))
     variables = layer.init(jax.random.key(1), layout.to_blocks(image, block_side))
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, 0))
     def changed_at(row, column):
         blocks = layout.to_blocks(image.at[0, row, column].add(100.0), block_side)
-        return layout.to_image(layer.apply(variables, blocks), (2, 2))[0]
+        return layout.to_image(layer.apply(variables, blocks), after)[0]
 
-    row, column = (grid.ravel() for grid in jnp.indices((side, side)))
-    whole = layout.to_image(layer.apply(variables, layout.to_blocks(image, block_side)), (2, 2))[0]
+    row, column = (places.ravel() for places in jnp.indices((H, W)))
+    whole = layout.to_image(layer.apply(variables, layout.to_blocks(image, block_side)), after)[0]
     seen = np.any(np.abs(changed_at(row, column) - whole) > 1e-6, axis=-1)  # [H * W, H / 2, W / 2]
-    reach = np.abs(np.arange(side)[:, None] - (2 * np.arange(side // 2) + 1)) <= 2  # [H, H / 2]
-    expected = reach[:, None, :, None] & reach[None, :, None, :]
-    np.testing.assert_array_equal(seen.reshape(expected.shape), expected)
+    return seen.reshape(H, W, H // 2, W // 2)
+
+
+def test_an_aggregated_token_sees_the_five_by_five_tokens_around_its_window(member):
+    # A window of the pool covers rows 2i to 2i + 2, the convolution one more on either side.
+    def within(side):
+        return np.abs(np.arange(side)[:, None] - (2 * np.arange(side // 2) + 1)) <= 2
+
+    geometry = member.model.geometry()
+    for grid in geometry.grids[:-1]:
+        seen = reach_of_an_aggregation(grid, geometry.block_side)
+        rows, columns = (within(length) for length in seen.shape[:2])
+        np.testing.assert_array_equal(seen, rows[:, None, :, None] & columns[None, :, None, :])
 
 
 def test_one_shared_key_and_value_head_equals_many_heads_that_are_copies_of_it():
@@ -116,7 +130,7 @@ def test_parameters_are_float32_in_bfloat16_models_too():
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
-def test_a_second_call_with_an_equal_model_does_not_trace_again():
+def test_a_second_call_with_an_equal_model_does_not_trace_again(member):
     traces = []
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -124,10 +138,8 @@ def test_a_second_call_with_an_equal_model_does_not_trace_again():
         traces.append(model)
         return model.apply(variables, images)
 
-    images = jnp.zeros((1, 16, 16, 3))
-    variables = {"params": family.random_params(family.small("multi_query"))}
-    for _ in range(2):
-        forward(family.small("multi_query"), variables, images + 1)
+    for again in range(2):
+        forward.trace(member.model.clone(), member.variables, member.images + again)
     assert len(traces) == 1
 
 
@@ -167,20 +179,43 @@ def test_each_drop_rate_has_its_own_effect():
     assert all(not np.allclose(plain, logits) for logits in dropped)
 
 
-def test_stochastic_depth_drops_whole_examples_and_is_unbiased():
-    rate, B = 0.3, 20_000
+@pytest.mark.parametrize("name", family.PUBLISHED)
+def test_stochastic_depth_drops_whole_examples_and_is_unbiased_at_every_rate(name):
+    model, B = family.published(name), 20_000
     branch = 1 + jnp.arange(4.0)  # [C]
-    dropped = chance.drop(
-        jnp.tile(branch, (B, 1)), rate, jax.random.split(jax.random.key(0), B), whole=True
+    drop = jax.jit(functools.partial(chance.drop, whole=True))
+    rates = itertools.chain(*encoder.drop_rates(model.stochastic_depth, model.block_repeats))
+    for layer, rate in enumerate(rates):
+        keys = jax.random.split(jax.random.key(layer), B)
+        dropped = np.asarray(drop(jnp.tile(branch, (B, 1)), rate, keys))
+        stays = dropped[:, 0] != 0
+        np.testing.assert_array_equal(dropped[~stays], 0)
+        kept = np.broadcast_to(branch / (1 - rate), (stays.sum(), 4))
+        np.testing.assert_allclose(dropped[stays], kept, rtol=1e-6)
+        # Five standard deviations of the mean of B draws of 0 or 1 / (1 - rate).
+        limit = 5 * math.sqrt(rate / (1 - rate) / B) + 1e-6
+        np.testing.assert_allclose(dropped.mean(axis=0) / branch, 1, atol=limit)
+
+
+@pytest.mark.parametrize("branch", ["attention", "mlp"])
+def test_a_branch_of_a_layer_adds_in_expectation_what_it_adds_without_drops(branch, member):
+    rate, B = 0.3, 2_000
+    model = member.model
+    options = encoder.Options(
+        model.multi_query, model.mlp_ratio, 0.0, 0.0, model.gelu, "float32", "none"
     )
-    stays = dropped[:, 0] != 0
-    np.testing.assert_allclose(
-        dropped[stays], jnp.tile(branch / (1 - rate), (stays.sum(), 1)), rtol=1e-6
-    )
-    np.testing.assert_array_equal(dropped[~stays], 0)
-    # The mean of B draws of 0 or 1 / (1 - rate) has the standard deviation
-    # sqrt(rate / (1 - rate) / B) = 0.0046; five of them.
-    np.testing.assert_allclose(dropped.mean(axis=0) / branch, 1, atol=0.024)
+    layer = encoder.EncoderLayer(model.heads, rate, options)
+    params = dict(member.variables["params"]["levels_0"]["layers_0"])
+    other = {"attention": "mlp", "mlp": "attention"}[branch]
+    silent = jax.tree.map(jnp.zeros_like, params[other]["output"])
+    params[other] = {**params[other], "output": silent}
+    blocks = jax.random.normal(jax.random.key(0), (1, 1, 4, model.dim))
+    apply = jax.jit(lambda blocks, keys: layer.apply({"params": params}, blocks, keys) - blocks)
+    added = apply(jnp.tile(blocks, (B, 1, 1, 1)), jax.random.split(jax.random.key(1), B))
+    # Five standard deviations of the mean of B draws of 0 or 1 / (1 - rate).
+    limit = 5 * math.sqrt(rate / (1 - rate) / B)
+    whole = np.asarray(apply(blocks, None)[0])
+    assert np.max(np.abs(added.mean(axis=0) - whole)) < limit * np.max(np.abs(whole))
 
 
 def test_a_layer_whose_branches_are_dropped_passes_its_input_on():

@@ -177,6 +177,10 @@ def test_weights_of_something_else_are_refused(published):
         recognition.recognise(foreign, published)
     with pytest.raises(failures.BadInput, match=r"the timm weights are incomplete: 1 names"):
         recognition.recognise({"patch_embed.proj.weight": (96, 3, 4, 4)}, published)
+    for name, shape in (("patch_embedding/kernel", (4, 4, 3)), ("levels_1/position_embedding", ())):
+        ours = {**weights.shapes_of(family.small("multi_head")), name: shape}
+        with pytest.raises(failures.BadInput, match=r"the nest_dist weights are incomplete: "):
+            recognition.recognise(ours, published)
 
 
 def test_heads_and_depths_that_nothing_tells_must_be_given(published):
