@@ -19,9 +19,9 @@ def for_writing(name: str | None) -> pathlib.Path:
         BadInput: if none is given, it is a file, or it cannot be written.
     """
     path = _given(name)
-    if path.exists() and not path.is_dir():
-        raise failures.BadInput(f"--workdir is {path}, which is a file; give a folder.")
     try:
+        if path.exists() and not path.is_dir():
+            raise failures.BadInput(f"--workdir is {path}, which is a file; give a folder.")
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
@@ -40,7 +40,14 @@ def for_reading(name: str | None) -> pathlib.Path:
         BadInput: if none is given or no run was started in it.
     """
     path = _given(name)
-    if not (path / CONFIGURATION).is_file():
+    try:
+        started = (path / CONFIGURATION).is_file()
+    except OSError as error:
+        raise failures.BadInput(
+            f"--workdir is {path}, which cannot be read ({error.strerror}); give a folder that the "
+            f"user {os.getuid()} may read."
+        ) from None
+    if not started:
         raise failures.BadInput(
             f"--workdir is {path}, where no run was started (it has no {CONFIGURATION}); give the "
             "folder of a run, or start one with `nest-dist train`."
