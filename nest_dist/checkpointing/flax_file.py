@@ -23,18 +23,18 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     memory.require(path, path.stat().st_size)  # the format has no header; arrays are most of it
     try:
         tree = serialization.msgpack_restore(path.read_bytes())
+        others: list[str] = []
+        for name in _INSIDE:
+            if isinstance(tree, dict) and name in tree:
+                others += [other for other in tree if other != name]
+                tree = tree[name]
+        leaves = names.flatten(tree) if isinstance(tree, dict) else {}
     # A damaged file can raise nearly anything, none of which says more than this.
     except Exception as error:
         raise failures.BadInput(
             f"{path} is no whole flax checkpoint ({failures.first_line(error)}); fetch or write it "
             "again."
         ) from None
-    others: list[str] = []
-    for name in _INSIDE:
-        if isinstance(tree, dict) and name in tree:
-            others += [other for other in tree if other != name]
-            tree = tree[name]
-    leaves = names.flatten(tree) if isinstance(tree, dict) else {}
     if not leaves or not all(isinstance(leaf, np.ndarray) for leaf in leaves.values()):
         raise failures.BadInput(
             f"{path} is a msgpack file, but not one of arrays by name; give a checkpoint."

@@ -43,6 +43,8 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Metadata]:
     data_bytes = path.stat().st_size - start
     try:
         metadata = dict(header.pop("__metadata__", {}))
+        if not all(isinstance(text, str) for text in metadata.values()):
+            raise TypeError("not texts")
         places = {name: _Place(entry) for name, entry in header.items()}
     except (KeyError, TypeError, ValueError, AttributeError):
         raise _corrupt(path, "its header does not describe arrays") from None

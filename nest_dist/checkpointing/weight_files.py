@@ -65,11 +65,26 @@ def write(path: pathlib.Path, writer: Callable[[pathlib.Path], typing.Any]) -> N
     Raises:
         BadInput: if there is such a file already, or the folder cannot be written.
     """
-    if path.exists():
-        raise failures.BadInput(f"{path} is there already; remove it, or choose another name.")
+    require_new(path)
     try:
         files.write_whole(path, writer)
     except OSError as error:
-        raise failures.BadInput(
-            f"{path} cannot be written ({error.strerror}); choose another folder."
-        ) from None
+        raise _not_writable(path, error) from None
+
+
+def require_new(path: pathlib.Path) -> None:
+    """Checks that there is no such file yet.
+
+    Raises:
+        BadInput: if there is, or nobody can tell.
+    """
+    try:
+        taken = path.exists()
+    except OSError as error:
+        raise _not_writable(path, error) from None
+    if taken:
+        raise failures.BadInput(f"{path} is there already; remove it, or choose another name.")
+
+
+def _not_writable(path: pathlib.Path, error: OSError) -> failures.BadInput:
+    return failures.BadInput(f"{path} cannot be written ({error.strerror}); choose another folder.")

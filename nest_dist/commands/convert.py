@@ -91,13 +91,22 @@ def _checked_out(out: str, form: weights.Format) -> pathlib.Path:
             f"OUT is {out}; for --to={form} it must end in {ending}, by which other programs "
             "know the format."
         )
-    if path.exists():
-        raise failures.BadInput(f"{path} is there already; remove it, or choose another name.")
+    weight_files.require_new(path)
     return path
 
 
 def _hints(bindings: typing.Sequence[str]) -> dict[str, typing.Any]:
     """Fields of NesT that the weights do not tell, as in NesT.heads = 3."""
-    text = recorded.Recorded("\n".join(bindings))
+    try:
+        text = recorded.Recorded("\n".join(bindings))
+    except failures.BadInput:
+        raise failures.BadInput(
+            f"--gin_bindings is {bindings[-1]!r}, which gin cannot read; write NesT.heads = 3."
+        ) from None
     values = {name: text.value("NesT", name) for name in pretrained.HINTS}
+    for name in text.plain().keys() - {f"NesT.{hint}" for hint in pretrained.HINTS}:
+        raise failures.BadInput(
+            f"--gin_bindings has {name}, which weights tell themselves; convert takes only "
+            f"{' and '.join(f'NesT.{hint}' for hint in pretrained.HINTS)}."
+        )
     return {name: value for name, value in values.items() if value is not None}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import pathlib
 import typing
 from collections.abc import Mapping
@@ -109,17 +110,17 @@ def find(
         BadInput: if there are none, they are damaged, or belong to no NesT.
     """
     path = pathlib.Path(where).expanduser().absolute()
-    if path.is_dir():
-        return _in_folder(path, step, hints or {})
-    if not path.exists():
-        require_trained(where)
-        if not hub.looks_like_id(str(where)):
-            known = checks.suggestion(str(where), variants.models())
-            raise failures.BadInput(
-                f"{where} is no file, no folder and no variant of NesT; {known}"
-            )
-        path = hub.download(str(where))
-    return _in_file(path, hints or {})
+    try:
+        if path.is_dir():
+            return _in_folder(path, step, hints or {})
+        if not path.exists():
+            path = _downloaded(str(where))
+        return _in_file(path, hints or {})
+    except OSError as error:
+        raise failures.BadInput(
+            f"{where} cannot be read ({error.strerror}); give a file or folder that the user "
+            f"{os.getuid()} may read."
+        ) from None
 
 
 def require_trained(where: str | pathlib.Path) -> None:
@@ -188,6 +189,15 @@ def _ready(
         class_names=class_names,
         notes=notes,
     )
+
+
+def _downloaded(where: str) -> pathlib.Path:
+    """The file that a name stands for which is no path."""
+    require_trained(where)
+    if not hub.looks_like_id(where):
+        known = checks.suggestion(where, variants.models())
+        raise failures.BadInput(f"{where} is no file, no folder and no variant of NesT; {known}")
+    return hub.download(where)
 
 
 def _in_folder(path: pathlib.Path, step: int | None, hints: Mapping[str, typing.Any]) -> Found:

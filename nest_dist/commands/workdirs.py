@@ -28,17 +28,16 @@ def for_writing(name: str | None, flag: str = "--workdir") -> Folder:
         BadInput: if none is given, it is a file, or it cannot be written.
     """
     path = _given(name, flag)
-    if path.exists() and not path.is_dir():
-        raise failures.BadInput(f"{flag} is {path}, which is a file; give a folder.")
     probe = path / f".probe-{secrets.token_hex(8)}"
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe.write_text("")
         probe.unlink()
-    except Exception as error:  # that of a bucket may be of its library, or of the network's
-        cause = getattr(error, "strerror", None) or failures.first_line(error)
+    except FileExistsError:
+        raise failures.BadInput(f"{flag} is {path}, which is a file; give a folder.") from None
+    except Exception as error:
         raise failures.BadInput(
-            f"{flag} is {path}, which cannot be written ({cause}); give a folder that "
+            f"{flag} is {path}, which cannot be written ({_cause(error)}); give a folder that "
             f"the user {os.getuid()} may write."
         ) from None
     return path
@@ -51,12 +50,24 @@ def for_reading(name: str | None) -> Folder:
         BadInput: if none is given or no run was started in it.
     """
     path = _given(name)
-    if not (path / CONFIGURATION).exists():
+    try:
+        started = (path / CONFIGURATION).exists()
+    except Exception as error:
+        raise failures.BadInput(
+            f"--workdir is {path}, which cannot be read ({_cause(error)}); give a folder that the "
+            f"user {os.getuid()} may read."
+        ) from None
+    if not started:
         raise failures.BadInput(
             f"--workdir is {path}, where no run was started (it has no {CONFIGURATION}); give the "
             "folder of a run, or start one with `nest-dist train`."
         )
     return path
+
+
+def _cause(error: Exception) -> str:
+    """That of a bucket may be of its library, or of the network's."""
+    return getattr(error, "strerror", None) or failures.first_line(error)
 
 
 def _given(name: str | None, flag: str = "--workdir") -> Folder:

@@ -5,6 +5,7 @@ import pickle
 import zipfile
 
 import ml_dtypes
+import msgpack
 import numpy as np
 import pytest
 from flax import serialization
@@ -160,6 +161,7 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ({"x": {**F32, "dtype": "F33"}}, b"12345678", "its header does not describe arrays"),
         ({"x": {**F32, "shape": [-2]}}, b"12345678", "its header does not describe arrays"),
         ({"x": [1, 2]}, b"", "its header does not describe arrays"),
+        ({"__metadata__": {"format": 1}}, b"", "its header does not describe arrays"),
     ],
 )
 def test_a_damaged_safetensors_file_is_refused(header, data, why, tmp_path):
@@ -200,6 +202,8 @@ def test_a_damaged_or_foreign_flax_file_is_refused(tmp_path):
     flax_file.write(tmp_path / "whole", ARRAYS)
     (tmp_path / "cut").write_bytes((tmp_path / "whole").read_bytes()[:-20])
     refused(tmp_path / "cut", r"cut is no whole flax checkpoint \(.*\); fetch or write it again\.")
+    (tmp_path / "keys").write_bytes(msgpack.packb({"a": {1: b"", "b": b""}}))
+    refused(tmp_path / "keys", r"keys is no whole flax checkpoint \(.*\); fetch or write it")
     (tmp_path / "text").write_bytes(serialization.msgpack_serialize({"hello": "world"}))
     refused(tmp_path / "text", r"text is a msgpack file, but not one of arrays by name; give a")
 

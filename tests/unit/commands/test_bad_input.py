@@ -31,6 +31,13 @@ def test_a_workdir_that_cannot_be_written():
     assert_refused(done, "--workdir is /proc/nest_dist, which cannot be written", "give a folder")
 
 
+def test_a_workdir_whose_name_is_too_long(tmp_path):
+    name = tmp_path / ("x" * 300)
+    assert_refused(train(name), "which cannot be written (File name too long); give a folder")
+    done = commands.nest_dist("evaluate", f"--workdir={name}")
+    assert_refused(done, "which cannot be read (File name too long); give a folder")
+
+
 def test_a_workdir_that_is_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     assert_refused(train(tmp_path / "file"), f"{tmp_path}/file, which is a file; give a folder")

@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -22,22 +23,28 @@ def assert_same_bytes(found, expected):
         assert np.asarray(found[name]).tobytes() == np.asarray(leaf).tobytes(), name
 
 
-def test_a_checkpoint_goes_through_every_format_and_comes_back_byte_for_byte(trained, tmp_path):
-    heads = "--gin_bindings=NesT.heads = 1"  # which timm's names and shapes do not tell
-    a, b, c, d, e = (
-        tmp_path / name
-        for name in ("a.safetensors", "b.flax", "c.safetensors", "d.flax", "e.safetensors")
-    )
-    said = convert("nest_dist", "nest_dist", trained.workdir, a)
+def test_a_checkpoint_becomes_a_file_byte_for_byte_and_what_it_is_is_said(trained, tmp_path):
+    said = convert("nest_dist", "nest_dist", trained.workdir, tmp_path / "a.safetensors")
     assert "nest_dist weights of a NesT of 2 levels with (1, 1) layers, width 8, 1 heads" in said
     assert "left out: step, optimizer" in said
-    assert_same_bytes(weight_files.read(a).arrays, trained.params)
-    convert("nest_dist", "official", a, b)
-    convert("official", "timm", b, c)
-    convert("timm", "official", c, d, heads)
-    convert("official", "nest_dist", d, e)
-    assert b.read_bytes() == d.read_bytes()
-    assert_same_bytes(weight_files.read(e).arrays, trained.params)
+    assert_same_bytes(weight_files.read(tmp_path / "a.safetensors").arrays, trained.params)
+
+
+@pytest.mark.parametrize(("form", "to"), itertools.product(weights.FORMATS, repeat=2))
+def test_from_each_format_to_each_and_back_gives_the_same_bytes(form, to, trained, tmp_path):
+    heads = "--gin_bindings=NesT.heads = 1"  # which timm's names and shapes do not tell
+    start, there, back = (
+        tmp_path / f"{name}.{'flax' if form_of_file == 'official' else 'safetensors'}"
+        for name, form_of_file in (("start", form), ("there", to), ("back", form))
+    )
+    convert("nest_dist", form, trained.workdir, start)
+    convert(form, to, start, there, heads)
+    convert(to, form, there, back, heads)
+    assert_same_bytes(weight_files.read(back).arrays, weight_files.read(start).arrays)
+    if form != "nest_dist":  # whose files also say where they come from
+        assert back.read_bytes() == start.read_bytes()
+    again = pretrained.find(back, hints={"heads": 1})
+    assert_same_bytes(again.params, trained.params)
 
 
 def test_our_file_keeps_model_preprocessing_and_class_names(trained, pictures, tmp_path):
@@ -135,6 +142,22 @@ def test_another_gelu_where_the_weights_go_is_pointed_out(gelu, form, differ, tr
         (
             ["--from=nest_dist", "--to=official", "IN", "no/o.flax"],
             "no/o.flax cannot be written (No such file or directory); choose another folder.",
+        ),
+        (
+            ["--from=nest_dist", "--to=official", "IN", f"{'o' * 300}.flax"],
+            "o.flax cannot be written (File name too long); choose another folder.",
+        ),
+        (
+            ["--from=nest_dist", "--to=official", "o" * 300, "o.flax"],
+            "ooo cannot be read (File name too long); give a file or folder that the user",
+        ),
+        (
+            ["--from=nest_dist", "--to=official", "IN", "o.flax", "--gin_bindings=NesT.haeds = 3"],
+            "--gin_bindings has NesT.haeds, which weights tell themselves; convert takes only ",
+        ),
+        (
+            ["--from=nest_dist", "--to=official", "IN", "o.flax", "--gin_bindings=NesT.heads ="],
+            "--gin_bindings is 'NesT.heads =', which gin cannot read; write NesT.heads = 3.",
         ),
     ],
 )
