@@ -1,7 +1,5 @@
 """What a compiled training step takes of the devices that it was compiled for."""
 
-import collections
-import math
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -39,7 +37,7 @@ def of_step(wired: wiring.Wiring, compiled: jax.stages.Compiled) -> Forecast:
     chip = chips.of_kind(kind)
     text = compiled.as_text()
     program = estimates.read(text)
-    exchanged = _exchanged(text, program, mesh)
+    exchanged = collectives.totals(collectives.found(text, mesh), mesh, program.executions)
     needed = flops.training_flops(run.model)
     images = run.global_batch / mesh.size
     found: Forecast = {
@@ -158,19 +156,3 @@ def _memory(
 def _part(instruction: estimates.Instruction) -> str:
     source = instruction.source
     return next((part for pattern, part in PARTS.items() if re.search(pattern, source)), OTHER)
-
-
-def _exchanged(
-    text: str, program: estimates.Program, mesh: jax.sharding.Mesh
-) -> list[dict[str, typing.Any]]:
-    """Of each kind along the same axes: operations a step, their bytes, and those on the wire."""
-    found: dict[tuple[str, ...], collections.Counter[str]] = {}
-    for each in collectives.found(text, mesh):
-        times = program.executions.get(each.computation, 1)
-        # Along no axis: as if all devices met.
-        size = math.prod(mesh.shape.get(axis, mesh.size) for axis in each.axes)
-        counted = found.setdefault((each.kind, *each.axes), collections.Counter())
-        counted["operations"] += times
-        counted["bytes"] += times * each.bytes
-        counted["wire_bytes"] += times * each.wire_bytes(size)
-    return [{"kind": kind, "axes": axes, **counted} for (kind, *axes), counted in found.items()]
