@@ -43,6 +43,7 @@ def of_step(wired: wiring.Wiring, compiled: jax.stages.Compiled) -> Forecast:
     found: Forecast = {
         "device_kind": kind,
         "devices": mesh.size,
+        "slices": run.mesh.sizes(mesh.size)["slices"],
         "mesh": dict(mesh.shape),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(wired.shapes.params)),
         "global_batch": run.global_batch,
@@ -115,6 +116,8 @@ def _cycle_lines(found: Forecast) -> Iterator[str]:
     missing = [f"{number} {opcode}" for opcode, number in found["without_estimate"].items()]
     if missing:
         yield f"  without an estimate: {', '.join(missing)}"
+    if found["slices"] > 1:
+        yield "  not counted: the slow network between the slices"
     if found["loops_counted_once"]:
         yield f"  counted once: the loops {', '.join(found['loops_counted_once'])}"
     yield (
@@ -138,7 +141,12 @@ def _memory(
     # Devices store arrays in tiles.
     parts["padding of these"] = used.argument_size_in_bytes - sum(parts.values())
     fresh = used.output_size_in_bytes - used.alias_size_in_bytes
-    working = used.peak_memory_in_bytes - used.argument_size_in_bytes - fresh
+    # A TPU's temporaries also lie on the chip itself, outside of HBM.
+    working = (
+        used.peak_memory_in_bytes - used.argument_size_in_bytes - fresh
+        if chip
+        else used.temp_size_in_bytes
+    )
     parts["activations and temporaries"] = working
     parts["results beside the state"] = fresh
     parts["program"] = used.generated_code_size_in_bytes
