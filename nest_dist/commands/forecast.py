@@ -1,7 +1,5 @@
 """What a compiled training step takes of the devices that it was compiled for."""
 
-import collections
-import math
 import re
 import typing
 from collections.abc import Iterator, Mapping
@@ -39,12 +37,13 @@ def of_step(wired: wiring.Wiring, compiled: jax.stages.Compiled) -> Forecast:
     chip = chips.of_kind(kind)
     text = compiled.as_text()
     program = estimates.read(text)
-    exchanged = _exchanged(text, program, mesh)
+    exchanged = collectives.totals(collectives.found(text, mesh), mesh, program.executions)
     needed = flops.training_flops(run.model)
     images = run.global_batch / mesh.size
     found: Forecast = {
         "device_kind": kind,
         "devices": mesh.size,
+        "slices": run.mesh.sizes(mesh.size)["slices"],
         "mesh": dict(mesh.shape),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(wired.shapes.params)),
         "global_batch": run.global_batch,
@@ -117,6 +116,8 @@ def _cycle_lines(found: Forecast) -> Iterator[str]:
     missing = [f"{number} {opcode}" for opcode, number in found["without_estimate"].items()]
     if missing:
         yield f"  without an estimate: {', '.join(missing)}"
+    if found["slices"] > 1:
+        yield "  not counted: the slow network between the slices"
     if found["loops_counted_once"]:
         yield f"  counted once: the loops {', '.join(found['loops_counted_once'])}"
     yield (
@@ -140,7 +141,12 @@ def _memory(
     # Devices store arrays in tiles.
     parts["padding of these"] = used.argument_size_in_bytes - sum(parts.values())
     fresh = used.output_size_in_bytes - used.alias_size_in_bytes
-    working = used.peak_memory_in_bytes - used.argument_size_in_bytes - fresh
+    # A TPU's temporaries also lie on the chip itself, outside of HBM.
+    working = (
+        used.peak_memory_in_bytes - used.argument_size_in_bytes - fresh
+        if chip
+        else used.temp_size_in_bytes
+    )
     parts["activations and temporaries"] = working
     parts["results beside the state"] = fresh
     parts["program"] = used.generated_code_size_in_bytes
@@ -158,19 +164,3 @@ def _memory(
 def _part(instruction: estimates.Instruction) -> str:
     source = instruction.source
     return next((part for pattern, part in PARTS.items() if re.search(pattern, source)), OTHER)
-
-
-def _exchanged(
-    text: str, program: estimates.Program, mesh: jax.sharding.Mesh
-) -> list[dict[str, typing.Any]]:
-    """Of each kind along the same axes: operations a step, their bytes, and those on the wire."""
-    found: dict[tuple[str, ...], collections.Counter[str]] = {}
-    for each in collectives.found(text, mesh):
-        times = program.executions.get(each.computation, 1)
-        # Along no axis: as if all devices met.
-        size = math.prod(mesh.shape.get(axis, mesh.size) for axis in each.axes)
-        counted = found.setdefault((each.kind, *each.axes), collections.Counter())
-        counted["operations"] += times
-        counted["bytes"] += times * each.bytes
-        counted["wire_bytes"] += times * each.wire_bytes(size)
-    return [{"kind": kind, "axes": axes, **counted} for (kind, *axes), counted in found.items()]

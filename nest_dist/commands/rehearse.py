@@ -58,11 +58,7 @@ def run(options: cli.Options) -> None:
     policies = fitting.policies(options.remat)
     limit = fitting.require_limit(wired) if options.fit else 0
     folder = workdirs.for_writing(options.output or OUTPUT, "--output")
-    report = {
-        "topology": options.topology,
-        "slices": options.slices,
-        "versions": preflight.versions(),
-    }
+    report = {"topology": options.topology, "versions": preflight.versions()}
     if options.fit:
         tries = _fit(wired, policies, limit)
         report["fit"] = list(map(dataclasses.asdict, tries))

@@ -1,10 +1,12 @@
 """What devices say to each other in a compiled program: every collective, its size and its axes."""
 
+import collections
 import dataclasses
 import itertools
 import math
 import re
-from collections.abc import Iterable, Sequence
+import typing
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from jax.sharding import Mesh
@@ -93,6 +95,28 @@ def found(program: str, mesh: Mesh) -> list[Collective]:
             )
         )
     return collectives
+
+
+def totals(
+    found: Iterable[Collective], mesh: Mesh, executions: Mapping[str, int]
+) -> list[dict[str, typing.Any]]:
+    """Of each kind along the same axes: operations a run, their bytes, and those on the wire.
+
+    Args:
+        found: the collectives of a program.
+        mesh: that it was compiled for.
+        executions: how often each computation of the program runs.
+    """
+    counted: dict[tuple[str, ...], collections.Counter[str]] = {}
+    for each in found:
+        times = executions.get(each.computation, 1)
+        # Along no axis: as if all devices met.
+        size = math.prod(mesh.shape.get(axis, mesh.size) for axis in each.axes)
+        total = counted.setdefault((each.kind, *each.axes), collections.Counter())
+        total["operations"] += times
+        total["bytes"] += times * each.bytes
+        total["wire_bytes"] += times * each.wire_bytes(size)
+    return [{"kind": kind, "axes": axes, **total} for (kind, *axes), total in counted.items()]
 
 
 def _elements(shape: str) -> int:
