@@ -7,6 +7,7 @@ import skimage.data
 
 from nest_dist.data import decode
 
+
 @functools.cache
 def photograph(name: str = "chelsea", side: int | None = None) -> np.ndarray:
     """uint8 [H, W, 3]; with `side` the square of that many pixels in its middle."""
