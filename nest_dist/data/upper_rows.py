@@ -69,6 +69,6 @@ def opened(image: decode.Encoded | np.ndarray) -> Jpeg | None:
             frame = at
         if marker == SCAN:
             found = Jpeg(image, frame, at)
-            all_channels = frame and image[at + 4] == image[frame + 9]
-            return found if all_channels and min(found.sides) else None
+            all_channels = frame > 0 and image[at + 4] == image[frame + 9]
+            return found if all_channels and min(found.sides) > 0 else None
     return None
