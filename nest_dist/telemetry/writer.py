@@ -14,6 +14,7 @@ from nest_dist.telemetry import histograms, pictures
 
 METRICS = "metrics.jsonl"
 EVENTS = "tensorboard"
+FLUSH_SECONDS = 30
 
 
 class Writer:
@@ -24,9 +25,12 @@ class Writer:
         self._path = workdir / METRICS
         # By default a file is named by the second only; the later of two would replace the first.
         suffix = f".{time.time_ns()}"
-        self._events = tensorboardX.SummaryWriter(
-            str(workdir / EVENTS), flush_secs=30, filename_suffix=suffix
-        )
+        self._events = tensorboardX.SummaryWriter(str(workdir / EVENTS), filename_suffix=suffix)
+        # By the library's own thread, events wait in a queue; were it to die of a full disk, the run
+        # would wait for it without end. Written from here, an event fails here.
+        events = self._events.file_writer.event_writer
+        events.add_event = events._ev_writer.write_event
+        self._flushed = time.monotonic()
         self._open(first_step)
 
     def rewind(self, step: int) -> None:
@@ -40,6 +44,8 @@ class Writer:
         self._lines.flush()
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
 
     def text(self, name: str, text: str, step: int) -> None:
         """A text shown as it is."""
@@ -78,6 +84,7 @@ class Writer:
     def flush(self) -> None:
         """Brings everything to disk."""
         self._events.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Flushes and closes both."""
