@@ -26,7 +26,7 @@ class Writer:
         # By default a file is named by the second only; the later of two would replace the first.
         suffix = f".{time.time_ns()}"
         self._events = tensorboardX.SummaryWriter(str(workdir / EVENTS), filename_suffix=suffix)
-        # By the library's own thread, events wait in a queue; were it to die of a full disk, the run
+        # The library's own thread takes events from a queue; were it to die of a full disk, the run
         # would wait for it without end. Written from here, an event fails here.
         events = self._events.file_writer.event_writer
         events.add_event = events._ev_writer.write_event
