@@ -85,6 +85,8 @@ def test_a_disk_that_takes_no_events_is_told_at_once(tmp_path):
     record = full._events.file_writer.event_writer._ev_writer._py_recordio_writer
     assert record.path == str(events_file)
     record._writer.close()
-    with open("/dev/full", "wb", buffering=0) as record._writer:
-        with pytest.raises(OSError, match="No space left on device"):
-            full.scalars(2, {"train/loss": 1.0})
+    with (
+        open("/dev/full", "wb", buffering=0) as record._writer,
+        pytest.raises(OSError, match="No space left on device"),
+    ):
+        full.scalars(2, {"train/loss": 1.0})
