@@ -13,6 +13,7 @@ from tensorboardX.proto import event_pb2, summary_pb2
 from nest_dist.telemetry import desk, histograms, pictures
 
 EVENTS = "tensorboard"
+FLUSH_SECONDS = 30
 
 
 class Writer:
@@ -23,9 +24,12 @@ class Writer:
         self._path = workdir / desk.METRICS
         # By default a file is named by the second only; the later of two would replace the first.
         suffix = f".{time.time_ns()}"
-        self._events = tensorboardX.SummaryWriter(
-            str(workdir / EVENTS), flush_secs=30, filename_suffix=suffix
-        )
+        self._events = tensorboardX.SummaryWriter(str(workdir / EVENTS), filename_suffix=suffix)
+        # The library's own thread takes events from a queue; were it to die of a full disk, the run
+        # would wait for it without end. Written from here, an event fails here.
+        events = self._events.file_writer.event_writer
+        events.add_event = events._ev_writer.write_event
+        self._flushed = time.monotonic()
         self._open(first_step)
 
     def rewind(self, step: int) -> None:
@@ -39,6 +43,8 @@ class Writer:
         self._lines.flush()
         for name, value in metrics.items():
             self._events.add_scalar(name, value, step)
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
 
     def text(self, name: str, text: str, step: int) -> None:
         """A text shown as it is."""
@@ -77,6 +83,7 @@ class Writer:
     def flush(self) -> None:
         """Brings everything to disk."""
         self._events.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Flushes and closes both."""

@@ -48,10 +48,10 @@ def test_a_kill_at_any_write_leaves_a_whole_checkpoint_and_the_next_save_succeed
         assert all("it was never finished" in note for note in notes), notes
         jax.tree.map(np.testing.assert_array_equal, restored(checkpoints, step), saving.state(step))
         checkpoints.close()
-        saving.save(folder, 3)
+        saving.save(folder, 3, 4)
         checkpoints = saving.opened(folder)
-        assert checkpoints.newest_whole() == (3, []), number
-        assert checkpoints.steps() == [2, 3]
+        assert checkpoints.newest_whole() == (4, []), number
+        assert checkpoints.steps() == [3, 4]
         checkpoints.close()
     # Up to some write it is the one before, from there on the new one.
     assert newest == sorted(newest)

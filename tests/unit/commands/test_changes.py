@@ -33,6 +33,7 @@ def text(*bindings):
         ("AdamW.beta_2 = 0.9", "AdamW.beta_2", Effect.CHANGES),
         ("Run.num_epochs = 30", "Run.num_epochs", Effect.CHANGES),
         ("Run.label_smoothing = 0.1", "Run.label_smoothing", Effect.CHANGES),
+        ("Run.reproducible_reduction = True", "Run.reproducible_reduction", Effect.CHANGES),
         ("MeshShape.fsdp = 2", "MeshShape.fsdp", Effect.NONE),
         ("Run.log_every_steps = 7", "Run.log_every_steps", Effect.NONE),
         ("Keep.last = 7", "Keep.last", Effect.NONE),

@@ -1,6 +1,7 @@
 import json
 
 import numpy as np
+import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from nest_dist.telemetry import histograms, pictures, writer
@@ -75,3 +76,17 @@ def test_histograms_and_pictures_arrive(tmp_path):
     (small,), (photograph,) = found.Images("train/images"), found.Images("eval/images")
     assert small.encoded_image_string.startswith(b"\x89PNG")
     assert photograph.encoded_image_string.startswith(b"\xff\xd8")
+
+
+def test_a_disk_that_takes_no_events_is_told_at_once(tmp_path):
+    full = writer.Writer(tmp_path, first_step=0)
+    full.scalars(1, {"train/loss": 1.0})
+    (events_file,) = (tmp_path / "tensorboard").iterdir()
+    record = full._events.file_writer.event_writer._ev_writer._py_recordio_writer
+    assert record.path == str(events_file)
+    record._writer.close()
+    with (
+        open("/dev/full", "wb", buffering=0) as record._writer,
+        pytest.raises(OSError, match="No space left on device"),
+    ):
+        full.scalars(2, {"train/loss": 1.0})
