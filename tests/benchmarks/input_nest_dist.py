@@ -82,6 +82,17 @@ def images_per_second(source: Pictures, workers: int) -> float:
     return steps * BATCH / spent
 
 
+def bare_per_second(source: Pictures) -> float:
+    """In wall time, decoding and pixel work alone, from when a line is read on."""
+    bare(source, RECIPE)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    start, rounds = time.perf_counter(), 8
+    for _ in range(rounds):
+        bare(source, RECIPE)
+    return rounds * len(source.pictures) / (time.perf_counter() - start)
+
+
 def read(folder: str) -> Pictures:
     return Pictures([path.read_bytes() for path in sorted(pathlib.Path(folder).glob("*.jpg"))])
 
@@ -92,6 +103,9 @@ def main() -> None:
         found = [(images_per_second(source, 1), images_per_second(source, 2)) for _ in range(3)]
         one, two = sorted(found, key=lambda pair: pair[1] / pair[0])[1]
         print(json.dumps({"one": one, "two": two}))
+        return
+    if sys.argv[1] == "--bare":
+        print(bare_per_second(read(sys.argv[2])))
         return
     os.sched_setaffinity(0, {0})
     source = read(sys.argv[1])

@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import typing
 import venv
 
 HERE = pathlib.Path(__file__).parent
@@ -136,13 +137,31 @@ def show(rounds: list[dict[str, dict[str, float]]]) -> None:
 
 
 def scaling(folder: str) -> str:
-    """Images a second of two worker processes and of one, on all cores, in wall time."""
-    command = [sys.executable, HERE / "input_nest_dist.py", "--scaling", folder]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    """Two worker processes and one in wall time, and what two cores can do at all."""
+    command = [sys.executable, HERE / "input_nest_dist.py"]
+    done = subprocess.run(
+        [*command, "--scaling", folder], check=True, capture_output=True, text=True
+    )
+    found = json.loads(done.stdout)
+    rates = [(together(command, 1, folder), together(command, 2, folder)) for _ in range(3)]
+    ceiling = statistics.median(two / one for one, two in rates)
     return (
         f"two worker processes, as many times as fast as one (goal 1.7): "
-        f"{found['two'] / found['one']:.2f} ({found['one']:.0f} and {found['two']:.0f} images/s)"
+        f"{found['two'] / found['one']:.2f} ({found['one']:.0f} and {found['two']:.0f} images/s)\n"
+        f"two processes without any pipeline, which share no more than the machine: {ceiling:.2f}"
     )
+
+
+def together(command: list[typing.Any], count: int, folder: str) -> float:
+    """Images a second of several processes that do decoding and pixel work alone, at a time."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([*command, "--bare", folder], **pipes) for _ in range(count)]
+    for process in processes:
+        process.stdout.readline()
+    for process in processes:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    return sum(float(process.communicate()[0]) for process in processes)
 
 
 if __name__ == "__main__":

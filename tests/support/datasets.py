@@ -25,8 +25,10 @@ def pictures(pictures_each: int = 4) -> list[tuple[str, int, bytes]]:
     found = []
     for label, name in enumerate(CLASSES):
         photograph = photographs.photograph(name)
+        H, W, _ = photograph.shape
         for number in range(pictures_each):
-            part = photograph[7 * number : 7 * number + 60, 11 * number : 11 * number + 80]
+            top, left = 7 * number % (H - 60), 11 * number % (W - 80)
+            part = photograph[top : top + 60, left : left + 80]
             found.append((f"{name}/{number:03d}.jpg", label, decode.encode(part.copy(), "jpeg")))
     return found
 

@@ -277,6 +277,9 @@ def _quiet() -> None:
     """Leaves it to us to wait for a server, and to the library to repeat a request at once."""
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)
+    # A lock that is not there is made for each listing of files and removed after it, by whichever
+    # thread comes first.
+    datasets.utils.tqdm.get_lock()
     for reading in ("OPEN", "READ"):
         setattr(datasets.config, f"STREAMING_{reading}_MAX_RETRIES", QUICK_ATTEMPTS)
     for name in dir(datasets.config):

@@ -119,6 +119,15 @@ def test_the_fingerprint_tells_other_content_and_another_deal_apart(paths, tmp_p
     assert config(others).open().fingerprint != first
 
 
+def test_files_may_be_opened_by_many_threads_at_once(monkeypatch):
+    # Threads that find no lock here remove it in the end, each of them, and all but one fail.
+    shared = huggingface.datasets.utils.tqdm
+    monkeypatch.delattr(shared, "_lock", raising=False)
+    huggingface._quiet.cache_clear()
+    huggingface._quiet()
+    assert hasattr(shared, "_lock")
+
+
 def test_a_failing_server_changes_no_batch(paths, server, caplog):
     reference, _ = batches.training(config(paths).open(), steps=6)
     stream = config(addresses(server, paths)).open()
