@@ -58,8 +58,9 @@ def main() -> None:
         return loop.Parts(
             step=wired.train_step().lower(wired.shapes, shapes).compile(),
             batches=batches,
+            steps_done=lambda state: int(state.step),
             evaluate=lambda _: {},
-            stop_reached=lambda _: False,
+            stop_reached=lambda: False,
             global_batch=wired.run.global_batch,
             **others,
         )
@@ -75,7 +76,7 @@ def main() -> None:
             shown.metrics(step, metrics)
             ledger.write(at_once=False)
 
-        def save(step: int, _state: object, _measured: object) -> None:
+        def save(step: int, *_: object) -> None:
             ledger.saved(step)
             shown.metrics(step, ledger.metrics())
 

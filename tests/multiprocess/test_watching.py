@@ -52,6 +52,8 @@ def watched(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         # What is compiled goes to the folder of the run, as it does by default.
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         return watch(Watched(tmp_path_factory.mktemp("watched")))
 
 
@@ -84,7 +86,9 @@ def watch(run):
 
 @pytest.fixture(scope="module")
 def events(watched):
-    found = event_accumulator.EventAccumulator(str(watched.workdir / "tensorboard"))
+    everything = dict.fromkeys(event_accumulator.DEFAULT_SIZE_GUIDANCE, 0)
+    folder = str(watched.workdir / "tensorboard")
+    found = event_accumulator.EventAccumulator(folder, size_guidance=everything)
     found.Reload()
     return found
 
