@@ -31,10 +31,6 @@ LONGER = (
 FASHION_MNIST = (
     ".venv/bin/nest-dist train --gin_file=runs/fashion_mnist.gin --workdir=workdirs/fashion_mnist"
 )
-PREPARE = [
-    ".venv/bin/nest-dist prepare ILSVRC2012_img_train.tar --output=data/imagenet --split=train",
-    ".venv/bin/nest-dist prepare validation_folder --output=data/imagenet --split=validation",
-]
 PREDICT = ".venv/bin/nest-dist predict picture.png --checkpoint=workdirs/quickstart"
 EXPORT = ".venv/bin/nest-dist export digits.stablehlo --checkpoint=workdirs/quickstart"
 CONVERT = (
@@ -55,7 +51,6 @@ KNOWN = [
     *readme.IMAGENET,  # tried in faults/test_prepared.py
     *cloud.README,  # tried in launch/test_pod_run.py
     rehearsals.README,  # tried in unit/commands/test_rehearse.py
-    *PREPARE,
     *(PREDICT, EXPORT, CONVERT, FINE_TUNE, FASHION_MNIST, INSTALL, INSTALLED),
 ]
 

@@ -46,7 +46,7 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], Metadata]:
         if not all(isinstance(text, str) for text in metadata.values()):
             raise TypeError("not texts")
         places = {name: _Place(entry) for name, entry in header.items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         raise _corrupt(path, "its header does not describe arrays") from None
     end = 0
     for name, place in sorted(places.items(), key=lambda item: item[1].start):
@@ -99,6 +99,8 @@ class _Place:
         self.start, self.stop = (int(offset) for offset in entry["data_offsets"])
         if min((*self.shape, self.start), default=0) < 0:
             raise ValueError("negative")
+        if math.prod(max(length, 1) for length in self.shape) >= 2**48:
+            raise ValueError("more than any machine can address")
         self.num_bytes = math.prod(self.shape) * self.dtype.itemsize
 
 

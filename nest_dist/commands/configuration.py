@@ -73,9 +73,14 @@ def find(name: str) -> pathlib.Path:
     """
     if name.startswith("gs://"):  # as the folder of a run in a bucket has it
         return epath.Path(name)
-    for path in (pathlib.Path(name), shipped.folder() / name):
-        if path.is_file():
-            return path
+    try:
+        for path in (pathlib.Path(name), shipped.folder() / name):
+            if path.is_file():
+                return path
+    except OSError as error:
+        raise failures.BadInput(
+            f"--gin_file is {name!r}, which cannot be read ({error.strerror}); give another path."
+        ) from None
     known = shipped.names()
     tails = {pathlib.PurePath(each).name: each for each in known}
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)

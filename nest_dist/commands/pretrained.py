@@ -115,6 +115,11 @@ def find(
             return _in_folder(path, step, hints or {})
         if not path.exists():
             path = _downloaded(str(where))
+        if step is not None:
+            raise failures.BadInput(
+                f"--step is {step}, but {where} is a file of weights, which has no steps; leave it "
+                "out, or give a workdir."
+            )
         return _in_file(path, hints or {})
     except OSError as error:
         raise failures.BadInput(

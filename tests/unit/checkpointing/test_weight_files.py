@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import pathlib
 import pickle
@@ -161,6 +162,8 @@ F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         ({"x": {**F32, "dtype": "F33"}}, b"12345678", "its header does not describe arrays"),
         ({"x": {**F32, "shape": [-2]}}, b"12345678", "its header does not describe arrays"),
         ({"x": [1, 2]}, b"", "its header does not describe arrays"),
+        ({"x": {**F32, "shape": [math.inf]}}, b"12345678", "its header does not describe arrays"),
+        ({"x": {**F32, "shape": [0, 10**30]}}, b"", "its header does not describe arrays"),
         ({"__metadata__": {"format": 1}}, b"", "its header does not describe arrays"),
     ],
 )

@@ -53,6 +53,11 @@ def test_an_unknown_gin_file_lists_the_close_ones(tmp_path):
     assert_refused(done, "'runs/quikstart.gin'", "did you mean runs/quickstart.gin?")
 
 
+def test_a_gin_file_whose_name_is_too_long(tmp_path):
+    done = commands.nest_dist("train", f"--gin_file={'x' * 300}", f"--workdir={tmp_path}")
+    assert_refused(done, "--gin_file is 'xxx", "cannot be read (File name too long); give another")
+
+
 def test_a_gin_file_like_none_lists_the_shipped_runs(tmp_path):
     done = commands.nest_dist("train", "--gin_file=zzz", f"--workdir={tmp_path}")
     assert_refused(done, "'zzz'", "shipped runs are", "runs/quickstart.gin")

@@ -124,6 +124,8 @@ def test_what_is_not_there_or_does_not_fit_is_refused(trained, tmp_path):
 def test_a_folder_with_one_file_of_weights_stands_for_it(trained, tmp_path):
     safetensors_file.write(tmp_path / "model.safetensors", trained.params, {})
     assert nest_dist.load(tmp_path).model == trained.model
+    file = tmp_path / "model.safetensors"
+    refused(r"--step is 3, but .*model.safetensors is a file of weights, which has", file, step=3)
     safetensors_file.write(tmp_path / "other.safetensors", trained.params, {})
     refused(r" is a folder with 2 files of weights", tmp_path)
 
