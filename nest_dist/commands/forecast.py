@@ -21,6 +21,7 @@ PARTS = {
     r"/mlp(/|$)": "MLP",
     r"/aggregations_\d+(/|$)": "aggregation",
     r"/(patch|position)_embedding(/|$)": "embedding",
+    r"\b_scan/": "scanning",
 }
 
 Forecast = dict[str, typing.Any]
