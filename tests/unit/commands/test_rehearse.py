@@ -10,7 +10,6 @@ from support import commands, rehearsals
 
 from nest_dist.base import failures
 from nest_dist.commands import cli, forecast, rehearse
-from nest_dist.parallel import collectives
 
 
 def options(*bindings, **given):
@@ -97,16 +96,6 @@ def test_what_devices_exchange_is_told_by_kind_and_axis(rehearsed):
     assert {axes for _, axes in found} == {"fsdp"}
     assert all(each["bytes"] > 0 and each["wire_bytes"] > 0 for each in found.values())
     assert re.search(r"^all-gather over fsdp: \d+ a step, [\d.]+ MB$", screen, re.MULTILINE)
-
-
-def test_bytes_on_the_wire_are_those_of_a_ring():
-    def wire(kind):
-        shapes = ("bf16[8,10]", "f32[4]", "pred[24]")
-        return collectives.Collective(kind, ("data",), shapes, "main", "").wire_bytes(4)
-
-    assert wire("collective-permute") == 160 + 16 + 24
-    assert wire("all-gather") == wire("reduce-scatter") == 150
-    assert wire("all-reduce") == 300
 
 
 def test_an_audit_lists_the_parameters_and_compiles_nothing(monkeypatch, capsys):
