@@ -104,7 +104,7 @@ def made_from(wired: wiring.Wiring, text: str) -> dict[str, str]:
         "code of nest_dist": preflight.code(),
         "kind of device": devices[0].device_kind,
         "number of devices": str(len(devices)),
-        **{key: value for field in FIELDS for key, value in reached[field].items()},
+        **{key: value for field in FIELDS for key, value in reached.get(field, {}).items()},
         "number of training examples": str(len(wired.training_source)),
         "mesh": " x ".join(f"{name}={size}" for name, size in wired.layout.mesh.shape.items()),
         "order of devices": " ".join(str(device.id) for device in devices),

@@ -21,6 +21,7 @@ PARTS = {
     r"/mlp(/|$)": "MLP",
     r"/aggregations_\d+(/|$)": "aggregation",
     r"/(patch|position)_embedding(/|$)": "embedding",
+    r"\b_scan/": "scanning",
 }
 
 Forecast = dict[str, typing.Any]
@@ -37,13 +38,16 @@ def of_step(wired: wiring.Wiring, compiled: jax.stages.Compiled) -> Forecast:
     chip = chips.of_kind(kind)
     text = compiled.as_text()
     program = estimates.read(text)
-    exchanged = collectives.totals(collectives.found(text, mesh), mesh, program.executions)
+    slices = run.mesh.sizes(mesh.size)["slices"]
+    exchanged = collectives.totals(
+        collectives.found(text, mesh, slices), mesh, program.executions, slices
+    )
     needed = flops.training_flops(run.model)
     images = run.global_batch / mesh.size
     found: Forecast = {
         "device_kind": kind,
         "devices": mesh.size,
-        "slices": run.mesh.sizes(mesh.size)["slices"],
+        "slices": slices,
         "mesh": dict(mesh.shape),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(wired.shapes.params)),
         "global_batch": run.global_batch,

@@ -46,6 +46,8 @@ class Absent:
 
 def run(options: cli.Options) -> None:
     """Prints a screen and writes OUTPUT/report.json."""
+    # What is compiled for a TPU cannot be read from JAX's cache where there is none.
+    jax.config.update("jax_enable_compilation_cache", False)
     configured = configuration.load(options.gin_file or (), options.gin_bindings or ())
     text = configuration.text()
     devices = topologies.devices(options.topology, options.slices) if options.topology else None
@@ -128,10 +130,11 @@ def _compiled(wired: wiring.Wiring) -> tuple[jax.stages.Compiled, float]:
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        used = re.search(r"Used ([\d.]+\w?) of ([\d.]+\w?) hbm", str(error))
-        needs = f"{used[1]} of the {used[2]}" if used else "more"
+        # As "(240.00G) exceeds available HBM (15.75G)" or "Used 19.5G of 15.75G hbm".
+        sizes = re.findall(r"[\d.]+[KMGT]\b", failures.first_line(error))
+        needs = f"{sizes[0]}B, a device has {sizes[1]}B" if len(sizes) > 1 else "more than it has"
         raise failures.BadInput(
-            f"Run.global_batch is {wired.run.global_batch}: the step needs {needs} that a device "
-            "has; lower it, raise Run.microbatches, set NesT.remat, or see what --fit finds."
+            f"Run.global_batch is {wired.run.global_batch}: the step needs memory of {needs}; "
+            "lower it, raise Run.microbatches, set NesT.remat, or see what --fit finds."
         ) from None
     return compiled, time.perf_counter() - started

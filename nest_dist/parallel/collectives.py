@@ -55,14 +55,16 @@ class Collective:
         return rounds * self.bytes * (size - 1) // size
 
 
-def found(program: str, mesh: Mesh) -> list[Collective]:
+def found(program: str, mesh: Mesh, slices: int = 1) -> list[Collective]:
     """The collectives of a compiled program, each as often as it is written there.
 
     Args:
         program: the text of optimized HLO.
         mesh: that it was compiled for.
+        slices: that the axis `data` of the mesh crosses. The compiler writes a program for one of
+            them; what they say to each other is not among its collectives.
     """
-    by_groups = _groups_of_axes(mesh)
+    by_groups = _groups_of_axes(_sizes(mesh, slices))
     seen: set[tuple[str, str]] = set()
     collectives = []
     computation = ""
@@ -88,7 +90,7 @@ def found(program: str, mesh: Mesh) -> list[Collective]:
         collectives.append(
             Collective(
                 kind="reduce-scatter" if computation.startswith(SCATTERING) else kind,
-                axes=by_groups.get(_groups(line, mesh.size), ("?",)),
+                axes=by_groups.get(_groups(line, mesh.size // slices), ("?",)),
                 shapes=tuple(shapes),
                 computation=computation,
                 source=source[1] if source else "",
@@ -98,7 +100,7 @@ def found(program: str, mesh: Mesh) -> list[Collective]:
 
 
 def totals(
-    found: Iterable[Collective], mesh: Mesh, executions: Mapping[str, int]
+    found: Iterable[Collective], mesh: Mesh, executions: Mapping[str, int], slices: int = 1
 ) -> list[dict[str, typing.Any]]:
     """Of each kind along the same axes: operations a run, their bytes, and those on the wire.
 
@@ -106,12 +108,14 @@ def totals(
         found: the collectives of a program.
         mesh: that it was compiled for.
         executions: how often each computation of the program runs.
+        slices: as of `found`.
     """
+    sizes = _sizes(mesh, slices)
     counted: dict[tuple[str, ...], collections.Counter[str]] = {}
     for each in found:
         times = executions.get(each.computation, 1)
         # Along no axis: as if all devices met.
-        size = math.prod(mesh.shape.get(axis, mesh.size) for axis in each.axes)
+        size = math.prod(sizes.get(axis, mesh.size) for axis in each.axes)
         total = counted.setdefault((each.kind, *each.axes), collections.Counter())
         total["operations"] += times
         total["bytes"] += times * each.bytes
@@ -129,14 +133,20 @@ def _bits(shape: str) -> int:
     return int(width[1] or 8) if width else 8
 
 
-def _groups_of_axes(mesh: Mesh) -> dict[Groups, tuple[str, ...]]:
+def _sizes(mesh: Mesh, slices: int) -> dict[str, int]:
+    first, *others = mesh.shape.items()
+    return {first[0]: first[1] // slices, **dict(others)}
+
+
+def _groups_of_axes(sizes: Mapping[str, int]) -> dict[Groups, tuple[str, ...]]:
     """The devices, numbered along the mesh, that meet along each combination of axes."""
-    numbers = np.arange(mesh.size).reshape(tuple(mesh.shape.values()))
+    names = list(sizes)
+    numbers = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
     wide = [axis for axis, size in enumerate(numbers.shape) if size > 1]
     found: dict[Groups, tuple[str, ...]] = {}
     for count in range(1, len(wide) + 1):
         for chosen in itertools.combinations(wide, count):
-            found[_along(numbers, chosen)] = tuple(mesh.axis_names[axis] for axis in chosen)
+            found[_along(numbers, chosen)] = tuple(names[axis] for axis in chosen)
     return found
 
 

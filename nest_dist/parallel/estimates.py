@@ -18,7 +18,9 @@ WORK = (
     *("scatter", "gather", "copy", "transpose", "custom-call", "rng-bit-generator"),
 )
 # Names for memory that is there already.
-FREE = re.compile('custom_call_target="(ConcatBitcast|AllocateBuffer)"')
+FREE = re.compile(
+    'custom_call_target="(ConcatBitcast|AllocateBuffer|AssumeGatherIndicesInBound|SliceId)"'
+)
 
 
 @dataclasses.dataclass(frozen=True)

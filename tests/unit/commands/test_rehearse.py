@@ -10,7 +10,6 @@ from support import commands, rehearsals
 
 from nest_dist.base import failures
 from nest_dist.commands import cli, forecast, rehearse
-from nest_dist.parallel import collectives
 
 
 def options(*bindings, **given):
@@ -30,9 +29,11 @@ def rehearsed(tmp_path_factory):
         f"--gin_file={rehearsals.FILES[1]}",
         *(f"--gin_bindings={binding}" for binding in rehearsals.SMALL),
         f"--output={output}",
+        "--keep",
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
+    assert {"step.bin", "manifest.json", "config.gin"} <= {path.name for path in output.iterdir()}
     return done.stdout, json.loads((output / "report.json").read_text())
 
 
@@ -66,7 +67,8 @@ def test_the_bytes_of_a_device_are_told_by_part(rehearsed):
 def test_cycles_are_told_by_part_of_the_model(rehearsed):
     screen, report = rehearsed
     parts = report["cycles"]["parts"]
-    assert parts.keys() == {*forecast.PARTS.values(), forecast.COLLECTIVES, forecast.OTHER}
+    known = {*forecast.PARTS.values(), forecast.COLLECTIVES, forecast.OTHER}
+    assert parts.keys() == known - {"scanning"}
     assert min(parts.values()) > 0
     assert report["cycles"]["step"] == sum(parts.values())
     assert report["cycles"]["image"] == report["cycles"]["step"] / 8
@@ -87,23 +89,13 @@ def test_speed_follows_from_cycles_and_the_table_of_chips(rehearsed):
     assert "of its 197 TFLOP/s, if the estimate holds at 1.50 GHz" in screen
 
 
-def test_gradients_are_shared_out_as_they_are_summed(rehearsed):
+def test_what_devices_exchange_is_told_by_kind_and_axis(rehearsed):
     screen, report = rehearsed
     found = {(each["kind"], *each["axes"]): each for each in report["collectives"]}
-    assert {kind for kind, _ in found} >= {"all-gather", "reduce-scatter"}
+    assert {kind for kind, _ in found} >= {"all-gather", "all-reduce"}
     assert {axes for _, axes in found} == {"fsdp"}
     assert all(each["bytes"] > 0 and each["wire_bytes"] > 0 for each in found.values())
-    assert re.search(r"^reduce-scatter over fsdp: \d+ a step, [\d.]+ MB$", screen, re.MULTILINE)
-
-
-def test_bytes_on_the_wire_are_those_of_a_ring():
-    def wire(kind):
-        shapes = ("bf16[8,10]", "f32[4]", "pred[24]")
-        return collectives.Collective(kind, ("data",), shapes, "main", "").wire_bytes(4)
-
-    assert wire("collective-permute") == 160 + 16 + 24
-    assert wire("all-gather") == wire("reduce-scatter") == 150
-    assert wire("all-reduce") == 300
+    assert re.search(r"^all-gather over fsdp: \d+ a step, [\d.]+ MB$", screen, re.MULTILINE)
 
 
 def test_an_audit_lists_the_parameters_and_compiles_nothing(monkeypatch, capsys):
@@ -158,5 +150,5 @@ def test_a_large_parameter_that_stays_whole_is_refused_before_anything_is_compil
 def test_a_step_that_needs_more_memory_than_there_is_is_refused(tmp_path):
     # 2**30 examples of a batch of 768 bytes alone are 206 GB for each of four devices.
     given = {"examples": 2**30, "output": str(tmp_path)}
-    with pytest.raises(failures.BadInput, match=r"needs .*G of the 15.75G that a device has; low"):
+    with pytest.raises(failures.BadInput, match=r"memory of [\d.]+[GT]B, a device has 15.75GB; l"):
         rehearse.run(options("Run.global_batch = 1073741824", **given))
