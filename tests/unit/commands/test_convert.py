@@ -30,7 +30,7 @@ def test_a_checkpoint_becomes_a_file_byte_for_byte_and_what_it_is_is_said(traine
     assert_same_bytes(weight_files.read(tmp_path / "a.safetensors").arrays, trained.params)
 
 
-@pytest.mark.parametrize(("form", "to"), itertools.product(weights.FORMATS, repeat=2))
+@pytest.mark.parametrize(("form", "to"), list(itertools.product(weights.FORMATS, repeat=2)))
 def test_from_each_format_to_each_and_back_gives_the_same_bytes(form, to, trained, tmp_path):
     heads = "--gin_bindings=NesT.heads = 1"  # which timm's names and shapes do not tell
     start, there, back = (
