@@ -1,9 +1,11 @@
 """Between levels: in the image plane, neighbours meet and four blocks become one."""
 
+import functools
 import math
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -56,10 +58,12 @@ def convolve(image: Array, kernel: Array, bias: Array, padding: halo.Padding = (
         bias: [width].
         padding: rows of zeros added above and below.
     """
-    product = jax.lax.conv_general_dilated(
-        image, kernel, (1, 1), (padding, (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    return bias + jax.lax.platform_dependent(
+        image,
+        kernel,
+        cpu=functools.partial(_product, padding=padding),
+        default=functools.partial(_convolution, padding=padding),
     )
-    return product + bias
 
 
 def max_pool(image: Array, padding: halo.Padding = (0, 1)) -> Array:
@@ -71,7 +75,42 @@ def max_pool(image: Array, padding: halo.Padding = (0, 1)) -> Array:
         image: where it has a row of its neighbour below, that is used up.
         padding: rows of minus infinity added above and below.
     """
+    return jax.lax.platform_dependent(
+        image,
+        cpu=functools.partial(_maxima, padding=padding),
+        default=functools.partial(_reduce_window, padding=padding),
+    )
+
+
+def _convolution(image: Array, kernel: Array, padding: halo.Padding) -> Array:
+    return jax.lax.conv_general_dilated(
+        image, kernel, (1, 1), (padding, (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _product(image: Array, kernel: Array, padding: halo.Padding) -> Array:
+    """The same as one matrix product, whose gradient XLA for CPUs computes several times faster."""
+    _, H, W, C = image.shape
+    rows = H + sum(padding) - 2
+    image = jnp.pad(image, ((0, 0), padding, (1, 1), (0, 0)))
+    windows = [image[:, top : top + rows, left : left + W] for top in range(3) for left in range(3)]
+    return jnp.concatenate(windows, axis=-1) @ kernel.reshape(9 * C, -1)
+
+
+def _reduce_window(image: Array, padding: halo.Padding) -> Array:
     # Were this a traced value, JAX would not know the window's maximum and could not derive it.
     lowest = np.array(-np.inf, image.dtype)
     edges = ((0, 0), padding, (0, 1), (0, 0))
     return jax.lax.reduce_window(image, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
+
+
+def _maxima(image: Array, padding: halo.Padding) -> Array:
+    """The same by rows and then by columns, for CPUs, with a gradient that is quick there."""
+    image = jnp.pad(image, ((0, 0), padding, (0, 1), (0, 0)), constant_values=-np.inf)
+    for axis in (1, 2):
+        end = image.shape[axis] - 2
+        first, second, third = (
+            jax.lax.slice_in_dim(image, start, end + start, 2, axis) for start in range(3)
+        )
+        image = jnp.maximum(jnp.maximum(first, second), third)
+    return image

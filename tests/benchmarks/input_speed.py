@@ -26,7 +26,9 @@ ENVIRONMENTS = TOP / ".venv-benchmarks"
 PACKAGES = {
     "timm": ["--no-deps", "timm==1.0.31", "pillow<13", "numpy"],
     "tensorflow": ["tensorflow-cpu"],
+    "torch": ["torch==2.13.0", "timm==1.0.31"],  # for model_speed.py
 }
+OTHERS = ("timm", "tensorflow")
 PICTURES = 160
 HEIGHT, WIDTH = 375, 500
 PHOTOGRAPHS = ("astronaut", "coffee", "motorcycle")
@@ -36,14 +38,14 @@ ROUNDS = 5
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--without", action="append", default=[], choices=list(PACKAGES))
+    parser.add_argument("--without", action="append", default=[], choices=OTHERS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         size = write_pictures(pathlib.Path(folder))
         print(f"{PICTURES} JPEGs of {WIDTH} x {HEIGHT}, {size / 1000:.0f} KB on average, one core")
         contenders = [Contender("nest_dist", sys.executable, folder)]
-        for name in PACKAGES:
+        for name in OTHERS:
             if name not in options.without:
                 contenders.append(Contender(name, environment(name), folder))
         rounds = [{each.name: each.round() for each in contenders} for _ in range(options.rounds)]
@@ -87,10 +89,10 @@ def environment(name: str) -> str:
 class Contender:
     """A process that runs one round whenever it is asked to."""
 
-    def __init__(self, name: str, python: str, folder: str) -> None:
+    def __init__(self, name: str, python: str, folder: str, kind: str = "input") -> None:
         self.name = name
         self._process = subprocess.Popen(
-            [python, HERE / f"input_{name}.py", folder],
+            [python, HERE / f"{kind}_{name}.py", folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -99,7 +101,7 @@ class Contender:
         self.round()  # warms up
 
     def round(self) -> dict[str, float]:
-        """CPU milliseconds an image, by what was done."""
+        """CPU milliseconds an image (of models, images a second), by what was done."""
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         line = self._process.stdout.readline()
