@@ -89,7 +89,7 @@ def test_scalars_are_there_with_the_last_values_of_both_runs(page, quick_start, 
 
 
 def take_picture(page, path):
-    """The screenshot of README."""
+    """A screenshot for documents."""
     page.click("Close")
     shot = cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_COLOR)
     cv2.imwrite(str(path), cv2.resize(shot, None, fx=0.75, fy=0.75, interpolation=cv2.INTER_AREA))
