@@ -100,7 +100,7 @@ def found(program: str, mesh: Mesh, slices: int = 1) -> list[Collective]:
 
 
 def totals(
-    found: Iterable[Collective], mesh: Mesh, executions: Mapping[str, int], slices: int = 1
+    found: Iterable[Collective], mesh: Mesh, executions: Mapping[str, float], slices: int = 1
 ) -> list[dict[str, typing.Any]]:
     """Of each kind along the same axes: operations a run, their bytes, and those on the wire.
 
@@ -111,16 +111,19 @@ def totals(
         slices: as of `found`.
     """
     sizes = _sizes(mesh, slices)
-    counted: dict[tuple[str, ...], collections.Counter[str]] = {}
+    counted: dict[tuple[str, ...], dict[str, float]] = {}
     for each in found:
         times = executions.get(each.computation, 1)
         # Along no axis: as if all devices met.
         size = math.prod(sizes.get(axis, mesh.size) for axis in each.axes)
-        total = counted.setdefault((each.kind, *each.axes), collections.Counter())
+        total = counted.setdefault((each.kind, *each.axes), collections.defaultdict(float))
         total["operations"] += times
         total["bytes"] += times * each.bytes
         total["wire_bytes"] += times * each.wire_bytes(size)
-    return [{"kind": kind, "axes": axes, **total} for (kind, *axes), total in counted.items()]
+    return [
+        {"kind": kind, "axes": axes, **{name: math.ceil(value) for name, value in total.items()}}
+        for (kind, *axes), total in counted.items()
+    ]
 
 
 def _elements(shape: str) -> int:

@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -69,36 +70,36 @@ class Program:
 
     Attributes:
         computations: name -> instructions.
-        executions: name -> how often it runs in one run of the program; of a choice, each branch
-            counts. What stands inside a fusion runs with it.
+        executions: name -> how often it runs in one run of the program, on average: each branch of
+            a choice is taken as likely as the others. What stands inside a fusion runs with it.
         fused: the names of those that stand inside a fusion.
         uncounted: loops whose number of turns is not in their condition; they count once.
     """
 
     computations: Mapping[str, Sequence[Instruction]]
-    executions: Mapping[str, int]
+    executions: Mapping[str, float]
     fused: frozenset[str]
     uncounted: tuple[str, ...]
 
     def cycles(self, part: Callable[[Instruction], str]) -> dict[str, int]:
         """Cycles of all instructions with an estimate, by the part that `part` puts them in."""
-        found: collections.Counter[str] = collections.Counter()
+        found: dict[str, float] = collections.defaultdict(float)
         for times, instruction in self._run():
             if cycles := instruction.cycles:
                 found[part(instruction)] += times * cycles
-        return dict(found)
+        return {name: round(cycles) for name, cycles in found.items()}
 
     def without_estimate(self) -> dict[str, int]:
         """By opcode, how often something runs that takes time and has no estimate."""
-        found: collections.Counter[str] = collections.Counter()
+        found: dict[str, float] = collections.defaultdict(float)
         for times, instruction in self._run():
             array = re.search(r" = \(?\w+\[\d", instruction.text)
             works = array and instruction.opcode in WORK and not FREE.search(instruction.text)
             if works and instruction.cycles is None:
                 found[instruction.opcode] += times
-        return dict(found)
+        return {opcode: math.ceil(times) for opcode, times in found.items()}
 
-    def _run(self) -> list[tuple[int, Instruction]]:
+    def _run(self) -> list[tuple[float, Instruction]]:
         return [
             (times, instruction)
             for name, times in self.executions.items()
@@ -119,20 +120,26 @@ def read(text: str) -> Program:
         elif found := re.match(r"\s+(ROOT )?%(\S+) = .*? ([a-z][\w\-]*)\(", line):
             instruction = Instruction(found[2], found[3], bool(found[1]), line)
             computations[current].append(instruction)
-    executions: collections.Counter[str] = collections.Counter()
+    executions: dict[str, float] = collections.defaultdict(float)
     fused, uncounted = set(), []
-    pending = [(entry, 1)]
+    pending = [(entry, 1.0)]
     while pending:
         name, times = pending.pop()
         executions[name] += times
         for instruction in computations[name]:
-            turns = 1
+            turns = 1.0
+            called = [
+                each
+                for attribute in CALLS.get(instruction.opcode, ())
+                for each in instruction.called(attribute)
+            ]
             if instruction.opcode == "while":
                 counted = _turns(computations[instruction.called("condition")[0]])
                 turns = counted or 1
                 uncounted += [instruction.name] * (counted is None)
-            for attribute in CALLS.get(instruction.opcode, ()):
-                pending += [(each, times * turns) for each in instruction.called(attribute)]
+            elif instruction.opcode == "conditional":
+                turns = 1 / len(called)
+            pending += [(each, times * turns) for each in called]
             if instruction.opcode == "fusion":
                 for each in instruction.called("calls"):
                     executions[each] += times

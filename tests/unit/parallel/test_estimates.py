@@ -57,9 +57,14 @@ def test_a_loop_in_a_loop_counts_as_often_as_it_turns():
     assert longer.cycles(part)["product"] == 2 * program.cycles(part)["product"] > 0
 
 
-def test_both_branches_of_a_choice_count():
-    program = estimates.read(compiled(chosen, (SIDE, SIDE), (SIDE, SIDE)))
-    assert program.cycles(part).keys() == {"product", "rest"}
+def test_the_branches_of_a_choice_count_as_equally_likely():
+    shapes = (SIDE, SIDE), (SIDE, SIDE)
+    program = estimates.read(compiled(chosen, *shapes))
+    always = estimates.read(compiled(product, *shapes))
+    assert 0.5 in program.executions.values()
+    # A copy of the operands, at most, besides.
+    half = always.cycles(part)["product"] / 2
+    assert half <= program.cycles(part)["product"] < 1.2 * half
 
 
 def test_a_loop_without_a_constant_in_its_condition_is_named():
