@@ -1,9 +1,12 @@
 """Eight devices for the tests of this process: the machine's cores, seen as separate ones."""
 
 import os
+import signal
 
 # Before JAX starts; commands that a test starts are told their own number.
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+# In the background of a script it is ignored, and so it would be by all that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from support import commands, readme

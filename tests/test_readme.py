@@ -220,7 +220,7 @@ def test_fine_tuning_goes_on_from_the_digits_that_were_learned(quick_start, copy
     assert done.returncode == 0, done.stdout + done.stderr
     assert "starting from workdirs/quickstart: nest_micro, a NesT of 2 levels" in done.stdout
     assert "resized to another image: levels_0/position_embedding [1, 4, 16, 32]" in done.stdout
-    assert commands.metrics(copy / "workdirs" / "larger")[-1]["eval/top_1"] >= 0.95
+    assert commands.evaluations(copy / "workdirs" / "larger")[-1]["eval/top_1"] >= 0.95
 
 
 def pythons():
