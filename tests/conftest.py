@@ -5,11 +5,12 @@ import signal
 
 # Before JAX starts; commands that a test starts are told their own number.
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
-# In the background of a script it is ignored, and so it would be by all that a test starts.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from support import commands, readme
+
+# In the background of a script it is ignored, and so it would be by all that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
