@@ -1,11 +1,9 @@
 """Between levels: in the image plane, neighbours meet and four blocks become one."""
 
-import functools
 import math
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -58,12 +56,10 @@ def convolve(image: Array, kernel: Array, bias: Array, padding: halo.Padding = (
         bias: [width].
         padding: rows of zeros added above and below.
     """
-    return bias + jax.lax.platform_dependent(
-        image,
-        kernel,
-        cpu=functools.partial(_convolution_on_cpu, padding),
-        default=functools.partial(_convolution, padding),
+    product = jax.lax.conv_general_dilated(
+        image, kernel, (1, 1), (padding, (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+    return product + bias
 
 
 def max_pool(image: Array, padding: halo.Padding = (0, 1)) -> Array:
@@ -75,64 +71,7 @@ def max_pool(image: Array, padding: halo.Padding = (0, 1)) -> Array:
         image: where it has a row of its neighbour below, that is used up.
         padding: rows of minus infinity added above and below.
     """
-    return jax.lax.platform_dependent(
-        image,
-        cpu=functools.partial(_maxima, padding),
-        default=functools.partial(_reduce_window, padding),
-    )
-
-
-def _convolution(padding: halo.Padding, image: Array, kernel: Array) -> Array:
-    return jax.lax.conv_general_dilated(
-        image, kernel, (1, 1), (padding, (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _convolution_on_cpu(padding: halo.Padding, image: Array, kernel: Array) -> Array:
-    """The same, with the gradient of a matrix product, at which XLA for CPUs is much faster."""
-    return _convolution(padding, image, kernel)
-
-
-def _forward(
-    padding: halo.Padding, image: Array, kernel: Array
-) -> tuple[Array, tuple[Array, Array]]:
-    return _convolution(padding, image, kernel), (image, kernel)
-
-
-def _backward(
-    padding: halo.Padding, saved: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    _, pull = jax.vjp(functools.partial(_product, padding), *saved)
-    return pull(gradient)
-
-
-_convolution_on_cpu.defvjp(_forward, _backward)
-
-
-def _product(padding: halo.Padding, image: Array, kernel: Array) -> Array:
-    """The same as the product of nine shifted images with the kernel."""
-    _, H, W, C = image.shape
-    rows = H + sum(padding) - 2
-    image = jnp.pad(image, ((0, 0), padding, (1, 1), (0, 0)))
-    windows = [image[:, top : top + rows, left : left + W] for top in range(3) for left in range(3)]
-    return jnp.concatenate(windows, axis=-1) @ kernel.reshape(9 * C, -1)
-
-
-def _reduce_window(padding: halo.Padding, image: Array) -> Array:
     # Were this a traced value, JAX would not know the window's maximum and could not derive it.
     lowest = np.array(-np.inf, image.dtype)
     edges = ((0, 0), padding, (0, 1), (0, 0))
     return jax.lax.reduce_window(image, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
-
-
-def _maxima(padding: halo.Padding, image: Array) -> Array:
-    """The same by rows and then by columns, for CPUs, with a gradient that is quick there."""
-    image = jnp.pad(image, ((0, 0), padding, (0, 1), (0, 0)), constant_values=-np.inf)
-    for axis in (1, 2):
-        end = image.shape[axis] - 2
-        first, second, third = (
-            jax.lax.slice_in_dim(image, start, end + start, 2, axis) for start in range(3)
-        )
-        image = jnp.maximum(jnp.maximum(first, second), third)
-    return image
