@@ -23,6 +23,7 @@ FIELDS = (
     *("model", "pixels", "optimizer", "mesh", "rules", "num_epochs", "global_batch"),
     *("color_jitter", "random_erasing", "mixing", "label_smoothing", "microbatches"),
     *("ema_decay", "seed", "histograms_every_steps", "not_finite"),
+    *("reproducible_reduction", "reduction_shards"),
 )
 # What changes the compiler, and JAX's numbers, from outside of the configuration.
 VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")

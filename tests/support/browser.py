@@ -13,9 +13,10 @@ import urllib.request
 DRIVER = shutil.which("chromedriver")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 MISSING = None if DRIVER and BROWSER else "apt install chromium chromium-driver"
+# High enough that TensorBoard draws all its cards: it leaves out those below the window.
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"),
-    *("--disable-dev-shm-usage", "--hide-scrollbars", "--window-size=1280,900"),
+    *("--disable-dev-shm-usage", "--hide-scrollbars", "--window-size=1280,6000"),
 )
 
 # Text and elements of pages that keep parts of themselves in shadow trees.
