@@ -9,8 +9,8 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "8"
 import pytest
 from support import commands, readme
 
-# Under `nohup` and in the background of a script these are ignored, and so they would be by all that
-# a test starts; a handler, even of nothing, is not inherited.
+# Under `nohup` and in the background of a script these are ignored, and so they would be by all
+# that a test starts; a handler, even of nothing, is not inherited.
 for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
