@@ -435,7 +435,7 @@ def test_class_names_give_the_order_of_labels(tmp_path, monkeypatch):
         (("IN", "--shards=2"), "--shards is 2; it must be in [1, 1]."),
         (
             ("IN", "--output=IN/a/1.jpg"),
-            "a/1.jpg/train cannot be written (Not a directory); make room or choose another --output",
+            "a/1.jpg/train cannot be written (Not a directory); make room or choose another",
         ),
         (("x", "--verify"), "--verify reads what was written to --output, not x; leave INPUT out."),
         (
