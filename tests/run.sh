@@ -20,6 +20,6 @@ if [[ $# -eq 0 ]]; then
   "$bin/ruff" format --check .
   "$bin/mypy"
   # Many tests wait for other processes: two run at a time, by the groups of tests/conftest.py.
-  set -- -n 2 --dist loadgroup --no-loadscope-reorder
+  set -- -n 2 --dist loadgroup --no-loadscope-reorder --durations=20
 fi
 exec "$python" -m pytest "$@"
