@@ -103,7 +103,13 @@ def _parse(paths: Sequence[pathlib.Path], bindings: Sequence[str]) -> set[Bound]
     for path in paths:
         # gin has no public way to list bindings; this table is what its own text form prints.
         earlier = {(key, name) for key, names in gin.config._CONFIG.items() for name in names}
-        gin.parse_config_file(str(path))
+        try:
+            gin.parse_config_file(str(path))
+        except UnicodeDecodeError as error:
+            raise failures.BadInput(
+                f"--gin_file is {str(path)!r}, which is no text ({error.reason}), or includes such "
+                "a file; give a gin file."
+            ) from None
     gin.parse_config(list(bindings))
     gin.finalize()
     return earlier
@@ -161,6 +167,8 @@ def _explain(error: Exception) -> str:
         name = re.search(r"In call to configurable '([^']+)'", message)
         owner = name[1].rpartition(".")[2] if name else "the configuration"
         return f"{owner} has no value for {match[1]}; bind each, as in {owner}.NAME = VALUE."
+    if isinstance(error, RecursionError):
+        return "a value refers to itself, as in NesT.dim = @NesT(); give it a value of its own."
     if isinstance(error, SyntaxError):
         return f"gin cannot read {first!r}; put quotes around text, and write NAME.FIELD = VALUE."
     if match := re.search(r"Unable to open file: (\S+)\. Searched", message):

@@ -35,7 +35,8 @@ def run(options: cli.Options) -> None:
     print(f"{where}: {found.form} weights of {pretrained.describe(found.model)}")
     if found.left_out:
         print(f"left out: {', '.join(found.left_out)}")
-    print(f"{out}: {len(arrays)} float32 arrays in the {options.to} format")
+    types = " and ".join(sorted({leaf.dtype.name for leaf in arrays.values()}))
+    print(f"{out}: {len(arrays)} {types} arrays in the {options.to} format")
     for remark in _remarks(found.model, options.to, out):
         print(remark)
 
@@ -99,11 +100,11 @@ def _hints(bindings: typing.Sequence[str]) -> dict[str, typing.Any]:
     """Fields of NesT that the weights do not tell, as in NesT.heads = 3."""
     try:
         text = recorded.Recorded("\n".join(bindings))
+        values = {name: text.value("NesT", name) for name in pretrained.HINTS}
     except failures.BadInput:
         raise failures.BadInput(
-            f"--gin_bindings is {bindings[-1]!r}, which gin cannot read; write NesT.heads = 3."
+            f"--gin_bindings is {bindings[-1]!r}, which gives no value; write NesT.heads = 3."
         ) from None
-    values = {name: text.value("NesT", name) for name in pretrained.HINTS}
     for name in text.plain().keys() - {f"NesT.{hint}" for hint in pretrained.HINTS}:
         raise failures.BadInput(
             f"--gin_bindings has {name}, which weights tell themselves; convert takes only "

@@ -72,11 +72,12 @@ class Recorded:
             BadInput: if it is none of this package's, or the values do not fit it.
         """
         bound = self._bindings.get((scope, name), {})
-        fields = {field: self._made(value) for field, value in bound.items()} | changes
-        fields.pop("name", None)  # every Linen module has it; it is no value of the user's
         try:
+            fields = {field: self._made(value) for field, value in bound.items()} | changes
+            fields.pop("name", None)  # every Linen module has it; it is no value of the user's
             return self._class(name)(**fields)
-        except TypeError as error:  # a field too many, or one too few
+        # A field too many, or one too few; or what is made of itself.
+        except (TypeError, RecursionError) as error:
             raise failures.BadInput(
                 f"the configuration that was recorded makes no {name} ({error}); use the version "
                 "of nest_dist that it was written with."
@@ -124,8 +125,7 @@ class Recorded:
         return value
 
     def _plain(self, value: typing.Any) -> bool | float | str:
-        if isinstance(value, _Macro):
-            return self._plain(self._macros[value.name])
+        value = self._resolved(value)
         if isinstance(value, _Reference):
             return f"@{value.name}"
         if isinstance(value, (list, tuple)):

@@ -142,11 +142,11 @@ class NesT(nn.Module):
     def _check_numbers(self) -> None:
         lengths = ("image_size", "patch_size", "dim", "heads", "num_hierarchies", "block_repeats")
         for field in (*lengths, "num_channels", "block_side", "mlp_ratio"):
-            value = getattr(self, field)
+            value, most = getattr(self, field), 1000 if field == "block_repeats" else 2**16
             for number in value if isinstance(value, tuple) else (value,):
                 if number is not None:
-                    checks.in_range(f"NesT.{field}", number, 1)
-        checks.in_range("NesT.num_classes", self.num_classes, 0)
+                    checks.in_range(f"NesT.{field}", number, 1, most)
+        checks.in_range("NesT.num_classes", self.num_classes, 0, 2**24)
         for field in ("stochastic_depth", "attention_dropout", "projection_dropout"):
             checks.in_range(f"NesT.{field}", getattr(self, field), 0, 1, open_high=True)
         if len(self.block_repeats) != self.num_hierarchies:

@@ -49,13 +49,16 @@ def transfer(
 
     Args:
         source: the model that `params` belong to.
-        params: its parameters, flat.
+        params: its parameters, flat, of any type that float32 holds exactly.
         model: the model that is to be trained.
         fresh: first values of the model's `HEAD`, used where that of `params` does not fit.
+    Returns:
+        Parameters of float32.
     Raises:
         BadInput: if the models differ in more than image, blocks and classes.
     """
     _require_alike(source, model)
+    params = {name: np.asarray(leaf, np.float32) for name, leaf in params.items()}
     result: dict[str, np.ndarray] = {}
     taken, resized, renewed = [], [], []
     for name, shape in weights.shapes_of(model).items():

@@ -5,6 +5,7 @@ only moved, split and joined, so that going there and back gives the same bytes.
 """
 
 import functools
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ _MARKS: Mapping[Format, str] = {
 # What the code computes that a format belongs to; ours also has the other one.
 GELU: Mapping[Format, encoder.Gelu] = {"nest_dist": "tanh", "official": "tanh", "timm": "exact"}
 _LISTED_NAMES = 5
+_MOST_NUMBERS = 2**46  # of a parameter; as float32, what a machine can address
 
 # What two models have to share for the weights of one to serve the other; the image, the blocks
 # and the classes may differ.
@@ -64,16 +66,26 @@ def format_of(arrays: Mapping[str, typing.Any]) -> Format:
 
 @functools.lru_cache(maxsize=8)
 def shapes_of(model: nest.NesT) -> Shapes:
-    """Name and shape of every parameter of a model."""
+    """Name and shape of every parameter of a model.
+
+    Raises:
+        BadInput: if one is larger than any machine's memory.
+    """
     H, W = model.geometry().image_sides
     images = jax.ShapeDtypeStruct((1, H, W, model.num_channels), jnp.float32)
     variables = jax.eval_shape(model.init, jax.random.key(0), images)
     shapes = {name: leaf.shape for name, leaf in names.flatten(variables["params"]).items()}
+    for name, shape in shapes.items():
+        if math.prod(shape) >= _MOST_NUMBERS:
+            raise failures.BadInput(
+                f"{name} would have the shape {list(shape)}, the limit is {_MOST_NUMBERS} numbers; "
+                "make NesT smaller."
+            )
     return types.MappingProxyType(shapes)
 
 
 def to_ours(form: Format, arrays: Arrays, model: nest.NesT) -> dict[str, np.ndarray]:
-    """Our parameters, of those of another format.
+    """Our parameters, of those of another format, each of the type that it has there.
 
     Raises:
         BadInput: listing what is missing, extra or misshaped; or not of floating point.
@@ -82,7 +94,8 @@ def to_ours(form: Format, arrays: Arrays, model: nest.NesT) -> dict[str, np.ndar
     _require_same_shapes(form, {name: leaf.shape for name, leaf in arrays.items()}, table, model)
     found: dict[str, np.ndarray] = {}
     for entry in table:
-        parts = entry.split(_as_float32(entry.theirs, arrays[entry.theirs]))
+        _require_floats(entry.theirs, arrays[entry.theirs])
+        parts = entry.split(arrays[entry.theirs])
         found.update(zip(entry.ours, map(np.ascontiguousarray, parts), strict=True))
     return {name: found[name] for name in sorted(found)}
 
@@ -167,12 +180,9 @@ def _some(named: Sequence[str]) -> str:
     return ", ".join(named[:_LISTED_NAMES]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _as_float32(name: str, leaf: np.ndarray) -> np.ndarray:
-    if leaf.dtype == np.float32:
-        return leaf
-    if jnp.issubdtype(leaf.dtype, jnp.floating) and leaf.dtype.itemsize < 4:
-        return leaf.astype(np.float32)  # exact
-    raise failures.BadInput(
-        f"{name} has the type {leaf.dtype}; weights must be float32, or shorter floats, which "
-        "float32 holds exactly."
-    )
+def _require_floats(name: str, leaf: np.ndarray) -> None:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating) or leaf.dtype.itemsize > 4:
+        raise failures.BadInput(
+            f"{name} has the type {leaf.dtype}; weights must be float32, or shorter floats, which "
+            "float32 holds exactly."
+        )

@@ -63,6 +63,12 @@ def test_a_gin_file_like_none_lists_the_shipped_runs(tmp_path):
     assert_refused(done, "'zzz'", "shipped runs are", "runs/quickstart.gin")
 
 
+def test_a_gin_file_that_is_no_text(tmp_path):
+    (tmp_path / "x.gin").write_bytes(b"\xff\x00")
+    done = commands.nest_dist("train", f"--gin_file={tmp_path}/x.gin", f"--workdir={tmp_path}")
+    assert_refused(done, f"'{tmp_path}/x.gin'", "no text", "give a gin file")
+
+
 def test_a_misspelt_flag(tmp_path):
     done = commands.nest_dist("train", f"--workdri={tmp_path}")
     assert_refused(done, "Unknown command line flag 'workdri'", "workdir")
@@ -97,6 +103,7 @@ def test_a_misspelt_command():
         ),
         ("AdamV.beta_1 = 0.9", ("no 'AdamV'", "did you mean AdamW")),
         ("Run.optimizer = @AdamV()", ("no 'AdamV'", "did you mean AdamW")),
+        ("NesT.dim = @NesT()", ("a value refers to itself",)),
         ("Run.model = %modle", ("macro %modle has no value", "known are")),
         ("num_clases = 10", ("macro num_clases", "nothing used it", "did you mean num_classes?")),
         ("Flip.probability = 0.5", ("Flip.probability is set and nothing used it", "remove it")),

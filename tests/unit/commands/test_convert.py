@@ -1,6 +1,7 @@
 import itertools
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import serialization
@@ -45,6 +46,26 @@ def test_from_each_format_to_each_and_back_gives_the_same_bytes(form, to, traine
         assert back.read_bytes() == start.read_bytes()
     again = pretrained.find(back, hints={"heads": 1})
     assert_same_bytes(again.params, trained.params)
+
+
+@pytest.mark.parametrize("short", ["float16", "bfloat16"])
+def test_shorter_floats_go_through_every_format_and_come_back_as_they_were(
+    short, trained, tmp_path
+):
+    start = tmp_path / "start.safetensors"
+    params = {name: leaf.astype(jnp.dtype(short)) for name, leaf in trained.params.items()}
+    params["norm/scale"] = trained.params["norm/scale"]  # models mix them
+    known = description.Description(trained.model)
+    safetensors_file.write(start, params, known.texts())
+    where, form = start, "nest_dist"
+    for to in ("timm", "official", "nest_dist"):
+        out = tmp_path / f"to_{to}.{'flax' if to == 'official' else 'safetensors'}"
+        said = convert(form, to, where, out, "--gin_bindings=NesT.heads = 1")
+        assert f"{short} and float32 arrays in the {to} format" in said
+        where, form = out, to
+    assert_same_bytes(weight_files.read(where).arrays, params)
+    loaded = names.flatten(pretrained.load(where).variables["params"])
+    assert {leaf.dtype.name for leaf in loaded.values()} == {"float32"}
 
 
 def test_our_file_keeps_model_preprocessing_and_class_names(trained, pictures, tmp_path):
@@ -157,7 +178,14 @@ def test_another_gelu_where_the_weights_go_is_pointed_out(gelu, form, differ, tr
         ),
         (
             ["--from=nest_dist", "--to=official", "IN", "o.flax", "--gin_bindings=NesT.heads ="],
-            "--gin_bindings is 'NesT.heads =', which gin cannot read; write NesT.heads = 3.",
+            "--gin_bindings is 'NesT.heads =', which gives no value; write NesT.heads = 3.",
+        ),
+        *(
+            (
+                ["--from=nest_dist", "--to=official", "IN", "o.flax", f"--gin_bindings={binding}"],
+                f"--gin_bindings is '{binding}', which gives no value; write NesT.heads = 3.",
+            )
+            for binding in ("NesT.heads = %x", "NesT.heads = @Foo()", "NesT.heads = @NesT()")
         ),
     ],
 )
@@ -198,6 +226,15 @@ def test_a_file_of_ours_that_describes_its_model_wrongly_is_refused(trained, tmp
     for texts in (
         {"nest_dist.model": "{"},
         {"nest_dist.model": json.dumps({"image_size": 16, "colour": "blue"})},
+        *(
+            {"nest_dist.model": json.dumps({**json.loads(whole["nest_dist.model"]), name: forged})}
+            for name, forged in (
+                ("image_size", 2**40),
+                ("num_channels", 10**30),
+                ("num_classes", 10**12),
+                ("block_repeats", [10**9, 1]),
+            )
+        ),
         {"nest_dist.class_names": "[1, 2, 3]"},
         whole,
     ):

@@ -133,13 +133,20 @@ def test_the_exact_gelu_and_tokens_as_small_as_the_epsilon_of_a_norm_agree_too()
     assert_agrees_with_the_paper(official, model)
 
 
-def test_shorter_floats_are_taken_exactly_and_longer_ones_refused():
+def test_a_model_larger_than_any_machine_is_refused():
+    model = family.small(
+        "multi_head", image_size=2**16, patch_size=2**13, num_channels=2**16, dim=96
+    )
+    with pytest.raises(failures.BadInput, match=r"patch_embedding/kernel would have the shape \["):
+        weights.shapes_of(model)
+
+
+def test_shorter_floats_are_taken_as_they_are_and_longer_ones_refused():
     model = family.small("multi_head")
     params = params_of(model)
     short = {name: leaf.astype(jax.numpy.bfloat16) for name, leaf in params.items()}
     found = weights.to_ours("nest_dist", short, model)
-    assert all(leaf.dtype == np.float32 for leaf in found.values())
-    assert all(np.array_equal(found[name], leaf.astype(np.float32)) for name, leaf in short.items())
+    assert_same_bytes(found, short)
     long = {**params, "norm/scale": params["norm/scale"].astype(np.float64)}
     with pytest.raises(failures.BadInput, match=r"norm/scale has the type float64; weights must"):
         weights.to_ours("nest_dist", long, model)
