@@ -41,6 +41,15 @@ class Watched:
     def attempt(self):
         return commands.Local(2, 1, *commands.tiny_flags(self.workdir, *FLAGS))
 
+    def books(self):
+        return json.loads((self.workdir / "goodput.json").read_text())
+
+    def has_more_than_it_saved(self):
+        """Whether the ledger knows of steps that a restart now would repeat."""
+        saved = self.books()["saved"]
+        newest = saved[max(saved, key=int)]
+        return sum(self.books()["seconds"].values()) > sum(newest.values())
+
     def wait_for_trace_beside(self, names):
         browser.eventually(
             lambda: any(len(self.traces()[name]) == 2 for name in self.traces().keys() - names)
@@ -65,9 +74,10 @@ def watch(run):
         (run.workdir / "profile").touch()
         run.wait_for_trace_beside(set(run.traces()))
         commands.wait_for_step(run.workdir, 4 * SAVE_EVERY + 10, launcher)
+        browser.eventually(run.has_more_than_it_saved)
         launcher.processes()[1].kill()
         run.outputs.append(launcher.wait()[1])
-    run.books_when_killed = json.loads((run.workdir / "goodput.json").read_text())
+    run.books_when_killed = run.books()
     # A kill in the middle of writing may leave such an entry.
     damaged, *_ = sorted((run.workdir / "compiled").rglob("jit_step-*"))
     damaged.write_bytes(damaged.read_bytes()[:1000])
@@ -150,7 +160,7 @@ def test_the_second_start_takes_what_the_first_compiled_and_does_not_mind_damage
 
 
 def test_the_ledger_knows_what_the_kill_cost(watched):
-    seconds = json.loads((watched.workdir / "goodput.json").read_text())["seconds"]
+    seconds = watched.books()["seconds"]
     assert all(
         seconds[cause] > 0
         for cause in ("start", "restore", "compile", "step", "evaluation", "save", "profile")
