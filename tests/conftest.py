@@ -5,6 +5,9 @@ import signal
 
 # Before JAX starts; commands that a test starts are told their own number.
 os.environ["JAX_NUM_CPU_DEVICES"] = "8"
+# Here and in what tests start, programs run for seconds: half of these XLA would spend on speed.
+# What README's own commands do is compiled as users have it.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import pytest
 from support import commands, readme

@@ -70,7 +70,6 @@ def stub(tmp_path, code):
 def test_the_nodes_find_each_other_and_train(cluster, tmp_path):
     flags = commands.tiny_flags(tmp_path / "workdir", *SHORT)
     variables = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
-    # What is compiled runs for nine steps.
     variables["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     job = Job(cluster, tmp_path, sys.executable, *flags, **variables)
     output = job.output()

@@ -43,7 +43,14 @@ def test_the_losses_of_twenty_steps_do_not_depend_on_the_mesh(name):
     np.testing.assert_allclose(losses(name), losses("1"), rtol=TOLERANCE, atol=0)
 
 
-def test_two_processes_of_four_devices_have_the_same_losses(tmp_path):
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("fsdp=8", "data=2 fsdp=2 tensor=2", "data=2 rows=4"),
+        pytest.param(("data=8", "data=2 fsdp=4", "rows=2"), marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_of_four_devices_have_the_same_losses(names, tmp_path):
     np.savez(tmp_path / "first.npz", **meshes.first_params())
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -66,6 +73,7 @@ def test_two_processes_of_four_devices_have_the_same_losses(tmp_path):
                 *arguments,
                 str(index),
                 tmp_path / "first.npz",
+                *names,
             ],
             env=environment,
             stdout=subprocess.PIPE,
@@ -81,7 +89,7 @@ def test_two_processes_of_four_devices_have_the_same_losses(tmp_path):
             process.kill()
     assert [process.returncode for process in started] == [0, 0], "\n".join(outputs)
     found = [json.loads(line) for line in re.findall(r"^losses (.*)$", outputs[0], re.MULTILINE)]
-    assert len(found) == 6
+    assert [each["mesh"] for each in found] == list(names)
     for each in found:
         np.testing.assert_allclose(
             each["losses"], losses("1"), rtol=TOLERANCE, atol=0, err_msg=each["mesh"]

@@ -62,7 +62,6 @@ def watched(tmp_path_factory):
         # What is compiled goes to the folder of the run, as it does by default.
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         return watch(Watched(tmp_path_factory.mktemp("watched")))
 
 

@@ -12,8 +12,6 @@ from support import commands
 from nest_dist.base import failures
 from nest_dist.commands import artifact, cli, configuration, run, wiring
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DEVICES = 2
 # Of `Run`, what goes on around the training step.
 AROUND = {

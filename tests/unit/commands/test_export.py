@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 from support import program
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RUN_ALONE = """
 import sys
 sys.modules["nest_dist"] = sys.modules["flax"] = sys.modules["gin"] = None  # cannot be imported

@@ -11,8 +11,6 @@ import nest_dist
 from nest_dist.base import failures
 from nest_dist.checkpointing import safetensors_file
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture
 def cache(monkeypatch, tmp_path):

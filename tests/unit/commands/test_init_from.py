@@ -7,8 +7,6 @@ from nest_dist.base import names
 from nest_dist.checkpointing import manager
 from nest_dist.commands import pretrained
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def train(workdir, start, *bindings):
     still = ("AdamW.peak_learning_rate = 0.0", "Run.num_epochs = 0.3", "AdamW.warmup_epochs = 0")

@@ -7,8 +7,6 @@ from support import program
 from nest_dist.checkpointing import safetensors_file
 from nest_dist.commands import predict
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def softmax(logits):
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))

@@ -9,8 +9,6 @@ from nest_dist.base import failures, names
 from nest_dist.checkpointing import keep, manager, safetensors_file
 from nest_dist.commands import variants
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def refused(message, where, **fields):
     with pytest.raises(failures.BadInput, match=message) as error:

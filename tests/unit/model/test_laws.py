@@ -13,8 +13,6 @@ from support import family
 from nest_dist.base import chance, names
 from nest_dist.model import aggregation, attention, encoder, layout
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def level_outputs(member, images):
     _, captured = member.capture(member.variables, images)

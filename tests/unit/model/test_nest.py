@@ -11,8 +11,6 @@ from nest_dist import NesT
 from nest_dist.base import failures, names
 from nest_dist.model import axes, encoder
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("name", family.PUBLISHED)
 def test_a_published_model_has_exactly_the_parameters_of_the_paper(name):

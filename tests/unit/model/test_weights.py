@@ -10,8 +10,6 @@ from support import drawn, family, paper
 from nest_dist.base import failures, names
 from nest_dist.model import recognition, weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 OFFICIAL = pathlib.Path(__file__).parents[2] / "golden" / "official_parameters.json"
 
 
