@@ -35,7 +35,7 @@ def assert_finishes_like(undisturbed, workdir):
     assert steps == list(range(1, 181))
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_process_ends_all_and_the_same_command_resumes(victim, undisturbed, tmp_path):
     with started(tmp_path) as launcher:
         commands.wait_for_step(tmp_path, 60, launcher)
