@@ -14,6 +14,7 @@ import typing
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
@@ -129,6 +130,7 @@ class Manager:
     def prepare(self, state: State) -> None:
         """Compiles what saving such a state needs."""
         fingerprint.Fingerprint(state).numbers()
+        jax.block_until_ready(_detached(state))
 
     def save(
         self, step: int, state: State, metadata: Metadata, metrics: Mapping[str, float]
@@ -147,7 +149,8 @@ class Manager:
         if hosts.told(lambda: str(step in self.steps())) == "True":
             return
         prints = fingerprint.Fingerprint(state)
-        written = ocp.save_checkpointables_async(self._folder(step), {"state": state})
+        detached = {"state": _detached(state)}
+        written = ocp.save_checkpointables_async(self._folder(step), detached)
         document = {"format_version": FORMAT_VERSION, "step": step, "metrics": dict(metrics)}
         self._saving = self._finisher.submit(
             self._finish, step, written, prints, {**document, **metadata}
@@ -305,6 +308,20 @@ class Manager:
                     f"configuration has {wanted.get(name)}; use the configuration that it was "
                     "trained with, or another --workdir."
                 )
+
+
+def _detached(state: State) -> State:
+    """The state, on CPUs in arrays of its own.
+
+    Orbax reads the memory of CPU devices while it writes; a step to which such an array is donated
+    would wait for that.
+    """
+    return _copied(state) if jax.default_backend() == "cpu" else state
+
+
+@jax.jit
+def _copied(state: State) -> State:
+    return jax.tree.map(jnp.copy, state)
 
 
 def abstract(shapes: State, shardings: State) -> State:
