@@ -6,7 +6,6 @@ it is whole: whatever a process dies of in between leaves a folder that is no ch
 """
 
 import concurrent.futures
-import dataclasses
 import json
 import math
 import shutil
@@ -14,17 +13,16 @@ import typing
 from collections.abc import Mapping
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from nest_dist.base import failures, names
-from nest_dist.checkpointing import digests, fingerprint
+from nest_dist.checkpointing import digests, fingerprint, states
 from nest_dist.checkpointing import keep as keeping
 from nest_dist.parallel import hosts
 
-State = typing.Any
+State = states.State
 Metadata = dict[str, typing.Any]
 
 FORMAT_VERSION = 1
@@ -130,7 +128,7 @@ class Manager:
     def prepare(self, state: State) -> None:
         """Compiles what saving such a state needs."""
         fingerprint.Fingerprint(state).numbers()
-        jax.block_until_ready(_detached(state))
+        jax.block_until_ready(states.detached(state))
 
     def save(
         self, step: int, state: State, metadata: Metadata, metrics: Mapping[str, float]
@@ -149,7 +147,7 @@ class Manager:
         if hosts.told(lambda: str(step in self.steps())) == "True":
             return
         prints = fingerprint.Fingerprint(state)
-        detached = {"state": _detached(state)}
+        detached = {"state": states.detached(state)}
         written = ocp.save_checkpointables_async(self._folder(step), detached)
         document = {"format_version": FORMAT_VERSION, "step": step, "metrics": dict(metrics)}
         self._saving = self._finisher.submit(
@@ -180,7 +178,7 @@ class Manager:
             BadInput: if the checkpoint holds other parameters.
             Damaged: if the restored leaves are not those that were saved.
         """
-        self._require_same_shapes(step, like)
+        states.require_same_shapes(self._folder(step), self._stored(step), like)
         try:
             state = ocp.load_checkpointables(self._folder(step), {"state": like})["state"]
         except Exception as error:
@@ -202,7 +200,7 @@ class Manager:
         """Every array of a step's state by name, on this host alone; needs no configuration."""
         found = self._stored(step)
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        loaded = self.restore(step, abstract(found, jax.tree.map(lambda _: here, found)))
+        loaded = self.restore(step, states.abstract(found, jax.tree.map(lambda _: here, found)))
         return {name: np.asarray(leaf) for name, leaf in names.flatten(loaded).items()}
 
     def problem(self, step: int) -> str | None:
@@ -298,52 +296,3 @@ class Manager:
 
     def _stored(self, step: int) -> State:
         return ocp.checkpointables_metadata(self._folder(step)).metadata["state"]
-
-    def _require_same_shapes(self, step: int, like: State) -> None:
-        stored, wanted = _shapes(self._stored(step)), _shapes(like)
-        for name in sorted(stored.keys() | wanted.keys()):
-            if stored.get(name) != wanted.get(name):
-                raise failures.BadInput(
-                    f"checkpoint {self._folder(step)} holds {name} as {stored.get(name)}, this "
-                    f"configuration has {wanted.get(name)}; use the configuration that it was "
-                    "trained with, or another --workdir."
-                )
-
-
-def _detached(state: State) -> State:
-    """The state, on CPUs in arrays of its own.
-
-    Orbax reads the memory of CPU devices while it writes; a step to which such an array is donated
-    would wait for that.
-    """
-    return _copied(state) if jax.default_backend() == "cpu" else state
-
-
-@jax.jit
-def _copied(state: State) -> State:
-    return jax.tree.map(jnp.copy, state)
-
-
-def abstract(shapes: State, shardings: State) -> State:
-    """A tree of shapes, types and shardings, as `Manager.restore` takes it."""
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        shardings,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Leaf:
-    shape: tuple[int, ...]
-    dtype: str
-
-    def __str__(self) -> str:
-        return f"{self.dtype}{list(self.shape)}"
-
-
-def _shapes(tree: State) -> dict[str, _Leaf]:
-    return {
-        name: _Leaf(tuple(leaf.shape), str(leaf.dtype))
-        for name, leaf in names.flatten(tree).items()
-    }

@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable, Iterator
 
 from nest_dist.base import checks, failures
-from nest_dist.commands import audit, forecast, wiring
+from nest_dist.commands import audit, compatibility, forecast, wiring
 from nest_dist.model import encoder
 from nest_dist.parallel import chips
 
@@ -65,7 +65,7 @@ def search(
         limit: bytes of a device.
         measure: compiles.
     """
-    unit = wiring.batch_unit(wired.run, wired.layout)
+    unit = compatibility.batch_unit(wired.run, wired.layout)
     most = len(wired.training_source) // unit
     fixed = audit.device_bytes(wired.shapes)
     for policy in asked:

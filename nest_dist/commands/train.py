@@ -11,18 +11,16 @@ from collections.abc import Iterator, Mapping
 import jax
 import numpy as np
 
-import nest_dist
 from nest_dist.checkpointing import manager
 from nest_dist.commands import (
     artifact,
-    audit,
     cli,
     compilation,
     configuration,
     gallery,
+    introduction,
     preflight,
     pretrained,
-    recorded,
     resuming,
     wiring,
     workdirs,
@@ -104,7 +102,7 @@ class _Training:
 
     def _train(self, start: resuming.Start) -> None:
         wired, report, cadence = self._wired, self._report, self._wired.cadence
-        _introduce(report, self._workdir, self._desk, wired, self._text, start)
+        introduction.introduce(report, self._workdir, self._desk, wired, self._text, start)
         state = start.state or _first_state(wired, report)
         with self._during("compile"), compilation.kept(self._workdir, report.say):
             training, evaluating = wired.batch_shapes()
@@ -223,49 +221,6 @@ class _Training:
         """Whose time it is, for the ledger, and what goes on, for the watch."""
         with self._ledger.during(cause), self._watch.phase(cause):
             yield
-
-
-def _introduce(
-    report: reports.Report,
-    workdir: workdirs.Folder,
-    here: desk.Desk,
-    wired: wiring.Wiring,
-    text: str,
-    start: resuming.Start,
-) -> None:
-    """Says what is about to happen and records the operative configuration."""
-    run, cadence = wired.run, wired.cadence
-    mesh = " x ".join(f"{name}={size}" for name, size in wired.layout.mesh.shape.items())
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(wired.shapes.params))
-    table = audit.table(wired.audit())
-    report.say(
-        f"nest_dist {nest_dist.__version__}: {jax.device_count()} {jax.devices()[0].device_kind} "
-        f"devices in {jax.process_count()} processes, mesh {mesh}"
-    )
-    report.say(
-        f"{parameters:,} parameters, with the optimizer's state "
-        f"{audit.device_bytes(wired.shapes) / 1e6:,.1f} MB a device; each is listed in "
-        f"{workdir / workdirs.PARAMETERS}"
-    )
-    report.say(
-        f"{len(wired.training_source):,} training and "
-        f"{len(wired.evaluation_source):,} evaluation examples of "
-        f"{len(wired.training_source.class_names)} classes"
-    )
-    report.say(
-        f"{cadence.num_steps:,} steps of {run.global_batch} examples, {run.num_epochs:g} epochs"
-    )
-    if start.step:
-        report.say(f"resuming after step {start.step}, from {workdir / workdirs.CHECKPOINTS}")
-    for note in start.notes:
-        report.say(note)
-    if hosts.lead():
-        (here.folder / workdirs.CONFIGURATION).write_text(text, encoding="utf-8")
-        (here.folder / workdirs.PARAMETERS).write_text(table, encoding="utf-8")
-        here.copy()
-    report.text("configuration", text, start.step + 1)
-    report.text("parameters", table, start.step + 1)
-    report.hparams(recorded.Recorded(text).plain())
 
 
 def _first_state(wired: wiring.Wiring, report: reports.Report) -> typing.Any:

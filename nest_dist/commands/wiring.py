@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from nest_dist.base import checks, failures, names
-from nest_dist.checkpointing import manager
-from nest_dist.commands import audit
+from nest_dist.checkpointing import states
+from nest_dist.commands import audit, compatibility
 from nest_dist.commands import run as runs
 from nest_dist.data import assembly, batch, pipeline
 from nest_dist.model import axes
@@ -50,7 +50,7 @@ class Wiring:
         """Shapes, types and shardings of the state."""
         shapes = jax.eval_shape(self._initialiser)
         shardings = rules.tree_shardings(self.layout, shapes, self.parameter_axes)
-        return manager.abstract(shapes, shardings)
+        return states.abstract(shapes, shardings)
 
     def audit(self) -> list[audit.Entry]:
         """Where each parameter lies and how it is treated, checked."""
@@ -97,7 +97,7 @@ class Wiring:
             label_smoothing=self.run.label_smoothing,
             seed=self.run.seed,
             microbatches=self.run.microbatches,
-            together=_together(self.run),
+            together=compatibility.together(self.run),
             reduction=self._reduction,
             ema_decay=self.run.ema_decay,
             histograms_every=self.run.histograms_every_steps,
@@ -221,8 +221,8 @@ class Wiring:
         checks.divides(
             "Run.global_batch",
             self.run.global_batch,
-            found.shards * self.run.microbatches * _together(self.run),
-            " x ".join((*factors, f"{_together(self.run)} that stay together")),
+            found.shards * self.run.microbatches * compatibility.together(self.run),
+            " x ".join((*factors, f"{compatibility.together(self.run)} that stay together")),
             "set it to one of them, or lower Run.reduction_shards",
         )
         return found
@@ -258,11 +258,14 @@ def wire(
         BadInput: if batch, mesh, model and data do not fit.
     """
     layout = rules.Layout(run.mesh.build(devices), run.rules)
-    _require_fitting_mesh(run, layout)
+    compatibility.require_fitting_mesh(run, layout)
     if absent is None:
         opened = run.training_data.source.open(), run.evaluation_data.source.open()
         wiring = Wiring(run, layout, *opened)
-        _require_fitting_data(wiring, on_all_devices=devices is None)
+        compatibility.require_fitting_data(run, *opened)
+        if devices is None:
+            for source in opened:
+                pipeline.require_dealable(source, run.global_batch, wiring._rows)
     else:
         wiring = Wiring(run, layout, absent, absent)
     if (examples := len(wiring.training_source)) < run.global_batch:
@@ -272,75 +275,3 @@ def wire(
         )
     run.keep.require_evaluated(wiring.cadence.save_every, wiring.cadence.evaluate_every)
     return wiring
-
-
-def _require_fitting_data(wiring: Wiring, on_all_devices: bool) -> None:
-    run = wiring.run
-    for source in (wiring.training_source, wiring.evaluation_source):
-        if (classes := len(source.class_names)) != run.model.num_classes:
-            raise failures.BadInput(
-                f"the data has {classes} classes, NesT.num_classes is {run.model.num_classes}; "
-                f"set it to {classes}."
-            )
-        if on_all_devices:
-            pipeline.require_dealable(source, run.global_batch, wiring._rows)
-    _require_fitting_images(wiring)
-
-
-def _require_fitting_images(wiring: Wiring) -> None:
-    """Looks at one example of each split on the host, before anything is compiled."""
-    run = wiring.run
-    wanted = (*run.model.geometry().image_sides, run.model.num_channels)
-    shapes = {
-        "training": run.training_data.image_shape(wiring.training_source),
-        "evaluation": run.evaluation_data.image_shape(wiring.evaluation_source),
-    }
-    for name, found in shapes.items():
-        if found != wanted:
-            raise failures.BadInput(
-                f"{name} images come out as {list(found)}, NesT takes {list(wanted)} (height, "
-                "width, channels); change the transforms, NesT.image_size or NesT.num_channels."
-            )
-    channels = len(run.pixels.mean)
-    if channels not in (1, run.model.num_channels):
-        raise failures.BadInput(
-            f"Pixels.mean has {channels} numbers, the images have {run.model.num_channels} "
-            "channels; give one for each."
-        )
-
-
-def batch_unit(run: runs.Run, layout: rules.Layout) -> int:
-    """The smallest global batch that mesh, microbatches and mixing allow."""
-    return layout.shards("batch") * run.microbatches * _together(run)
-
-
-def _require_fitting_mesh(run: runs.Run, layout: rules.Layout) -> None:
-    model, together = run.model, _together(run)
-    shards, unit = layout.shards("batch"), batch_unit(run, layout)
-    if run.global_batch % unit:
-        factors = [f"the mesh's {shards} batch shards"]
-        factors += [f"{run.microbatches} microbatches"] * (run.microbatches > 1)
-        factors += ["2 for the pairs of Run.mixing"] * (together > 1)
-        checks.divides(
-            "Run.global_batch",
-            run.global_batch,
-            unit,
-            " x ".join(factors),
-            "set it to one of them, or change MeshShape",
-        )
-    block_rows, _ = model.geometry().grids[0]
-    checks.divisor_of(
-        "MeshShape.rows",
-        layout.shards("rows"),
-        block_rows,
-        "the rows of blocks of the first level",
-        "change NesT.image_size or NesT.block_side",
-    )
-    checks.divisor_of(
-        "MeshShape.tensor", layout.shards("heads"), model.heads, "NesT.heads", "change NesT.heads"
-    )
-
-
-def _together(run: runs.Run) -> int:
-    """Neighbours in a batch that a microbatch must not part."""
-    return 1 if run.mixing is None else 2

@@ -17,7 +17,7 @@ import grain
 import numpy as np
 
 from nest_dist.base import checks, failures
-from nest_dist.data import batch, loading, preparation, streaming
+from nest_dist.data import batch, dealing, loading, preparation, streaming
 
 READ_AHEAD_BYTES = 1 << 30
 
@@ -89,7 +89,7 @@ class TrainingData:
         replace = self.unreadable_share > 0
         found: typing.Any
         if batch.is_stream(source):
-            deal = streaming.Deal(typing.cast(batch.Stream, source), global_batch, rows)
+            deal = dealing.Deal(typing.cast(batch.Stream, source), global_batch, rows)
             found = streaming.train(deal, prepare, replace, how, first_step, positions or {})
         else:
             order = _order(len(source), seed)
@@ -106,7 +106,7 @@ class TrainingData:
         A stream is read from its beginning.
         """
         if batch.is_stream(source):
-            deal = streaming.Deal(
+            deal = dealing.Deal(
                 typing.cast(batch.Stream, source), global_batch, np.arange(global_batch)
             )
             return itertools.islice(streaming.examples(deal, seed), step * global_batch, None)
@@ -161,7 +161,7 @@ class EvaluationData:
         replace = self.unreadable_share > 0
         found: typing.Any
         if batch.is_stream(source):
-            deal = streaming.Deal(typing.cast(batch.Stream, source), global_batch, rows)
+            deal = dealing.Deal(typing.cast(batch.Stream, source), global_batch, rows)
             shape = self.image_shape(source)
             found = streaming.evaluate(deal, prepare, replace, how, shape)
         else:
@@ -185,7 +185,7 @@ def require_dealable(
         BadInput: if the virtual shards of a stream do not fit the batch or the processes.
     """
     if batch.is_stream(source):
-        streaming.Deal(typing.cast(batch.Stream, source), global_batch, rows)
+        dealing.Deal(typing.cast(batch.Stream, source), global_batch, rows)
 
 
 class _Rows:

@@ -8,7 +8,6 @@ itself, so a run can resume with another number of processes.
 
 import concurrent.futures
 import dataclasses
-import hashlib
 import itertools
 import json
 import typing
@@ -18,61 +17,14 @@ import grain
 import numpy as np
 
 from nest_dist.base import failures
-from nest_dist.data import batch, loading, preparation
+from nest_dist.data import batch, dealing, loading, preparation, shard_readers
 
 POSITIONS = "positions"
 ROWS = "rows"
 
 
-@dataclasses.dataclass(frozen=True)
-class Deal:
-    """Which rows come from which virtual shard.
-
-    Attributes:
-        stream: what is dealt.
-        global_batch: rows over all processes.
-        rows: those that this process's devices hold.
-    Raises:
-        BadInput: if the batch cannot be dealt evenly, or a process would need part of a shard.
-    """
-
-    stream: batch.Stream
-    global_batch: int
-    rows: np.ndarray
-
-    def __post_init__(self) -> None:
-        shards = len(self.stream.shard_lengths)
-        if remainder := self.global_batch % shards:
-            fits = self.global_batch - remainder + shards
-            raise failures.BadInput(
-                f"Run.global_batch is {self.global_batch}, not a multiple of the stream's {shards} "
-                f"virtual shards; set it to {fits} or change virtual_shards."
-            )
-        whole = np.concatenate([self.rows_of(shard) for shard in self.own_shards])
-        if not np.array_equal(whole, self.rows):
-            raise failures.BadInput(
-                f"a process holds {len(self.rows)} rows of the batch, each of {shards} virtual "
-                f"shards supplies {self.each}, all to one process; set virtual_shards to a "
-                "multiple of the processes."
-            )
-
-    @property
-    def each(self) -> int:
-        """Rows that one virtual shard supplies to each global batch."""
-        return self.global_batch // len(self.stream.shard_lengths)
-
-    @property
-    def own_shards(self) -> list[int]:
-        """The virtual shards that this process reads."""
-        return np.unique(self.rows // self.each).tolist()
-
-    def rows_of(self, shard: int) -> np.ndarray:
-        """The rows of the global batch that a virtual shard supplies."""
-        return np.arange(shard * self.each, (shard + 1) * self.each)
-
-
 def train(
-    deal: Deal,
+    deal: dealing.Deal,
     prepare: preparation.Preparation,
     replace: bool,
     how: loading.Loading,
@@ -97,14 +49,16 @@ def train(
             "with the number of virtual shards that the run was started with."
         )
     readers = {
-        shard: _TrainingReader(deal, prepare, replace, shard, first_step, positions.get(str(shard)))
+        shard: shard_readers.TrainingReader(
+            deal, prepare, replace, shard, first_step, positions.get(str(shard))
+        )
         for shard in deal.own_shards
     }
     return _load(deal, readers, how)
 
 
 def evaluate(
-    deal: Deal,
+    deal: dealing.Deal,
     prepare: preparation.Preparation,
     replace: bool,
     how: loading.Loading,
@@ -120,13 +74,13 @@ def evaluate(
         image_shape: that `prepare` makes.
     """
     readers = {
-        shard: _EvaluationReader(deal, prepare, replace, shard, image_shape)
+        shard: shard_readers.EvaluationReader(deal, prepare, replace, shard, image_shape)
         for shard in deal.own_shards
     }
     return _load(deal, readers, how)
 
 
-def examples(deal: Deal, seed: int) -> Iterator[batch.Example]:
+def examples(deal: dealing.Deal, seed: int) -> Iterator[batch.Example]:
     """The endless sequence of all shards, as stored, from the beginning of the run."""
     readers = [deal.stream.train(shard, seed, None) for shard in deal.own_shards]
     try:
@@ -170,113 +124,10 @@ class Joined:
         self._parts.close()
 
 
-@dataclasses.dataclass
-class _TrainingReader:
-    """Prepared rows of one virtual shard, step after step."""
-
-    deal: Deal
-    prepare: preparation.Preparation
-    replace: bool
-    shard: int
-    step: int
-    start: batch.Position | None
-    source: batch.ShardReader | None = None
-
-    def open(self) -> None:
-        self.source = self.deal.stream.train(self.shard, self.prepare.seed, self.start)
-
-    def read(self, pool: concurrent.futures.Executor) -> list[batch.Example]:
-        assert self.source is not None
-        first = self.step * self.deal.global_batch
-        places = [first + int(row) for row in self.deal.rows_of(self.shard)]
-        examples = [next(self.source) for _ in places]
-        results = list(pool.map(self._try, examples, places))
-        self.step += 1
-        return [self._made(*each) for each in zip(results, examples, places, strict=True)]
-
-    def position(self) -> batch.Position:
-        assert self.source is not None
-        return self.source.position()
-
-    def close(self) -> None:
-        if self.source is not None:
-            self.source.close()
-
-    def _try(self, example: batch.Example, place: int) -> batch.Example | batch.Unreadable:
-        try:
-            return self.prepare(example, place)
-        except batch.Unreadable as reason:
-            return reason
-
-    def _made(
-        self, result: batch.Example | batch.Unreadable, example: batch.Example, place: int
-    ) -> batch.Example:
-        mark = preparation.NONE
-        for _ in range(preparation.REPLACEMENTS):
-            if not isinstance(result, batch.Unreadable):
-                return {**result, preparation.UNREADABLE: np.int64(mark)}
-            if not self.replace:
-                raise failures.BadInput(preparation.refusal(place, example, result))
-            mark = _number_of(example)
-            assert self.source is not None
-            example = next(self.source)
-            result = self._try(example, place)
-        raise failures.BadInput(
-            f"{preparation.REPLACEMENTS} examples of virtual shard {self.shard} in a row are "
-            "unreadable; the data set is damaged, make it anew."
-        )
-
-
-@dataclasses.dataclass
-class _EvaluationReader:
-    """Prepared rows of one virtual shard, until the longest shard is through."""
-
-    deal: Deal
-    prepare: preparation.Preparation
-    replace: bool
-    shard: int
-    image_shape: tuple[int, ...]
-    step: int = 0
-    source: Iterator[batch.Example] | None = None
-
-    def open(self) -> None:
-        self.source = self.deal.stream.evaluate(self.shard)
-
-    def read(self, pool: concurrent.futures.Executor) -> list[batch.Example]:
-        if self.step == -(-max(self.deal.stream.shard_lengths) // self.deal.each):
-            raise StopIteration
-        assert self.source is not None
-        self.step += 1
-        made = list(pool.map(self._prepared, itertools.islice(self.source, self.deal.each)))
-        blank = {
-            "image": np.zeros(self.image_shape, np.uint8),
-            "label": np.int32(0),
-            preparation.UNREADABLE: np.int64(preparation.NONE),
-            "weight": np.float32(0),
-        }
-        return [blank | each for each in made] + [blank] * (self.deal.each - len(made))
-
-    def position(self) -> batch.Position:
-        return {}
-
-    def close(self) -> None:
-        pass
-
-    def _prepared(self, example: batch.Example) -> batch.Example:
-        try:
-            prepared = self.prepare(example, 0)
-        except batch.Unreadable as reason:
-            if not self.replace:
-                raise failures.BadInput(preparation.refusal(0, example, reason)) from None
-            return {preparation.UNREADABLE: np.int64(_number_of(example))}
-        mark = np.int64(preparation.NONE)
-        return {**prepared, preparation.UNREADABLE: mark, "weight": np.float32(1)}
-
-
 class _Parts(grain.IterDataset):
     """The rows of some virtual shards of each batch; Grain gives each worker a slice of them."""
 
-    def __init__(self, readers: Mapping[int, typing.Any], deal: Deal, threads: int) -> None:
+    def __init__(self, readers: Mapping[int, typing.Any], deal: dealing.Deal, threads: int) -> None:
         super().__init__()
         self._readers = dict(readers)
         self._deal = deal
@@ -291,7 +142,7 @@ class _Parts(grain.IterDataset):
 
 
 class _PartIterator(grain.DatasetIterator):
-    def __init__(self, readers: Mapping[int, typing.Any], deal: Deal, threads: int) -> None:
+    def __init__(self, readers: Mapping[int, typing.Any], deal: dealing.Deal, threads: int) -> None:
         super().__init__()
         self._readers = readers
         self._deal = deal
@@ -317,6 +168,7 @@ class _PartIterator(grain.DatasetIterator):
         # Positions travel with the batches; Grain asks for a state after each and never uses it.
         return {}
 
+    # Grain's interface has it; nothing here asks an iterator to go elsewhere.
     def set_state(self, state: dict[str, typing.Any]) -> None:
         raise NotImplementedError("a stream goes on from the positions it was opened with")
 
@@ -328,7 +180,7 @@ class _PartIterator(grain.DatasetIterator):
         super().close()
 
 
-def _load(deal: Deal, readers: Mapping[int, typing.Any], how: loading.Loading) -> Joined:
+def _load(deal: dealing.Deal, readers: Mapping[int, typing.Any], how: loading.Loading) -> Joined:
     needed = len(readers) * deal.stream.shard_bytes
     if needed > how.read_ahead_bytes:
         raise failures.BadInput(
@@ -343,9 +195,3 @@ def _load(deal: Deal, readers: Mapping[int, typing.Any], how: loading.Loading) -
         # One batch is in the making while another waits; blocks of examples are read ahead anyway.
         dataset = grain.experimental.ThreadPrefetchIterDataset(dataset, prefetch_buffer_size=2)
     return Joined(how.over_workers(dataset, 1), max(1, workers))
-
-
-def _number_of(example: batch.Example) -> int:
-    """A number for an example that has no index."""
-    digest = hashlib.sha256(str(example.get("key")).encode()).digest()
-    return int.from_bytes(digest[:7], "big")

@@ -11,10 +11,8 @@ import json
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-import traceback
 import types
 import typing
 from collections.abc import Iterator
@@ -22,14 +20,12 @@ from collections.abc import Iterator
 import jax
 
 from nest_dist.base import failures
-from nest_dist.parallel import hosts, hub
+from nest_dist.parallel import hosts, hub, main_thread
 
 # From the step on which all processes agreed to stop: long enough for a checkpoint.
 STOP_SECONDS = 300.0
 # How long a process whose collective failed waits to be told why.
 REASON_SECONDS = hub.SILENT_SECONDS + 5
-_FRAMES = 4
-_PACKAGE = os.path.dirname(os.path.dirname(__file__))
 
 
 class Watch:
@@ -197,7 +193,7 @@ class Watch:
                     tick=self._ticks,
                     phase=self._phase,
                     seconds=now - self._phase_since,
-                    where=_where(),
+                    where=main_thread.place(),
                 )
             if now > self._stop_by:
                 self._end(
@@ -279,19 +275,6 @@ class Watch:
 def _say(text: str) -> None:
     with contextlib.suppress(OSError):  # a log on a full disk must not keep a process from its end
         os.write(2, text.encode() + b"\n")
-
-
-def _where() -> str:
-    """Where the main thread is, and which places of this package led there."""
-    frame = sys._current_frames().get(typing.cast(int, threading.main_thread().ident))
-    if frame is None:
-        return "its end"
-    places: list[str] = []
-    for inner, line in traceback.walk_stack(frame):
-        code = inner.f_code
-        if not places or _PACKAGE in code.co_filename:
-            places.append(f"{os.path.basename(code.co_filename)}:{line} {code.co_name}")
-    return " < ".join(places[:_FRAMES])
 
 
 def _tells_of_lost_peer(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support import commands, saving
 
-from nest_dist.checkpointing import manager
+from nest_dist.checkpointing import states
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def killed(tmp_path_factory):
 def restored(checkpoints, step):
     like = jax.eval_shape(lambda: saving.state(step))
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return checkpoints.restore(step, manager.abstract(like, jax.tree.map(lambda _: here, like)))
+    return checkpoints.restore(step, states.abstract(like, jax.tree.map(lambda _: here, like)))
 
 
 def test_a_kill_at_any_write_leaves_a_whole_checkpoint_and_the_next_save_succeeds(killed):

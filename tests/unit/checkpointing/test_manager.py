@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from nest_dist.base import failures
-from nest_dist.checkpointing import digests, keep, manager
+from nest_dist.checkpointing import digests, keep, manager, states
 
 RNG = np.random.default_rng(0)
 STATE = {
@@ -28,7 +28,7 @@ METADATA = {"configuration": "", "class_names": []}
 
 
 def abstract():
-    return manager.abstract(STATE, jax.tree.map(lambda leaf: leaf.sharding, STATE))
+    return states.abstract(STATE, jax.tree.map(lambda leaf: leaf.sharding, STATE))
 
 
 def opened(folder, **policy):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nest_dist.base import failures
-from nest_dist.data import batch, blocks, streaming
+from nest_dist.data import batch, blocks, dealing
 
 LENGTHS = (7, 3, 8, 1, 12, 5, 4)
 SHARDS = 3
@@ -122,10 +122,10 @@ class Stream:
 )
 def test_shards_that_do_not_fit_batch_and_processes_are_refused(global_batch, rows, message):
     with pytest.raises(failures.BadInput, match=message):
-        streaming.Deal(Stream(), global_batch, np.array(rows))
+        dealing.Deal(Stream(), global_batch, np.array(rows))
 
 
 def test_each_process_reads_the_shards_of_its_own_rows():
-    deals = [streaming.Deal(Stream(), 6, np.arange(2 * each, 2 * each + 2)) for each in range(3)]
+    deals = [dealing.Deal(Stream(), 6, np.arange(2 * each, 2 * each + 2)) for each in range(3)]
     assert [deal.own_shards for deal in deals] == [[0], [1], [2]]
-    assert streaming.Deal(Stream(), 6, np.arange(6)).own_shards == [0, 1, 2]
+    assert dealing.Deal(Stream(), 6, np.arange(6)).own_shards == [0, 1, 2]
