@@ -178,8 +178,8 @@ def _run(arguments: list[str]) -> int:
     chosen = {flag: values[flag].value for flag in COMMANDS[name].flags}
     options = Options(**chosen, arguments=others)
     if "process_id" in COMMANDS[name].flags:
-        # Until the command looks after signals itself, there is nothing to save.
-        signal.signal(signal.SIGTERM, lambda *_: failures.end_now(failures.PREEMPTED))
+        # Held back until the command's watch can tell the other processes of it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     module = name.replace("-", "_")
     importlib.import_module(f"nest_dist.commands.{module}").run(options)
     return 0

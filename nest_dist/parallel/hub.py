@@ -193,11 +193,13 @@ class Hub:
 
     def _agree(self) -> None:
         """Once all have said where they are, the next tick of the foremost is where they stop."""
-        places = [member.held_at for member in self._members if member.index is not None]
+        places = [member.held_at for member in self._members]
         known = [place for place in places if place is not None]
+        if len(known) < self._count:
+            return  # some may still be on their way to the meeting
         if -1 in known:
             self._end(failures.PREEMPTED, "asked to stop before the first step: nothing to save", 0)
-        elif len(known) == self._count:
+        else:
             self._tell(encode("stop_at", tick=max(known) + 1))
 
     def _judge(self, now: float) -> None:

@@ -24,6 +24,8 @@ from nest_dist.parallel import hosts, hub, main_thread
 
 # From the step on which all processes agreed to stop: long enough for a checkpoint.
 STOP_SECONDS = 300.0
+# How long a process that is asked to stop before it has met the others tries to tell them.
+MEETING_SECONDS = 20.0
 # How long a process whose collective failed waits to be told why.
 REASON_SECONDS = hub.SILENT_SECONDS + 5
 
@@ -31,11 +33,11 @@ REASON_SECONDS = hub.SILENT_SECONDS + 5
 class Watch:
     """The watch of one process; a context manager around all that it does in a run.
 
-    Before `begin`, a request to stop ends the process at once: there is nothing to save.
+    Before `begin`, a request to stop ends the run: there is nothing to save.
     """
 
     def __init__(self) -> None:
-        """Takes over SIGTERM and SIGINT; call it in the main thread."""
+        """Takes over SIGTERM, which may have been held back, and SIGINT; for the main thread."""
         self._lock = threading.Condition()
         self._sending = threading.Lock()
         self._began = False
@@ -44,6 +46,7 @@ class Watch:
         self._stop_at: int | None = None
         self._stop_by = float("inf")
         self._interrupted = False
+        self._stop_early = False  # asked to stop before the others have been met
         self._phase = "start"
         self._phase_since = time.monotonic()
         self._leaving = False  # in peace: the end of process 0's connection is then no surprise
@@ -73,15 +76,19 @@ class Watch:
         port, token = json.loads(hosts.told(place))
         host = "127.0.0.1" if hosts.lead() else hosts.coordinator_host()
         try:
-            self._connection = socket.create_connection((host, port), timeout=30)
+            connection = socket.create_connection((host, port), timeout=30)
+            connection.sendall(hub.encode("hello", index=self._index, token=token))
         except OSError as error:
             raise failures.PeerLost(
                 f"process {self._index} cannot reach process 0 at {host}:{port} "
                 f"({failures.first_line(error)}); let the hosts of the run reach each other on all "
                 "TCP ports."
             ) from None
-        self._connection.settimeout(hub.PULSE_SECONDS / 2)
-        self._send("hello", index=self._index, token=token)
+        connection.settimeout(hub.PULSE_SECONDS / 2)
+        with self._lock:
+            self._connection = connection
+        if self._stop_early:
+            self._send("stop")
         threading.Thread(target=self._run, name="watch", daemon=True).start()
 
     def begin(self) -> None:
@@ -249,6 +256,7 @@ class Watch:
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         self._signals = (reader, writer)
         threading.Thread(target=self._hear_signals, name="signals", daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def _hear_signals(self) -> None:
         while True:
@@ -267,9 +275,21 @@ class Watch:
         self._request_stop()
 
     def _request_stop(self) -> None:
-        if self._connection is None:
+        with self._lock:
+            self._stop_early = self._connection is None
+        if not self._stop_early:
+            self._send("stop")
+        elif self._interrupted:
+            self._stop_alone()  # Ctrl-C reaches all processes of a terminal
+        else:
+            # The others would wait for a process that is gone. So it goes on to meet and tell them.
+            timer = threading.Timer(MEETING_SECONDS, self._stop_alone)
+            timer.daemon = True
+            timer.start()
+
+    def _stop_alone(self) -> None:
+        if not self._began:
             self._end(failures.PREEMPTED, "asked to stop during the start: nothing to save", 0)
-        self._send("stop")
 
 
 def _say(text: str) -> None:
