@@ -20,7 +20,8 @@ def holds(process, mask):
 def wait_until(holds_now, process):
     limit = time.monotonic() + 60
     while not holds_now(process):
-        assert process.poll() is None and time.monotonic() < limit
+        assert process.poll() is None
+        assert time.monotonic() < limit
         time.sleep(0.005)
 
 
