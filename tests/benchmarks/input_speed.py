@@ -24,10 +24,12 @@ TOP = HERE.parents[1]
 ENVIRONMENTS = TOP / ".venv-benchmarks"
 # Pillow is held below 13, whose Posterize refuses the zero bits that timm's recipe may ask for.
 PACKAGES = {
-    "timm": ["--no-deps", "timm==1.0.31", "pillow<13", "numpy"],
+    "timm": ["pillow<13", "numpy"],
     "tensorflow": ["tensorflow-cpu"],
-    "torch": ["torch==2.13.0", "timm==1.0.31"],  # for model_speed.py
+    # For model_speed.py, without torchvision, which need not fit this torch.
+    "torch": ["torch==2.13.0", "safetensors", "pyyaml", "huggingface_hub", "numpy", "pillow"],
 }
+ALONE = {"timm": "timm==1.0.31", "torch": "timm==1.0.31"}  # without what it asks for
 OTHERS = ("timm", "tensorflow")
 PICTURES = 160
 HEIGHT, WIDTH = 375, 500
@@ -81,7 +83,10 @@ def environment(name: str) -> str:
         print(f"making {folder} ...", flush=True)
         venv.create(folder, with_pip=True, clear=True)
         quiet = ("--quiet", "--disable-pip-version-check", "--no-cache-dir")
-        subprocess.run([python, "-m", "pip", "install", *quiet, *PACKAGES[name]], check=True)
+        install = (python, "-m", "pip", "install", *quiet)
+        subprocess.run([*install, *PACKAGES[name]], check=True)
+        if name in ALONE:
+            subprocess.run([*install, "--no-deps", ALONE[name]], check=True)
         (folder / "done").touch()
     return str(python)
 

@@ -1,11 +1,16 @@
 """timm's images a second, one round for each line that comes in; see model_speed.py."""
 
 import json
+import pathlib
 import sys
 import time
 
-import timm
-import torch
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
+from support import without_torchvision
+
+without_torchvision.pretend()
+import timm  # noqa: E402
+import torch  # noqa: E402
 
 BATCH = 16
 

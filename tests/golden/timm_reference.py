@@ -19,14 +19,10 @@ logits there, that a .pth file is read without PyTorch just as with it, and that
 written by nest_dist are what the reference implementation reads.
 """
 
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import json
 import pathlib
 import sys
 import tempfile
-import types
 
 HERE = pathlib.Path(__file__).parent
 REDUCED = {
@@ -39,39 +35,10 @@ REDUCED = {
 }
 FULL_SIDES = (224, 96)
 
-
-class _Anything(type):
-    def __getattr__(cls, name: str) -> str:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return name
-
-
-class _StandIn(types.ModuleType):
-    __path__: list[str] = []  # noqa: RUF012  a package
-
-    def __getattr__(self, name: str) -> type:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _Anything(name, (), {})
-
-
-class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "torchvision":
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec):
-        return _StandIn(spec.name)
-
-    def exec_module(self, module):
-        pass
-
-
-if importlib.util.find_spec("torchvision") is None:
-    sys.meta_path.insert(0, _Finder())
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
+from support import without_torchvision  # noqa: E402
+
+without_torchvision.pretend()
 
 import numpy as np  # noqa: E402
 import safetensors.numpy  # noqa: E402
