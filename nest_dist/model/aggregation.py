@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from nest_dist.model import affine, layout
+from nest_dist.model import affine, layout, on_cpu
 from nest_dist.parallel import halo, rules
 
 
@@ -56,8 +56,13 @@ def convolve(image: Array, kernel: Array, bias: Array, padding: halo.Padding = (
         bias: [width].
         padding: rows of zeros added above and below.
     """
-    product = jax.lax.conv_general_dilated(
-        image, kernel, (1, 1), (padding, (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    product: Array = jax.lax.platform_dependent(
+        image,
+        kernel,
+        cpu=lambda image, kernel: on_cpu.convolve(image, kernel, padding),
+        default=lambda image, kernel: jax.lax.conv_general_dilated(
+            image, kernel, (1, 1), (padding, (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        ),
     )
     return product + bias
 
@@ -74,4 +79,11 @@ def max_pool(image: Array, padding: halo.Padding = (0, 1)) -> Array:
     # Were this a traced value, JAX would not know the window's maximum and could not derive it.
     lowest = np.array(-np.inf, image.dtype)
     edges = ((0, 0), padding, (0, 1), (0, 0))
-    return jax.lax.reduce_window(image, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
+    largest: Array = jax.lax.platform_dependent(
+        image,
+        cpu=lambda image: on_cpu.max_pool(image, padding),
+        default=lambda image: jax.lax.reduce_window(
+            image, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges
+        ),
+    )
+    return largest

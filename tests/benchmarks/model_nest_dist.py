@@ -13,12 +13,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from support import family, layouts
 
 from nest_dist.model import axes
+from nest_dist.parallel import hosts
 from nest_dist.train import optimizer, state, step
 
 BATCH = 16
 
 
 def main() -> None:
+    hosts.keep_freed_memory()  # as every command does
     model = family.published("nest_tiny", stochastic_depth=0.2)
     rng = np.random.default_rng(0)
     batch = {

@@ -32,8 +32,12 @@ def products(jaxpr):
             outputs = equation.params["dimension_numbers"].rhs_spec[0]
             total += results * math.prod(kernel) // kernel[outputs]
         for value in equation.params.values():
-            inner = getattr(value, "jaxpr", value)
-            total += products(inner) if hasattr(inner, "eqns") else 0
+            # Branches are the same arithmetic, in other words for each platform.
+            choices = value if isinstance(value, tuple) else (value,)
+            inner = [getattr(choice, "jaxpr", choice) for choice in choices]
+            counts = {products(each) for each in inner if hasattr(each, "eqns")}
+            assert len(counts) <= 1
+            total += sum(counts)
     return total
 
 
