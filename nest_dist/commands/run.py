@@ -41,7 +41,7 @@ class Run:
         mixing: of pairs of examples, on the device; None leaves it out.
         label_smoothing: share of the target spread over all classes, in [0, 1).
         microbatches: parts of a step's batch that are computed one after the other, to save
-            memory; loss and gradients stay those of the whole.
+            memory, and on a TPU time; loss and gradients stay those of the whole.
         reproducible_reduction: whether gradients are summed so that parameters do not depend, to
             the last bit, on how many devices share the work; takes more memory and time.
         reduction_shards: of the batch in that sum, a power of two that the devices divide; the

@@ -1,4 +1,7 @@
-"""The official pipeline's decode, random resized crop and flip, by tf.data with one thread."""
+"""The official pipeline's decode, random resized crop and flip, by tf.data with one thread.
+
+It gives float32 images between 0 and 1; ours gives uint8, so that is measured besides.
+"""
 
 import json
 import os
@@ -26,8 +29,7 @@ def prepared(number, picture):
     window = tf.concat([begin[:2], size[:2]], 0)
     image = tf.image.decode_and_crop_jpeg(picture, window, channels=3)
     image = tf.image.resize(tf.cast(image, tf.float32) / 255, (SIDE, SIDE))
-    image = tf.image.stateless_random_flip_left_right(image, seeds[1])
-    return tf.saturate_cast(255 * image, tf.uint8)
+    return tf.image.stateless_random_flip_left_right(image, seeds[1])
 
 
 def main():
@@ -39,13 +41,15 @@ def main():
     options.threading.max_intra_op_parallelism = 1
     data = tf.data.Dataset.from_tensor_slices(pictures).cache().enumerate()
     data = data.map(lambda number, each: prepared(tf.cast(number, tf.int32), each))
-    data = data.batch(32).with_options(options)
+    as_uint8 = data.map(lambda image: tf.saturate_cast(255 * image, tf.uint8))
     for _ in sys.stdin:
-        start = time.process_time()
-        for batch in data:
-            batch.numpy()
-        spent = 1000 * (time.process_time() - start) / len(pictures)
-        print(json.dumps({"decode, crop, flip": spent}), flush=True)
+        times = {}
+        for name, kind in (("decode, crop, flip", data), ("the same to uint8", as_uint8)):
+            start = time.process_time()
+            for batch in kind.batch(32).with_options(options):
+                batch.numpy()
+            times[name] = 1000 * (time.process_time() - start) / len(pictures)
+        print(json.dumps(times), flush=True)
 
 
 main()
