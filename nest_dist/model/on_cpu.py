@@ -3,8 +3,6 @@
 On a TPU it is slower with them. `tests/benchmarks/model_speed.py` measures the whole on a CPU.
 """
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,39 +31,6 @@ def mix(query: Array, key: Array, value: Array) -> Array:
     )
     mixed = (mixed / exponentials.sum(-1, keepdims=True)).astype(value.dtype).swapaxes(-2, -3)
     return mixed[:, None] if T == 1 else mixed
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def convolve(image: Array, kernel: Array, padding: halo.Padding) -> Array:
-    """3x3 convolution as of `aggregation.convolve`, with a gradient of its own for the kernel."""
-    return jax.lax.conv_general_dilated(
-        image, kernel, (1, 1), (padding, (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-def _forward(
-    image: Array, kernel: Array, padding: halo.Padding
-) -> tuple[Array, tuple[Array, Array]]:
-    return convolve(image, kernel, padding), (image, kernel)
-
-
-def _backward(
-    padding: halo.Padding, kept: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
-    image, kernel = kept
-    (of_image,) = jax.linear_transpose(lambda it: convolve.fun(it, kernel, padding), image)(
-        gradient
-    )
-    _, H, W, _ = gradient.shape
-    image = jnp.pad(image, ((0, 0), padding, (1, 1), (0, 0)))
-    of_kernel = [
-        jnp.einsum("bhwc,bhwd->cd", image[:, down : down + H, right : right + W], gradient)
-        for down, right in np.ndindex(3, 3)
-    ]
-    return of_image, jnp.stack(of_kernel).reshape(kernel.shape)
-
-
-convolve.defvjp(_forward, _backward)
 
 
 def max_pool(image: Array, padding: halo.Padding) -> Array:

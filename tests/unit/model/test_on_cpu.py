@@ -39,17 +39,6 @@ def test_scores_may_be_large():
     np.testing.assert_allclose(found, attention.mix(1e4 * query, key, value), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("padding", [(1, 1), (0, 1), (1, 0), (0, 0)])
-def test_convolutions_are_alike(padding):
-    def plain(image, kernel):
-        return jax.lax.conv_general_dilated(
-            image, kernel, (1, 1), (padding, (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-
-    arguments = drawn(2, 6, 8, 5), drawn(3, 3, 5, 7, seed=1)
-    assert_same(plain, functools.partial(on_cpu.convolve, padding=padding), *arguments)
-
-
 @pytest.mark.parametrize(("rows", "padding"), [(6, (0, 1)), (7, (0, 0))])
 def test_pools_are_alike(rows, padding):
     def windows(image):
