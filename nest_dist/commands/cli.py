@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import importlib
 import os
-import signal
 import sys
 import traceback
 import types
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from absl import flags, logging
 
 from nest_dist.base import checks, failures
+from nest_dist.parallel import stop_signals
 
 # A namespace with one attribute for each flag of the command.
 Options = types.SimpleNamespace
@@ -178,8 +178,7 @@ def _run(arguments: list[str]) -> int:
     chosen = {flag: values[flag].value for flag in COMMANDS[name].flags}
     options = Options(**chosen, arguments=others)
     if "process_id" in COMMANDS[name].flags:
-        # Held back until the command's watch can tell the other processes of it.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        stop_signals.hold_back()  # until the command's watch can tell the other processes of it
     module = name.replace("-", "_")
     importlib.import_module(f"nest_dist.commands.{module}").run(options)
     return 0

@@ -1,8 +1,5 @@
 """Self-attention inside each block, with many heads or with one key and value for all of them."""
 
-import typing
-from collections.abc import Callable
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -50,22 +47,20 @@ class BlockAttention(nn.Module):
         return affine.Affine(kernel_shape, bias_shape, self.compute_dtype, name=name)()
 
     def _attend(self, query: Array, key: Array, value: Array, keys: Array | None) -> Array:
-        def drop(weights: Array) -> Array:
-            return chance.drop(weights, self.dropout, chance.fold(typing.cast(Array, keys), 0))
-
+        dropped = None if keys is None or self.dropout == 0 else chance.fold(keys, 0)
         if self.multi_query:
             key, value = key.squeeze(-2), value.squeeze(-2)  # [B, T, N, D]
-        if keys is not None and self.dropout > 0:
-            return mix(query, key, value, drop)
-        if self.multi_query:
-            return mix(query, key, value)
-        # Each is several times as fast as the other where it is used.
-        found: Array = jax.lax.platform_dependent(query, key, value, cpu=on_cpu.mix, default=mix)
-        return found
+        elif dropped is None:
+            # Each is the faster one where it is used.
+            mixed: Array = jax.lax.platform_dependent(
+                query, key, value, cpu=on_cpu.mix, default=mix
+            )
+            return mixed
+        return mix(query, key, value, dropped, self.dropout)
 
 
 def mix(
-    query: Array, key: Array, value: Array, drop: Callable[[Array], Array] = lambda weights: weights
+    query: Array, key: Array, value: Array, keys: Array | None = None, dropout: float = 0.0
 ) -> Array:
     """The values [B, T, N, K, D] that each query attends to, mixed by the softmax of its scores.
 
@@ -73,10 +68,13 @@ def mix(
         query: scaled, [B, T, N, K, D].
         key: [B, T, N, K, D], or [B, T, N, D] for all heads.
         value: as `key`.
-        drop: what becomes of the weights.
+        keys: of random numbers, [B]; without them nothing is dropped.
+        dropout: rate of the weights set to zero.
     """
     heads = "k" if key.ndim == query.ndim else ""
     # bfloat16 has 8 significant bits; a sum of 196 exponentials would lose the small ones.
     scores = jnp.einsum(f"btnkd,btm{heads}d->btknm", query, key, preferred_element_type=jnp.float32)
-    weights = drop(jax.nn.softmax(scores).astype(query.dtype))
+    weights = jax.nn.softmax(scores).astype(query.dtype)
+    if keys is not None:
+        weights = chance.drop(weights, dropout, keys)
     return jnp.einsum(f"btknm,btm{heads}d->btnkd", weights, value)

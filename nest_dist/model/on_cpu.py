@@ -1,6 +1,6 @@
-"""The same arithmetic in other words, with which XLA is several times as fast on a CPU.
+"""The same arithmetic in other words, with which XLA is faster on a CPU, and slower on a TPU.
 
-On a TPU it is slower with them. `tests/benchmarks/model_speed.py` measures the whole on a CPU.
+BUILD.md has figures of both; `tests/benchmarks/model_speed.py` measures the whole on a CPU.
 """
 
 import jax

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import jax
 
 from nest_dist.base import failures
-from nest_dist.parallel import hosts, hub, main_thread
+from nest_dist.parallel import hosts, hub, main_thread, stop_signals
 
 # From the step on which all processes agreed to stop: long enough for a checkpoint.
 STOP_SECONDS = 300.0
@@ -37,7 +37,7 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        """Takes over SIGTERM, which may have been held back, and SIGINT; for the main thread."""
+        """Takes over SIGTERM and SIGINT; call it in the main thread."""
         self._lock = threading.Condition()
         self._sending = threading.Lock()
         self._began = False
@@ -55,7 +55,7 @@ class Watch:
         self._hub: hub.Hub | None = None
         self._connection: socket.socket | None = None
         self._index = 0
-        self._listen_to_signals()
+        self._signals = stop_signals.Listener(self._hear_signal)
 
     def connect(self, stuck_seconds: float = 600.0) -> None:
         """Joins the watch of the other processes; call it after `hosts.start`, on all of them.
@@ -246,25 +246,11 @@ class Watch:
             with self._sending, contextlib.suppress(OSError):
                 self._connection.sendall(hub.encode(kind, **fields))
 
-    def _listen_to_signals(self) -> None:
-        # Python runs its handlers between two steps of the main thread's code only. What a signal
-        # writes to the socket is read at once, whatever the main thread does.
-        reader, writer = socket.socketpair()
-        writer.setblocking(False)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-        self._signals = (reader, writer)
-        threading.Thread(target=self._hear_signals, name="signals", daemon=True).start()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-
-    def _hear_signals(self) -> None:
-        while True:
-            for number in self._signals[0].recv(64):
-                if number == signal.SIGINT:
-                    self._interrupt()
-                elif number == signal.SIGTERM:
-                    self._request_stop()
+    def _hear_signal(self, number: int) -> None:
+        if number == signal.SIGINT:
+            self._interrupt()
+        elif number == signal.SIGTERM:
+            self._request_stop()
 
     def _interrupt(self) -> None:
         if self._interrupted:

@@ -29,7 +29,7 @@ PACKAGES = {
     # For model_speed.py, without torchvision, which need not fit this torch.
     "torch": ["torch==2.13.0", "safetensors", "pyyaml", "huggingface_hub", "numpy", "pillow"],
 }
-ALONE = {"timm": "timm==1.0.31", "torch": "timm==1.0.31"}  # without what it asks for
+WITHOUT_DEPENDENCIES = {"timm": "timm==1.0.31", "torch": "timm==1.0.31"}
 OTHERS = ("timm", "tensorflow")
 PICTURES = 160
 HEIGHT, WIDTH = 375, 500
@@ -85,8 +85,8 @@ def environment(name: str) -> str:
         quiet = ("--quiet", "--disable-pip-version-check", "--no-cache-dir")
         install = (python, "-m", "pip", "install", *quiet)
         subprocess.run([*install, *PACKAGES[name]], check=True)
-        if name in ALONE:
-            subprocess.run([*install, "--no-deps", ALONE[name]], check=True)
+        if name in WITHOUT_DEPENDENCIES:
+            subprocess.run([*install, "--no-deps", WITHOUT_DEPENDENCIES[name]], check=True)
         (folder / "done").touch()
     return str(python)
 
@@ -142,11 +142,12 @@ def show(rounds: list[dict[str, dict[str, float]]]) -> None:
         found = ratio(("timm", "recipe"), ("nest_dist", "recipe"))
         print(f"recipe, as many times as fast as timm on Pillow (goal 2.5): {found:.2f}")
     if "tensorflow" in rounds[0]:
-        for name, goal in (("decode, crop, flip", " (goal 1.2)"), ("the same to uint8", "")):
-            found = ratio(("tensorflow", name), ("nest_dist", "decode, crop, flip"))
-            print(
-                f"decode, crop, flip, as many times as fast as tf.data, {name}{goal}: {found:.2f}"
-            )
+        for part, what in (
+            ("decode, crop, flip", "tf.data (goal 1.2)"),
+            ("the same to uint8", "tf.data to uint8, as ours"),
+        ):
+            found = ratio(("tensorflow", part), ("nest_dist", "decode, crop, flip"))
+            print(f"decode, crop, flip, as many times as fast as {what}: {found:.2f}")
     share = 1 - ratio(("nest_dist", "recipe, pixels alone"), ("nest_dist", "recipe"))
     print(f"Grain and Python beside decode and pixel work (goal at most 20%): {share:.1%}")
 
