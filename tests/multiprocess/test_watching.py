@@ -44,15 +44,21 @@ class Watched:
     def books(self):
         return json.loads((self.workdir / "goodput.json").read_text())
 
-    def has_more_than_it_saved(self):
-        """Whether the ledger knows of steps that a restart now would repeat.
+    def stands_with_more_than_it_saved(self, process):
+        """Halt the run; whether its ledger knows of steps that a restart would repeat.
 
-        The fourth save must be among them: it may still be on its way, and then leave none.
+        If not, the run goes on. One process that is stopped halts all at their next step, so
+        that no save comes between the look and the kill.
         """
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1)
         books = self.books()
         newest = max(books["saved"], key=int)
-        more = sum(books["seconds"].values()) > sum(books["saved"][newest].values())
-        return int(newest) >= 4 * SAVE_EVERY and more
+        if any(books["seconds"][cause] > spent for cause, spent in books["saved"][newest].items()):
+            return True
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.1)
+        return False
 
     def wait_for_trace_beside(self, names):
         browser.eventually(
@@ -77,7 +83,7 @@ def watch(run):
         (run.workdir / "profile").touch()
         run.wait_for_trace_beside(set(run.traces()))
         commands.wait_for_step(run.workdir, 4 * SAVE_EVERY + 10, launcher)
-        browser.eventually(run.has_more_than_it_saved)
+        browser.eventually(lambda: run.stands_with_more_than_it_saved(launcher.processes()[1]))
         launcher.processes()[1].kill()
         run.outputs.append(launcher.wait()[1])
     run.books_when_killed = run.books()
