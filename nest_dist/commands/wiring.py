@@ -14,7 +14,7 @@ from nest_dist.checkpointing import states
 from nest_dist.commands import audit, compatibility
 from nest_dist.commands import run as runs
 from nest_dist.data import assembly, batch, pipeline
-from nest_dist.model import axes
+from nest_dist.model import axes, on_cpu
 from nest_dist.parallel import reproducible, rules
 from nest_dist.train import guard, loop, state, step
 
@@ -105,7 +105,10 @@ class Wiring:
         guarded = guard.guarded(function, self.run.not_finite.policy == "skip")
         shardings = jax.tree.map(lambda leaf: leaf.sharding, self.shapes)
         return jax.jit(
-            guarded, donate_argnums=0, out_shardings=(shardings, self.layout.replicated())
+            guarded,
+            donate_argnums=0,
+            out_shardings=(shardings, self.layout.replicated()),
+            compiler_options=self._compiler_options,
         )
 
     def evaluation_step(self) -> jax.stages.Wrapped:
@@ -115,7 +118,11 @@ class Wiring:
             self.run.pixels,
             self.layout,
         )
-        return jax.jit(function, out_shardings=self.layout.replicated())
+        return jax.jit(
+            function,
+            out_shardings=self.layout.replicated(),
+            compiler_options=self._compiler_options,
+        )
 
     def shown_inputs(self, count: int) -> jax.stages.Wrapped:
         """Jitted: what the model is given of the first `count` examples in a training step.
@@ -198,6 +205,11 @@ class Wiring:
             global_batch=self.run.global_batch,
         )
         return assembly.Ahead(local, place, blank, stopping=stopping)
+
+    @property
+    def _compiler_options(self) -> dict[str, str]:
+        on_a_cpu = self.layout.mesh.devices.flat[0].platform == "cpu"
+        return on_cpu.compiler_options() if on_a_cpu else {}
 
     @functools.cached_property
     def _rows(self) -> np.ndarray:

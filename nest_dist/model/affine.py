@@ -3,10 +3,11 @@
 import typing
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from nest_dist.model import axes
+from nest_dist.model import axes, on_cpu
 from nest_dist.parallel import rules
 
 ComputeDtype = typing.Literal["float32", "bfloat16"]
@@ -43,6 +44,21 @@ def declare(
         parameter(module, "kernel", initial, kernel_shape, compute_dtype),
         parameter(module, "bias", nn.initializers.zeros, bias_shape, compute_dtype),
     )
+
+
+def contract(tokens: Array, kernel: Array, count: int = 1) -> Array:
+    """The sum of products over the last `count` dimensions of tokens and the first of a kernel."""
+    layout = rules.active()
+    if layout is not None and layout.shards("rows") > 1:
+        # Blocks that lie on several devices cannot be one dimension together with the examples.
+        return jnp.tensordot(tokens, kernel, count)
+    product: Array = jax.lax.platform_dependent(
+        tokens,
+        kernel,
+        cpu=lambda tokens, kernel: on_cpu.contract(tokens, kernel, count),
+        default=lambda tokens, kernel: jnp.tensordot(tokens, kernel, count),
+    )
+    return product
 
 
 class Affine(nn.Module):

@@ -35,11 +35,11 @@ class BlockAttention(nn.Module):
         value_kernel, value_bias = self._affine("value", (C, shared, D), (shared, D))
         output_kernel, output_bias = self._affine("output", (K, D, C), (C,))
 
-        query = jnp.einsum("btnc,ckd->btnkd", blocks, query_kernel) + query_bias
-        key = jnp.einsum("btnc,ckd->btnkd", blocks, key_kernel) + key_bias
-        value = jnp.einsum("btnc,ckd->btnkd", blocks, value_kernel) + value_bias
+        query = affine.contract(blocks, query_kernel) + query_bias
+        key = affine.contract(blocks, key_kernel) + key_bias
+        value = affine.contract(blocks, value_kernel) + value_bias
         mixed = self._attend(query * D**-0.5, key, value, keys)  # [B, T, N, K, D]
-        return jnp.einsum("btnkd,kdc->btnc", mixed, output_kernel) + output_bias
+        return affine.contract(mixed, output_kernel, 2) + output_bias
 
     def _affine(
         self, name: str, kernel_shape: affine.Shape, bias_shape: affine.Shape

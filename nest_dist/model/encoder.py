@@ -181,10 +181,12 @@ class Mlp(nn.Module):
         *_, C = tokens.shape
         hidden = self.ratio * C
         kernel, bias = affine.Affine((C, hidden), (hidden,), self.compute_dtype, name="hidden")()
-        tokens = jax.nn.gelu(tokens @ kernel + bias, approximate=self.gelu == "tanh")
+        tokens = jax.nn.gelu(
+            affine.contract(tokens, kernel) + bias, approximate=self.gelu == "tanh"
+        )
         tokens = _drop(tokens, self.dropout, keys, place=3)
         kernel, bias = affine.Affine((hidden, C), (C,), self.compute_dtype, name="output")()
-        return _drop(tokens @ kernel + bias, self.dropout, keys, place=4)
+        return _drop(affine.contract(tokens, kernel) + bias, self.dropout, keys, place=4)
 
 
 def _drop(

@@ -40,6 +40,8 @@ def start(
     Raises:
         BadInput: if the peers cannot be told, or the port is taken.
     """
+    if jax.config.jax_platforms == "cpu":
+        keep_freed_memory()  # before XLA has threads
     found = peers.find(coordinator, num_processes, process_id, wait_seconds)
     if found.index == 0:
         peers.require_free_port(found.address)
@@ -68,14 +70,16 @@ def keep_freed_memory() -> None:
     """Has the C library keep what is freed for the next allocation.
 
     By default it gives every large array back to the system, whose pages XLA then has to touch
-    anew in each step on a CPU: a quarter of a small model's time. Where it knows no such setting
-    (elsewhere than on Linux with glibc), nothing changes.
+    anew in each step on a CPU: a quarter of a model's time. A thread that has allocated before
+    keeps an arena of its own, in which that cannot be changed. Where the library knows no such
+    setting (elsewhere than on Linux with glibc), nothing changes.
     """
-    most_trimmed, most_mapped = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+    most_trimmed, most_mapped, most_arenas = -1, -4, -8  # M_TRIM_THRESHOLD and so on of malloc.h
     with contextlib.suppress(AttributeError, OSError, TypeError):
         library = ctypes.CDLL(None)
-        library.mallopt(most_trimmed, 2**31 - 1)
+        library.mallopt(most_trimmed, -1)  # as a size: without limit
         library.mallopt(most_mapped, 0)
+        library.mallopt(most_arenas, 1)
 
 
 def lead() -> bool:

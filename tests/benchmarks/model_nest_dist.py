@@ -12,7 +12,7 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from support import family, layouts
 
-from nest_dist.model import axes
+from nest_dist.model import axes, on_cpu
 from nest_dist.parallel import hosts
 from nest_dist.train import optimizer, state, step
 
@@ -42,8 +42,9 @@ def main() -> None:
             seed=0,
         ),
         donate_argnums=0,
+        compiler_options=on_cpu.compiler_options(),
     )
-    forward = jax.jit(model.apply)
+    forward = jax.jit(model.apply, compiler_options=on_cpu.compiler_options())
     params = jax.jit(model.init)({"params": jax.random.key(0)}, batch["image"][:1])["params"]
     now = state.first(rule, False, params)
 

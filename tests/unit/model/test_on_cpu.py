@@ -47,3 +47,33 @@ def test_pools_are_alike(rows, padding):
         return jax.lax.reduce_window(image, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
 
     assert_same(windows, functools.partial(on_cpu.max_pool, padding=padding), drawn(2, rows, 8, 3))
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_contractions_are_alike(count):
+    tokens, kernel = drawn(2, 3, 4, 5), drawn(*(4, 5)[2 - count :], 3, 2, seed=1)
+    assert_same(
+        functools.partial(jnp.tensordot, axes=count),
+        functools.partial(on_cpu.contract, count=count),
+        *(tokens, kernel),
+    )
+
+
+def test_the_gradient_of_a_kernel_copies_no_tokens():
+    def copies(contract):
+        def loss(kernel, tokens):
+            return (contract(tokens, kernel, 1) ** 2).sum()
+
+        program = jax.jit(jax.grad(loss)).lower(drawn(8, 3, 2), drawn(2, 4, 6, 8)).compile()
+        return program.as_text().count(" copy(")
+
+    assert copies(on_cpu.contract) == 0 < copies(jnp.tensordot)
+
+
+def test_compiler_options_are_used_where_they_are_known(monkeypatch):
+    on_cpu.compiler_options.cache_clear()
+    assert on_cpu.compiler_options()
+    monkeypatch.setattr(on_cpu, "_OPTIONS", {"xla_cpu_never_heard_of": "true"})
+    on_cpu.compiler_options.cache_clear()
+    assert on_cpu.compiler_options() == {}
+    on_cpu.compiler_options.cache_clear()

@@ -6,17 +6,25 @@ import sys
 import pytest
 
 PROGRAM = """
-import resource, sys
+import resource, sys, threading
 import numpy as np
 from nest_dist.parallel import hosts
 
+def allocate():
+    np.ones(10_000_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        np.ones(10_000_000)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+
 if "keep" in sys.argv:
     hosts.keep_freed_memory()
-np.ones(10_000_000)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    np.ones(10_000_000)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+if "thread" in sys.argv:
+    thread = threading.Thread(target=allocate)
+    thread.start()
+    thread.join()
+else:
+    allocate()
 """
 
 
@@ -29,5 +37,6 @@ def page_faults(*arguments):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a setting of glibc")
-def test_the_memory_of_a_large_array_serves_the_next_one():
-    assert page_faults("keep") * 10 < page_faults()
+@pytest.mark.parametrize("where", ["main", "thread"])
+def test_the_memory_of_a_large_array_serves_the_next_one(where):
+    assert page_faults("keep", where) * 10 < page_faults(where)
