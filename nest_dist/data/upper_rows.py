@@ -1,4 +1,4 @@
-"""The upper rows of a JPEG, decoded without those below: a sixth less work for random crops.
+"""The upper rows of a JPEG, decoded without those below: 6% less work for random crops.
 
 A JPEG is coded from top to bottom. Told of fewer rows, a decoder stops there, and the pixels are
 the same bit by bit.
