@@ -47,7 +47,15 @@ def declare(
 
 
 def contract(tokens: Array, kernel: Array, count: int = 1) -> Array:
-    """The sum of products over the last `count` dimensions of tokens and the first of a kernel."""
+    """The sum of products over the last `count` dimensions of tokens and the first of a kernel.
+
+    Args:
+        tokens: [..., *summed].
+        kernel: [*summed, *new].
+        count: how many dimensions `summed` has.
+    Returns:
+        [..., *new].
+    """
     layout = rules.active()
     if layout is not None and layout.shards("rows") > 1:
         # Blocks that lie on several devices cannot be one dimension together with the examples.
