@@ -3,47 +3,83 @@
 Each element is mixed with its place in the leaf; the results are added as 32-bit integers. Such
 sums do not depend on their order, so neither do they on how a leaf lies on the devices. A change of
 any single element changes the number for certain, any other change but one in 2**32.
+
+Each device adds up what it holds, and hosts add what their devices give: no collective, so it may
+run beside a step, in another thread.
 """
 
+import collections
 import functools
+import json
 import math
-from collections.abc import Mapping
+import typing
+from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nest_dist.base import names
-from nest_dist.parallel import rules
+from nest_dist.parallel import hosts
 
-# Leaves below this many elements are joined and share one program: compiling one for each shape
+# Shards below this many elements are joined and share one program: compiling one for each shape
 # would take longer than the sums.
 LARGE = 1 << 16
 
 
 class Fingerprint:
-    """The numbers of a tree, being computed; taking them waits for the devices."""
+    """The numbers of what this process holds of a tree, being computed."""
 
     def __init__(self, tree: names.Tree) -> None:
         """Starts the computation; the buffers of `tree` may be donated right after it."""
         leaves = names.flatten(tree)
-        large = {name: leaf for name, leaf in leaves.items() if leaf.size >= LARGE}
-        small = {name: leaf for name, leaf in leaves.items() if leaf.size < LARGE}
-        self._order = list(leaves)
-        self._large = {name: _large(leaf, _whole_dimension(leaf)) for name, leaf in large.items()}
-        self._small = {}
-        if small:
-            sums = _joined(next(iter(small.values())).sharding)(*_places(small), *small.values())
-            self._small = {name: (sums, row) for row, name in enumerate(small)}
+        self._names = list(leaves)
+        self._sums: list[tuple[list[int], jax.Array]] = []
+        small = collections.defaultdict(list)
+        for row, leaf in enumerate(leaves.values()):
+            for shard in leaf.addressable_shards:
+                if shard.replica_id != 0:
+                    continue
+                starts, shape, whole = _of_words(leaf, shard)
+                # The only shard of a leaf comes with the leaf's sharding, which would be compiled
+                # for anew whenever that is written otherwise.
+                data = jax.device_put(shard.data, shard.device)
+                if data.size < LARGE:
+                    index = _flat_index(starts, shape, whole)
+                    small[shard.device].append((row, data, index.reshape(-1)))
+                else:
+                    self._sums.append(([row], _large(data, starts, whole)))
+        for shards in small.values():
+            rows, arrays, indices = zip(*shards, strict=True)
+            owners = np.repeat(np.arange(len(rows), dtype=np.int32), [len(i) for i in indices])
+            self._sums.append((list(rows), _joined(np.concatenate(indices), owners, *arrays)))
 
-    def numbers(self) -> dict[str, str]:
-        """Eight hexadecimal digits for each leaf."""
-        found = {name: np.asarray(value) for name, value in self._large.items()}
-        fetched: np.ndarray | None = None
-        for name, (sums, row) in self._small.items():
-            fetched = np.asarray(sums) if fetched is None else fetched
-            found[name] = fetched[row]
-        return {name: f"{int(found[name]):08x}" for name in self._order}
+    def parts(self) -> dict[str, int]:
+        """A number for each leaf; waits for the devices. Those of all processes make `numbers`."""
+        found = np.zeros(len(self._names), np.uint32)
+        for rows, sums in self._sums:
+            np.add.at(found, rows, np.asarray(sums))
+        return dict(zip(self._names, found.tolist(), strict=True))
+
+
+def numbers(parts: Iterable[Mapping[str, int]]) -> dict[str, str]:
+    """Eight hexadecimal digits for each leaf, from the parts of every process."""
+    totals: collections.Counter[str] = collections.Counter()
+    for part in parts:
+        totals.update(part)
+    return {name: f"{total % 2**32:08x}" for name, total in totals.items()}
+
+
+def of_whole(tree: names.Tree) -> dict[str, str]:
+    """The `numbers` of a tree, found by all processes together unless this one holds all of it."""
+    parts = Fingerprint(tree).parts()
+    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
+        return numbers([parts])
+    every = hosts.collected("fingerprints", json.dumps(parts))
+    found: dict[str, str] = json.loads(
+        hosts.told(lambda: json.dumps(numbers(map(json.loads, every))))
+    )
+    return found
 
 
 def differing(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
@@ -52,47 +88,49 @@ def differing(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str
     return [name for name in known if expected.get(name) != found.get(name)]
 
 
-def _whole_dimension(leaf: jax.Array) -> int | None:
-    """The first dimension, longer than 1, that each device holds whole."""
-    local = leaf.sharding.shard_shape(leaf.shape)
-    for dimension, (part, length) in enumerate(zip(local, leaf.shape, strict=True)):
-        if part == length > 1 and leaf.ndim > 1:
-            return dimension
-    return None
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _large(leaf: jax.Array, dimension: int | None) -> jax.Array:
-    words = _words(leaf)
-    if dimension is None:
-        return jnp.sum(_mixed(words, _flat_index(words.shape)), dtype=jnp.uint32)
+@functools.partial(jax.jit, static_argnums=2)
+def _large(shard: jax.Array, starts: jax.Array, whole: tuple[int, ...]) -> jax.Array:
+    words = _words(shard)
+    index = _flat_index(starts, words.shape, whole)
+    if words.ndim == 1:
+        return jnp.sum(_mixed(words, index), dtype=jnp.uint32, keepdims=True)
     # Row by row: XLA's sum of integers is ten times as slow on a CPU as adding up rows.
-    stride = np.uint32(math.prod(words.shape[dimension + 1 :]) % 2**32)
-    row_shape = words.shape[:dimension] + words.shape[dimension + 1 :]
-    first = jax.lax.index_in_dim(_flat_index(words.shape), 0, dimension, keepdims=False)
+    dimension = next(axis for axis, length in enumerate(words.shape) if length > 1)
+    stride = np.uint32(math.prod(whole[dimension + 1 :]) % 2**32)
+    first = jax.lax.index_in_dim(index, 0, dimension, keepdims=False)
 
     def add(row: jax.Array, sums: jax.Array) -> jax.Array:
         part = jax.lax.dynamic_index_in_dim(words, row, dimension, keepdims=False)
         return sums + _mixed(part, first + row.astype(jnp.uint32) * stride)
 
-    sums = jax.lax.fori_loop(0, words.shape[dimension], add, jnp.zeros(row_shape, jnp.uint32))
-    return jnp.sum(sums, dtype=jnp.uint32)
+    sums = jax.lax.fori_loop(0, words.shape[dimension], add, jnp.zeros_like(first))
+    return jnp.sum(sums, dtype=jnp.uint32).reshape(1)
 
 
-@functools.cache
-def _joined(like: jax.sharding.Sharding) -> jax.stages.Wrapped:
-    def sums(places: jax.Array, owners: jax.Array, *leaves: jax.Array) -> jax.Array:
-        words = jnp.concatenate([_words(leaf).reshape(-1) for leaf in leaves])
-        return jax.ops.segment_sum(_mixed(words, places), owners, len(leaves))
-
-    return jax.jit(sums, out_shardings=rules.replicated_like(like))
+@jax.jit
+def _joined(indices: jax.Array, owners: jax.Array, *shards: jax.Array) -> jax.Array:
+    words = jnp.concatenate([_words(shard).reshape(-1) for shard in shards])
+    return jax.ops.segment_sum(_mixed(words, indices), owners, len(shards))
 
 
-def _places(leaves: Mapping[str, jax.Array]) -> tuple[np.ndarray, np.ndarray]:
-    """For every word of the joined leaves its place in its leaf, and the number of that leaf."""
-    sizes = [leaf.size * max(1, leaf.dtype.itemsize // 4) for leaf in leaves.values()]
-    places = np.concatenate([np.arange(size, dtype=np.uint32) for size in sizes])
-    return places, np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+def _of_words(
+    leaf: jax.Array, shard: typing.Any
+) -> tuple[np.ndarray, tuple[int, ...], tuple[int, ...]]:
+    """Where a shard's `_words` begin in the leaf's, their shape, and that of the whole leaf's."""
+    extra = (2,) if leaf.dtype.itemsize == 8 else ()
+    starts = [part.start or 0 for part in shard.index] + [0] * len(extra)
+    return np.array(starts, np.uint32), (*shard.data.shape, *extra), (*leaf.shape, *extra)
+
+
+def _flat_index(
+    starts: jax.Array | np.ndarray, shape: tuple[int, ...], whole: tuple[int, ...]
+) -> typing.Any:
+    """The index in the whole array of each element of a part, modulo 2**32."""
+    index: typing.Any = np.zeros((), np.uint32)
+    for dimension, (length, whole_length) in enumerate(zip(shape, whole, strict=True)):
+        place = np.arange(length, dtype=np.uint32) + starts[dimension]
+        index = index[..., None] * np.uint32(whole_length % 2**32) + place
+    return index
 
 
 def _words(leaf: jax.Array) -> jax.Array:
@@ -101,14 +139,6 @@ def _words(leaf: jax.Array) -> jax.Array:
         return leaf.astype(jnp.uint32)
     width = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
     return jax.lax.bitcast_convert_type(leaf, width).astype(jnp.uint32)
-
-
-def _flat_index(shape: tuple[int, ...]) -> jax.Array:
-    index = jnp.zeros(shape, jnp.uint32)
-    for dimension, length in enumerate(shape):
-        place = jax.lax.broadcasted_iota(jnp.uint32, shape, dimension)
-        index = index * np.uint32(length % 2**32) + place
-    return index
 
 
 def _mixed(words: jax.Array, places: jax.Array) -> jax.Array:

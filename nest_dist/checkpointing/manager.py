@@ -7,10 +7,8 @@ it is whole: whatever a process dies of in between leaves a folder that is no ch
 
 import concurrent.futures
 import json
-import math
-import shutil
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -31,8 +29,6 @@ METADATA = "metadata.json"
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _UNWANTED = ".unwanted"
 _ASIDE = ".damaged"
-# Of a checkpoint, beside the arrays.
-_ROOM_BYTES = 1 << 20
 
 
 class Damaged(failures.Failure):
@@ -109,26 +105,11 @@ class Manager:
         Raises:
             BadInput: on every process, if it has not.
         """
-        needed = _ROOM_BYTES + sum(
-            math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(like)
-        )
-
-        def free() -> str:
-            try:
-                return str(shutil.disk_usage(self._directory).free)
-            except OSError:  # a storage without a size, such as a bucket
-                return str(needed)
-
-        if (found := int(hosts.told(free))) < needed:
-            raise failures.BadInput(
-                f"{self._directory} lies on a disk with {found / 1e6:.1f} MB free, a checkpoint "
-                f"takes up to {needed / 1e6:.1f} MB; make room, or give another --workdir."
-            )
+        states.require_room(self._directory, like)
 
     def prepare(self, state: State) -> None:
         """Compiles what saving such a state needs."""
-        fingerprint.Fingerprint(state).numbers()
-        jax.block_until_ready(states.detached(state))
+        fingerprint.Fingerprint(states.detached(state)).parts()
 
     def save(
         self, step: int, state: State, metadata: Metadata, metrics: Mapping[str, float]
@@ -146,12 +127,18 @@ class Manager:
         self.wait()
         if hosts.told(lambda: str(step in self.steps())) == "True":
             return
-        prints = fingerprint.Fingerprint(state)
-        detached = {"state": states.detached(state)}
-        written = ocp.save_checkpointables_async(self._folder(step), detached)
+        detached = states.detached(state)
+        if detached is state:  # read at once what the next step takes over
+            parts = fingerprint.Fingerprint(state).parts
+        else:
+
+            def parts() -> dict[str, int]:
+                return fingerprint.Fingerprint(detached).parts()
+
+        written = ocp.save_checkpointables_async(self._folder(step), {"state": detached})
         document = {"format_version": FORMAT_VERSION, "step": step, "metrics": dict(metrics)}
         self._saving = self._finisher.submit(
-            self._finish, step, written, prints, {**document, **metadata}
+            self._finish, step, written, parts, {**document, **metadata}
         )
 
     def metadata(self, step: int) -> Metadata:
@@ -188,7 +175,7 @@ class Manager:
                 f"checkpoint {self._folder(step)} cannot be restored "
                 f"({failures.first_line(cause)}); `nest-dist verify` tells whether it is damaged."
             ) from error
-        found = fingerprint.Fingerprint(state).numbers()
+        found = fingerprint.of_whole(state)
         if wrong := fingerprint.differing(self.metadata(step)["fingerprints"], found):
             raise Damaged(
                 f"checkpoint {self._folder(step)} does not hold what was saved: the fingerprint of "
@@ -244,16 +231,17 @@ class Manager:
         self,
         step: int,
         written: ocp.AsyncResponse[None],
-        prints: fingerprint.Fingerprint,
+        parts: Callable[[], dict[str, int]],
         document: Metadata,
     ) -> None:
         """What makes a checkpoint whole, in the background."""
         folder = self._folder(step)
         try:
+            every = hosts.collected(f"fingerprints/{step}", json.dumps(parts()))
             written.result()
             if not hosts.lead():
                 return
-            document["fingerprints"] = prints.numbers()
+            document["fingerprints"] = fingerprint.numbers(map(json.loads, every))
             digests.replace_text(folder / METADATA, json.dumps(document, indent=1))
             digests.write(folder)
             self._remove_unwanted()

@@ -1,14 +1,20 @@
 """Trees of arrays as checkpoints see them: described, laid out, copied out of the way."""
 
 import dataclasses
+import math
+import shutil
 import typing
 
 import jax
 import jax.numpy as jnp
 
 from nest_dist.base import failures, names
+from nest_dist.parallel import hosts
 
 State = typing.Any
+
+# Of a checkpoint, beside the arrays.
+_ROOM_BYTES = 1 << 20
 
 
 def detached(state: State) -> State:
@@ -32,6 +38,32 @@ def abstract(described: State, shardings: State) -> State:
         described,
         shardings,
     )
+
+
+def require_room(directory: typing.Any, like: State) -> None:
+    """Checks that the disk of a folder has room for one more checkpoint.
+
+    Args:
+        directory: a path shared by all processes, also gs://.
+        like: what is to be saved, or its description.
+    Raises:
+        BadInput: on every process, if it has not.
+    """
+    needed = _ROOM_BYTES + sum(
+        math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(like)
+    )
+
+    def free() -> str:
+        try:
+            return str(shutil.disk_usage(directory).free)
+        except OSError:  # a storage without a size, such as a bucket
+            return str(needed)
+
+    if (found := int(hosts.told(free))) < needed:
+        raise failures.BadInput(
+            f"{directory} lies on a disk with {found / 1e6:.1f} MB free, a checkpoint "
+            f"takes up to {needed / 1e6:.1f} MB; make room, or give another --workdir."
+        )
 
 
 def require_same_shapes(folder: typing.Any, stored: State, like: State) -> None:

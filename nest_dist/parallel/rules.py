@@ -102,13 +102,6 @@ class Layout:
             _ACTIVE.reset(token)
 
 
-def replicated_like(sharding: jax.sharding.Sharding) -> jax.sharding.Sharding:
-    """Whole on every device of the mesh of `sharding`; without a mesh, just `sharding`."""
-    if isinstance(sharding, NamedSharding):
-        return NamedSharding(sharding.mesh, PartitionSpec())
-    return sharding
-
-
 def active() -> Layout | None:
     """The layout that is open, if one is."""
     return _ACTIVE.get()

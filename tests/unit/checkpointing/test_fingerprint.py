@@ -20,7 +20,7 @@ LEAVES = {
 
 
 def numbers(leaves):
-    return fingerprint.Fingerprint(jax.tree.map(jnp.asarray, leaves)).numbers()
+    return fingerprint.of_whole(jax.tree.map(jnp.asarray, leaves))
 
 
 @pytest.mark.parametrize("name", LEAVES)
@@ -41,6 +41,34 @@ def test_exchanged_elements_change_the_number(name):
     flat = leaf.reshape(-1)
     flat[0], flat[-1] = flat[-1], flat[0]
     assert fingerprint.differing(numbers(LEAVES), numbers({**LEAVES, name: leaf})) == [name]
+
+
+@pytest.mark.parametrize(
+    ("name", "spec"),
+    [
+        ("matrix", ()),
+        ("matrix", ("one",)),
+        ("matrix", (None, "one")),
+        ("matrix", (("one", "two"),)),
+        ("matrix", ("two", "one")),
+        ("kernel", (None, None, "two", "one")),
+        ("long", (("two", "one"),)),
+        ("halves", ()),
+        ("halves", ("one",)),
+        ("halves", ("two", "one")),
+    ],
+)
+def test_the_numbers_do_not_depend_on_how_a_leaf_lies_on_devices(name, spec):
+    mesh = jax.make_mesh((2, 4), ("one", "two"))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    leaf = jax.device_put(LEAVES[name], sharding)
+    assert leaf.is_fully_replicated == (spec == ())
+    assert numbers({**LEAVES, name: leaf}) == numbers(LEAVES)
+
+
+def test_the_parts_of_several_processes_make_the_number_of_the_whole():
+    parts = [{"a": 2**32 - 1, "b": 0}, {"a": 2, "b": 0}]
+    assert fingerprint.numbers(parts) == {"a": "00000001", "b": "00000000"}
 
 
 def test_a_leaf_that_is_missing_or_new_differs():
