@@ -55,8 +55,12 @@ def require_limit(wired: wiring.Wiring) -> float:
 
 
 def search(
-    wired: wiring.Wiring, asked: tuple[str, ...], limit: float, measure: Measure
-) -> Iterator[Try]:
+    wired: wiring.Wiring,
+    asked: tuple[str, ...],
+    limit: float,
+    measure: Measure,
+    tell: Callable[[Try], None],
+) -> list[Try]:
     """Everything that is tried, policy by policy.
 
     Args:
@@ -64,32 +68,33 @@ def search(
         asked: policies.
         limit: bytes of a device.
         measure: compiles.
+        tell: is called with each try at once, as each may take minutes.
     """
+    tries: list[Try] = []
     unit = compatibility.batch_unit(wired.run, wired.layout)
     most = len(wired.training_source) // unit
     fixed = audit.device_bytes(wired.shapes)
     for policy in asked:
         model = wired.run.model.clone(remat=policy)
-        tried: list[Try] = []
 
         def needed(units: int) -> float:
             run = dataclasses.replace(wired.run, model=model, global_batch=units * unit)  # noqa: B023
             found = measure(dataclasses.replace(wired, run=run)) or {}
             memory = found.get("memory", {"total": None, "fits": False})
-            tried.append(  # noqa: B023
-                Try(
-                    remat=run.model.remat,
-                    images_a_device=run.global_batch / wired.layout.mesh.size,
-                    fits=memory["fits"],
-                    bytes_a_device=memory["total"],
-                    cycles_an_image=found.get("cycles", {}).get("image"),
-                    images_per_second_a_chip=found.get("images_per_second_a_chip"),
-                )
+            each = Try(
+                remat=run.model.remat,
+                images_a_device=run.global_batch / wired.layout.mesh.size,
+                fits=memory["fits"],
+                bytes_a_device=memory["total"],
+                cycles_an_image=found.get("cycles", {}).get("image"),
+                images_per_second_a_chip=found.get("images_per_second_a_chip"),
             )
+            tell(each)
+            tries.append(each)
             return math.inf if memory["total"] is None else memory["total"]
 
         largest(needed, limit, fixed, wired.run.global_batch // unit, most)
-        yield from tried
+    return tries
 
 
 def largest(

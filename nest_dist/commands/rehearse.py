@@ -100,7 +100,7 @@ def _absent(configured: runs.Run, examples: int | None) -> Absent | None:
 
 
 def _fit(wired: wiring.Wiring, policies: tuple[str, ...], limit: float) -> list[fitting.Try]:
-    """Everything that was tried, told one after the other, as each may take minutes."""
+    """Everything that was tried, also printed."""
 
     def measure(changed: wiring.Wiring) -> forecast.Forecast | None:
         try:
@@ -108,14 +108,13 @@ def _fit(wired: wiring.Wiring, policies: tuple[str, ...], limit: float) -> list[
         except failures.BadInput:
             return None
 
-    tries = []
-    for each in fitting.search(wired, policies, limit, measure):
+    def tell(each: fitting.Try) -> None:
         verdict = "fits" if each.fits else "too much"
         print(
             f"remat {each.remat}, {each.images_a_device:g} images a device: {verdict}", flush=True
         )
-        tries.append(each)
-    return tries
+
+    return fitting.search(wired, policies, limit, measure, tell)
 
 
 def _compiled(wired: wiring.Wiring) -> tuple[jax.stages.Compiled, float]:

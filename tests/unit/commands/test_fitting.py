@@ -88,7 +88,9 @@ def test_each_policy_has_its_largest_batch_in_the_table(wired):
     policies, limit = fitting.policies(None), fitting.require_limit(wired)
     assert limit == 16 * 2**30
     measure = fake({"none": 100, "dots": 1000, "layer": 0.01})
-    tries = list(fitting.search(wired, policies, limit, measure))
+    told = []
+    tries = fitting.search(wired, policies, limit, measure, told.append)
+    assert told == tries
     assert {each.remat for each in tries} == {"none", "dots", "layer"}
     # Pairs are mixed, and each of four devices has as many images as the others.
     assert all(each.images_a_device % 2 == 0 for each in tries)
