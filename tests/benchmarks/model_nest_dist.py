@@ -1,6 +1,8 @@
 """Our images a second, one round for each line that comes in; see model_speed.py."""
 
 import json
+import math
+import os
 import pathlib
 import sys
 import time
@@ -21,11 +23,18 @@ BATCH = 16
 
 def main() -> None:
     hosts.keep_freed_memory()  # as every command does
+    # A device for each core, as JAX_NUM_CPU_DEVICES gives every command.
+    jax.config.update("jax_num_cpu_devices", math.gcd(BATCH, os.cpu_count() or 1))
+    layout = layouts.layout(data=jax.device_count())
     model = family.published("nest_tiny", stochastic_depth=0.2)
     rng = np.random.default_rng(0)
     batch = {
         "image": jnp.asarray(rng.standard_normal((BATCH, 224, 224, 3), np.float32)),
         "label": jnp.asarray(rng.integers(0, 1000, BATCH), jnp.int32),
+    }
+    batch = {
+        name: jax.device_put(x, layout.sharding(("batch",) + (None,) * (x.ndim - 1), x.shape))
+        for name, x in batch.items()
     }
     rule = optimizer.AdamW(1e-3, 0).build(lambda _: 1e-3, axes.NOT_DECAYED)
     train_step = jax.jit(
@@ -36,7 +45,7 @@ def main() -> None:
             lambda images, targets, key, rows: (images, targets),
             rule,
             lambda _: jnp.float32(1e-3),
-            layouts.layout(data=1),
+            layout,
             num_classes=1000,
             label_smoothing=0.0,
             seed=0,
@@ -46,7 +55,7 @@ def main() -> None:
     )
     forward = jax.jit(model.apply, compiler_options=on_cpu.compiler_options())
     params = jax.jit(model.init)({"params": jax.random.key(0)}, batch["image"][:1])["params"]
-    now = state.first(rule, False, params)
+    now = jax.device_put(state.first(rule, False, params), layout.sharding((), ()))
 
     def train() -> None:
         nonlocal now
