@@ -28,7 +28,7 @@ LARGE = 1 << 16
 
 
 class Fingerprint:
-    """The numbers of what this process holds of a tree, being computed."""
+    """Sums over what this process holds of a tree, being computed."""
 
     def __init__(self, tree: names.Tree) -> None:
         """Starts the computation; the buffers of `tree` may be donated right after it."""
@@ -75,7 +75,7 @@ def of_whole(tree: names.Tree) -> dict[str, str]:
     parts = Fingerprint(tree).parts()
     if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
         return numbers([parts])
-    every = hosts.collected("fingerprints", json.dumps(parts))
+    every = hosts.collected("fingerprints/whole", json.dumps(parts))
     found: dict[str, str] = json.loads(
         hosts.told(lambda: json.dumps(numbers(map(json.loads, every))))
     )

@@ -1,4 +1,4 @@
-"""Trees of arrays as checkpoints see them: described, laid out, copied out of the way."""
+"""Trees of arrays as checkpoints see them: described, laid out, weighed, copied out of the way."""
 
 import dataclasses
 import math
