@@ -13,7 +13,7 @@ FLAGS = (
     "Run.evaluate_every_epochs = 2",
     "AdamW.warmup_epochs = 0.1",
 )
-SHORT = ("Run.num_epochs = 0.45", *FLAGS[1:])
+SHORT = ("Run.num_epochs = 0.667", *FLAGS[1:])
 REPRODUCIBLE = ("Run.reproducible_reduction = True",)
 
 
@@ -69,9 +69,10 @@ def test_a_run_that_is_killed_goes_on_with_fewer_processes(tmp_path):
         Recording(tmp_path / name, *SHORT, *REPRODUCIBLE) for name in ("whole", "killed")
     )
     whole.attempt(1, 2)
-    killed.attempt(2, 1, killed_after=7, victim=1)
+    # The second save waits for the first, so one is whole by then.
+    killed.attempt(2, 1, killed_after=11, victim=1)
     assert "resuming after step" in killed.attempt(1, 4)
-    assert sorted(whole.batches()) == list(range(1, 21))
+    assert sorted(whole.batches()) == list(range(1, 31))
     assert killed.batches() == whole.batches()
     assert commands.losses(killed.workdir) == commands.losses(whole.workdir)
     commands.assert_same_bits(commands.arrays(killed.workdir), commands.arrays(whole.workdir))
