@@ -7,7 +7,7 @@ import pathlib
 from nest_dist.base import checks, failures
 from nest_dist.commands import cli
 from nest_dist.data import manifest
-from nest_dist.data.preparing import inputs, labels, shards, verification
+from nest_dist.data.preparing import inputs, labels, restarts, shards, verification
 from nest_dist.telemetry import progress
 
 SHARD_BYTES = 256 << 20
@@ -30,6 +30,8 @@ def _prepare(folder: pathlib.Path, workers: int, options: cli.Options) -> None:
             "prepare got no INPUT; give a folder of class folders, a tar archive, Parquet files, "
             "or a folder of TFDS or IDX files."
         )
+    if options.restart_markers:
+        restarts.require_program()
     paths = [pathlib.Path(path).expanduser() for path in options.arguments]
     if options.input_format:
         checks.one_of("--input_format", options.input_format, inputs.FORMATS)
@@ -96,6 +98,7 @@ def _plan(
         shards=count,
         remarks=found.remarks,
         root=found.root,
+        restart_markers=options.restart_markers,
     )
 
 

@@ -8,7 +8,7 @@ import gin
 import numpy as np
 
 from nest_dist.base import checks, failures
-from nest_dist.data import decode, upper_rows
+from nest_dist.data import decode, partial_jpeg
 
 ATTEMPTS = 10
 
@@ -40,7 +40,8 @@ class RandomResizedCrop:
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A uint8 image [side, side, C]."""
         H, W, _ = image.shape
-        return self._cut(image, self.rectangle(H, W, rng))
+        top, left, height, width = self.rectangle(H, W, rng)
+        return _resize(image[top : top + height, left : left + width], self.side)
 
     def decoded(self, picture: decode.Encoded | np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """The same from a picture that is not yet decoded, of which the rest need not be.
@@ -48,11 +49,10 @@ class RandomResizedCrop:
         Raises:
             Undecodable: if the bytes are cut short, altered or no picture.
         """
-        jpeg = upper_rows.opened(picture)
-        if jpeg is None:
+        jpeg = partial_jpeg.opened(picture)
+        if jpeg is None or not jpeg.in_parts:
             return self(decode.pixels(picture), rng)
-        top, left, height, width = self.rectangle(*jpeg.sides, rng)
-        return self._cut(jpeg.pixels(top + height), (top, left, height, width))
+        return _resize(jpeg.pixels(*self.rectangle(*jpeg.sides, rng)), self.side)
 
     def rectangle(self, H: int, W: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
         """Top, left, height and width of the cut, for a picture of [H, W].
@@ -72,10 +72,6 @@ class RandomResizedCrop:
         aspect = min(max(W / H, self.aspect[0]), self.aspect[1])
         height, width = min(H, round(W / aspect)), min(W, round(H * aspect))
         return (H - height) // 2, (W - width) // 2, height, width
-
-    def _cut(self, image: np.ndarray, rectangle: tuple[int, int, int, int]) -> np.ndarray:
-        top, left, height, width = rectangle
-        return _resize(image[top : top + height, left : left + width], self.side)
 
 
 @gin.register

@@ -16,6 +16,9 @@ CUT = (crop.RandomResizedCrop(side=SIDE, area=(0.05, 1.0)), crop.Flip())
 RECIPE = (*CUT, randaugment.RandAugment(translation=100))
 # As many as ImageNet has, each picture many times: Grain's shuffling is slow for a few hundred.
 EXAMPLES = 1_281_167
+# The folder of the same pictures as `prepare --restart_markers` stores them, and what is said of
+# them.
+MARKED = ", with restart markers"
 
 
 class Pictures:
@@ -108,14 +111,16 @@ def main() -> None:
         print(bare_per_second(read(sys.argv[2])))
         return
     os.sched_setaffinity(0, {0})
-    source = read(sys.argv[1])
+    sources = {"": read(sys.argv[1]), MARKED: read(str(pathlib.Path(sys.argv[1], MARKED)))}
     for _ in sys.stdin:
-        times = {
-            "recipe": piped(source, RECIPE),
-            "recipe, pixels alone": bare(source, RECIPE),
-            "decode, crop, flip": piped(source, CUT),
-            "the whole picture decoded and no more": bare(source, ()),
-        }
+        times = {"the whole picture decoded and no more": bare(sources[""], ())}
+        for kind, source in sources.items():
+            if source.pictures:
+                times |= {
+                    f"recipe{kind}": piped(source, RECIPE),
+                    f"recipe, pixels alone{kind}": bare(source, RECIPE),
+                    f"decode, crop, flip{kind}": piped(source, CUT),
+                }
         print(json.dumps(times), flush=True)
 
 

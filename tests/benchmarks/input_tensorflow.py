@@ -14,6 +14,7 @@ os.sched_setaffinity(0, {0})
 import tensorflow as tf  # noqa: E402
 
 SIDE = 224
+REPEATS = 3
 
 
 def prepared(number, picture):
@@ -39,7 +40,8 @@ def main():
     options = tf.data.Options()
     options.threading.private_threadpool_size = 1
     options.threading.max_intra_op_parallelism = 1
-    data = tf.data.Dataset.from_tensor_slices(pictures).cache().enumerate()
+    # As often as ours in a round, so that starting is no larger a part of it.
+    data = tf.data.Dataset.from_tensor_slices(pictures).cache().repeat(REPEATS).enumerate()
     data = data.map(lambda number, each: prepared(tf.cast(number, tf.int32), each))
     as_uint8 = data.map(lambda image: tf.saturate_cast(255 * image, tf.uint8))
     for _ in sys.stdin:
@@ -48,7 +50,7 @@ def main():
             start = time.process_time()
             for batch in kind.batch(32).with_options(options):
                 batch.numpy()
-            times[name] = 1000 * (time.process_time() - start) / len(pictures)
+            times[name] = 1000 * (time.process_time() - start) / len(pictures) / REPEATS
         print(json.dumps(times), flush=True)
 
 

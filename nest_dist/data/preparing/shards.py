@@ -36,6 +36,7 @@ class Plan:
         shards: how many files.
         remarks: what was left out before reading.
         root: prefix of keys that is not stored.
+        restart_markers: whether JPEGs get some.
     """
 
     source: batch.Source
@@ -45,11 +46,13 @@ class Plan:
     shards: int
     remarks: Sequence[pictures.Remark] = ()
     root: str = ""
+    restart_markers: bool = False
 
     @property
     def digest(self) -> str:
         """Tells plans apart."""
         parts = [self.about["fingerprint"], self.class_names, self.labels, self.shards]
+        parts += ["restart markers"] * self.restart_markers
         content = json.dumps([*parts, manifest.FORMAT_VERSION])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -103,7 +106,8 @@ def complete(folder: pathlib.Path, plan: Plan) -> manifest.Manifest | None:
     if there != plan.digest:
         raise failures.BadInput(
             f"{folder} holds another data set: of {about['format']} {about['name']}, or with other "
-            "classes or --shards; remove it, or choose another --output or --split."
+            "classes, --shards or --restart_markers; remove it, or choose another --output or "
+            "--split."
         )
     for path in files.leftovers(folder / "*"):
         path.unlink()
@@ -209,6 +213,7 @@ class _Task:
     places: range
     labels: tuple[int, ...]
     root: str
+    restart_markers: bool
 
 
 def _task(folder: pathlib.Path, plan: Plan, number: int) -> _Task:
@@ -218,7 +223,8 @@ def _task(folder: pathlib.Path, plan: Plan, number: int) -> _Task:
         entries: typing.Any = source.entries[places.start : places.stop]
         source = dataclasses.replace(source, entries=entries)
         offset = places.start
-    return _Task(folder / plan.name(number), source, offset, places, plan.labels, plan.root)
+    path = folder / plan.name(number)
+    return _Task(path, source, offset, places, plan.labels, plan.root, plan.restart_markers)
 
 
 def _places(plan: Plan, number: int) -> range:
@@ -239,7 +245,7 @@ def _write_shard(task: _Task, tick: workers.Tick) -> None:
             try:
                 example = task.source[place - task.offset]
                 key = str(example.get("key", key)).removeprefix(task.root)
-                picture, remark = pictures.stored(example["image"], key)
+                picture, remark = pictures.stored(example["image"], key, task.restart_markers)
             except batch.Unreadable as reason:
                 remarks.append(pictures.Remark(key, "left out", str(reason)))
                 continue

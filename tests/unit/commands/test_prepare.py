@@ -362,7 +362,7 @@ def test_another_data_set_is_never_mixed_in(done, tmp_path, monkeypatch):
     other = saved(tmp_path / "other.tar", archives.tar_of_tars(datasets.pictures(3)))
     for arguments in ((other, "--shards=2"), (path, "--shards=3")):
         line = refused(monkeypatch, *arguments, output=output)
-        assert "holds another data set: of tar train.tar, or with other classes or --shards" in line
+        assert "holds another data set: of tar train.tar, or with other classes, --shards" in line
         assert "; remove it, or choose another --output or --split." in line
     assert written(output / "train") == before
     # Neither into one that is under way.
