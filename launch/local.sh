@@ -55,7 +55,21 @@ elif [[ $# -eq 0 || $1 == -* ]]; then
 fi
 
 python=$(bash "$top/launch/environment.sh" requirements.txt)
-[[ $port ]] || port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+if [[ -z $port ]]; then
+  # Below those that the system gives to clients, one of which might take it before the run does.
+  port=$("$python" - <<'END'
+import random, socket
+while True:
+    port = random.randrange(10000, 32768)
+    try:
+        socket.socket().bind(("", port))
+    except OSError:
+        continue
+    print(port)
+    break
+END
+)
+fi
 
 if [[ $quickstart ]]; then
   echo "Two processes learn handwritten digits; checkpoints, metrics and configuration go to"

@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import urllib.request
 import cv2
 import numpy as np
 import pytest
-from support import cloud, commands, readme, rehearsals
+from support import cloud, commands, ports, readme, rehearsals
 from support.readme import BINDINGS, QUICK_START, shell
 
 from nest_dist.checkpointing import weight_files
@@ -122,9 +121,7 @@ def test_evaluating_measures_what_the_run_measured(quick_start, copy):
 
 
 def test_tensorboard_serves_the_run(quick_start, copy):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = ports.free()
     server = subprocess.Popen(
         [*shlex.split(TENSORBOARD), f"--port={port}"],
         cwd=copy,

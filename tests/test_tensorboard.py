@@ -11,7 +11,7 @@ import urllib.request
 import cv2
 import numpy as np
 import pytest
-from support import browser, commands
+from support import browser, commands, ports
 
 pytestmark = pytest.mark.skipif(browser.MISSING is not None, reason=str(browser.MISSING))
 
@@ -28,7 +28,7 @@ SCALARS = {
 @pytest.fixture(scope="module")
 def board(quick_start, other_run, copy):
     """The address of TensorBoard on both runs."""
-    port = browser.free_port()
+    port = ports.free()
     server = subprocess.Popen(
         [".venv/bin/tensorboard", "--logdir=workdirs", f"--port={port}"],
         cwd=copy,

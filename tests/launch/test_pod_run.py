@@ -9,14 +9,13 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import time
 import urllib.request
 
 import pytest
-from support import cloud, commands, fake_buckets, network
+from support import cloud, commands, fake_buckets, network, ports
 
 BINDINGS = (*commands.TINY, "Run.num_epochs = 2", "Run.save_every_epochs = 0.5")
 
@@ -129,9 +128,7 @@ def test_the_other_commands_of_readme_show_and_end_the_run(tpus, disturbed):
     assert succeeds(tpus, cloud.STATUS).count(", done") == 2
     lines = succeeds(tpus, cloud.LOGS).splitlines()
     assert any(line.startswith("[0] ") and "done: 90 steps" in line for line in lines)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = ports.free()
     viewer = start(tpus, cloud.TENSORBOARD, f"--port={port}")
     try:
         limit = time.monotonic() + 120

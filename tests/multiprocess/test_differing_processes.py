@@ -1,19 +1,16 @@
 """Processes that were started differently end together, within seconds, before they compile."""
 
 import os
-import socket
 import subprocess
 import sys
 
 import pytest
-from support import commands
+from support import commands, ports
 
 
 def started_differently(*flags):
     """Ends and outputs of two processes of `nest-dist train`, each with its own flags."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = ports.free()
     peers = [f"--coordinator=127.0.0.1:{port}", "--num_processes=2"]
     processes = [
         subprocess.Popen(

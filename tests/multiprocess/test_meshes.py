@@ -6,13 +6,12 @@ import json
 import os
 import pathlib
 import re
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from support import commands, meshes
+from support import commands, meshes, ports
 
 from nest_dist.parallel import collectives
 
@@ -52,9 +51,7 @@ def test_the_losses_of_twenty_steps_do_not_depend_on_the_mesh(name):
 )
 def test_two_processes_of_four_devices_have_the_same_losses(names, tmp_path):
     np.savez(tmp_path / "first.npz", **meshes.first_params())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = ports.free()
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",

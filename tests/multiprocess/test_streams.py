@@ -5,13 +5,12 @@ import json
 import os
 import pathlib
 import re
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from support import batches, commands, parquet
+from support import batches, commands, parquet, ports
 
 from nest_dist.commands import configuration, wiring
 from nest_dist.data import crop
@@ -80,9 +79,7 @@ def gin_file(paths, tmp_path_factory):
 
 def digests(gin_file, processes, workers):
     """sha256 of the first three global batches, as process 0 of a run sees them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = ports.free()
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
     environment["PYTHONPATH"] = f"{commands.TOP}:{commands.TOP / 'tests'}"
     started = [

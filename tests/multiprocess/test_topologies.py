@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from support import cluster, commands
+from support import cluster, commands, ports
 
 TOPOLOGIES = [(1, 1), (1, 4), (2, 2), (4, 1)]  # processes, devices of each
 # Other ways to lay a run out, and to load for it.
@@ -24,9 +23,7 @@ SHORT = ("Run.num_epochs = 0.2", "Run.save_every_epochs = 0.1", "Run.evaluate_ev
 
 def batch_digests(processes, devices, *flags):
     """sha256 of global batches by step, as process 0 of a run sees them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = ports.free()
     environment = {
         **os.environ,
         "JAX_NUM_CPU_DEVICES": str(devices),

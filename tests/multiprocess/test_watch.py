@@ -3,23 +3,20 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
 
 import psutil
 import pytest
-from support import commands
+from support import commands, ports
 
 
 class Group:
     """Processes of `support.watched`; `with` waits for nothing and leaves none behind."""
 
     def __init__(self, folder, *what, count=3, flags=()):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = ports.free()
         environment = {
             **os.environ,
             "JAX_PLATFORMS": "cpu",

@@ -10,7 +10,7 @@ import venv
 
 import jax
 import pytest
-from support import browser, commands
+from support import browser, commands, ports
 from tensorboard.backend.event_processing import event_accumulator
 
 FLAGS = (
@@ -217,7 +217,7 @@ def test_the_profiler_of_tensorboard_opens_a_trace(watched, tmp_path):
     venv.create(tmp_path / "venv", with_pip=True)
     programs = tmp_path / "venv" / "bin"
     subprocess.run([programs / "pip", "install", "--quiet", "tensorboard", "xprof"], check=True)
-    port = browser.free_port()
+    port = ports.free()
     address = f"http://127.0.0.1:{port}/data/plugin/profile"
 
     def answer(question):

@@ -4,11 +4,12 @@ import base64
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.error
 import urllib.request
+
+from support import ports
 
 DRIVER = shutil.which("chromedriver")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -26,17 +27,11 @@ const all = (root) => [...root.querySelectorAll('*')].flatMap(
 """
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Browser:
     """One page; a context manager."""
 
     def __enter__(self):
-        port = free_port()
+        port = ports.free()
         self._driver = subprocess.Popen(
             [DRIVER, f"--port={port}"],
             stdout=subprocess.DEVNULL,

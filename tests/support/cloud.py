@@ -5,14 +5,13 @@ import http.server
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import threading
 import time
 
 import psutil
-from support import commands
+from support import commands, ports
 
 GCLOUD = pathlib.Path(__file__).with_name("fake_gcloud.py")
 # The commands of README, in order.
@@ -61,9 +60,7 @@ class Cloud:
         self._metadata.folder = folder
         self._metadata.addresses = [address for _, address in machines]
         threading.Thread(target=self._metadata.serve_forever, args=(0.02,), daemon=True).start()
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = ports.free()
         self.set(
             zones=[ENVIRONMENT["ZONE"]],
             accelerators={"v5litepod-16": 2, "v5litepod-8": 1},

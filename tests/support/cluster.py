@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from support import commands
+from support import commands, ports
 
 TRAIN = ("-m", "nest_dist", "train")
 
@@ -36,7 +36,7 @@ class Cluster:
             program: what Python runs.
         """
         address = "127.0.0.1" if hosts is None else hosts.address(0)
-        peers = [f"--coordinator={address}:{_free_port()}", f"--num_processes={count}"]
+        peers = [f"--coordinator={address}:{ports.free()}", f"--num_processes={count}"]
         self.started = time.monotonic()
         self.ended = {}
         self._logs = [folder / f"{index}.log" for index in range(count)]
@@ -193,9 +193,3 @@ def namespaces_allowed():
 
 def _ip(*arguments):
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
-
-
-def _free_port():
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]

@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 
-from support import cloud
+from support import cloud, ports
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 # JAX goes to the first node by its name, so the nodes are called as their addresses.
@@ -44,11 +44,6 @@ def missing():
 @contextlib.contextmanager
 def cluster(folder):
     """Starts its daemons; gives the environment for sbatch and its like."""
-    with contextlib.ExitStack() as probes:
-        sockets = [probes.enter_context(socket.socket()) for _ in range(3)]
-        for probe in sockets:
-            probe.bind(("", 0))
-        ports = [probe.getsockname()[1] for probe in sockets]
     folder.chmod(0o755)
     (folder / "state").mkdir()
     (folder / "munge.key").write_bytes(secrets.token_bytes(128))
@@ -59,7 +54,7 @@ def cluster(folder):
         CONFIGURATION.format(
             host=socket.gethostname(),
             folder=folder,
-            ports=ports,
+            ports=[ports.free() for _ in range(3)],
             user=user,
             cpus=os.cpu_count(),
         )

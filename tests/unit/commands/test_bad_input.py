@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from support import commands
+from support import commands, ports
 
 
 def assert_refused(done, *parts):
@@ -167,9 +167,7 @@ def test_a_port_in_use(tmp_path):
 
 
 def test_fewer_processes_than_announced(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = ports.free()
     peers = (f"--coordinator=127.0.0.1:{port}", "--num_processes=2", "--process_id=0")
     flags = (*commands.tiny_flags(tmp_path), *peers, "--wait_seconds=3")
     done = commands.nest_dist("train", *flags, timeout=30)

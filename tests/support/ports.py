@@ -1,0 +1,26 @@
+"""Ports for servers that a test starts."""
+
+import itertools
+import os
+import random
+import socket
+
+# Below those that the system gives to clients: between this choice and the server's start, a
+# connection of another test might take one of them. Each worker of pytest has its own.
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_COUNT = 4000
+_FIRST = 10000 + _COUNT * (_WORKER % 5)
+_places = itertools.count(random.randrange(_COUNT))
+
+
+def free():
+    """A port of this host that nobody listens at, and that is not given twice."""
+    for place in itertools.islice(_places, _COUNT):
+        port = _FIRST + place % _COUNT
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no port is free")
