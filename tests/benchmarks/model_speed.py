@@ -22,12 +22,15 @@ GOALS = {"train step": (1.2, 1.85), "forward": (1.23, 1.31)}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=6)
     options = parser.parse_args()
     contenders = [
         input_speed.Contender("nest_dist", sys.executable, "", kind="model"),
         input_speed.Contender("timm", input_speed.environment("torch"), "", kind="model"),
     ]
+    for each in contenders:  # until the memory that they keep has the places that they need
+        each.round()
+        each.round()
     rounds = [{each.name: each.round() for each in contenders} for _ in range(options.rounds)]
     for each in contenders:
         each.close()
