@@ -6,6 +6,7 @@ import pathlib
 import sys
 import time
 
+import input_speed
 import numpy as np
 
 from nest_dist.data import batch, crop, decode, pipeline, randaugment
@@ -16,9 +17,6 @@ CUT = (crop.RandomResizedCrop(side=SIDE, area=(0.05, 1.0)), crop.Flip())
 RECIPE = (*CUT, randaugment.RandAugment(translation=100))
 # As many as ImageNet has, each picture many times: Grain's shuffling is slow for a few hundred.
 EXAMPLES = 1_281_167
-# The folder of the same pictures as `prepare --restart_markers` stores them, and what is said of
-# them.
-MARKED = ", with restart markers"
 
 
 class Pictures:
@@ -111,7 +109,8 @@ def main() -> None:
         print(bare_per_second(read(sys.argv[2])))
         return
     os.sched_setaffinity(0, {0})
-    sources = {"": read(sys.argv[1]), MARKED: read(str(pathlib.Path(sys.argv[1], MARKED)))}
+    folders = {kind: pathlib.Path(sys.argv[1], name) for kind, name in input_speed.KINDS.items()}
+    sources = {kind: read(str(folder)) for kind, folder in folders.items()}
     for _ in sys.stdin:
         times = {"the whole picture decoded and no more": bare(sources[""], ())}
         for kind, source in sources.items():

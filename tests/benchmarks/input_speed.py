@@ -38,7 +38,10 @@ HEIGHT, WIDTH = 375, 500
 PHOTOGRAPHS = ("astronaut", "coffee", "motorcycle")
 QUALITY = 97  # with which the files are about as large as ImageNet's, 108 KB on average
 ROUNDS = 5
-MARKED = ", with restart markers"  # as in input_nest_dist.py
+MARKED = "marked"
+# What is said of the pictures, as they come and as `prepare --restart_markers` stores them, and the
+# folder that they are in.
+KINDS = {"": ".", ", with restart markers": MARKED}
 
 
 def main() -> None:
@@ -159,7 +162,7 @@ def show(rounds: list[dict[str, dict[str, float]]]) -> None:
             each[left[0]][left[1]] / each[right[0]][right[1]] for each in rounds
         )
 
-    for kind in ("", MARKED):
+    for kind in KINDS:
         if f"recipe{kind}" not in rounds[0]["nest_dist"]:
             continue
         print(f"\nas many times as fast as others{kind}")
