@@ -93,5 +93,31 @@ class Norm(nn.Module):
         *_, C = tokens.shape
         scale = parameter(self, "scale", nn.initializers.ones, (C,), "float32")
         bias = parameter(self, "bias", nn.initializers.zeros, (C,), "float32")
-        plain = nn.LayerNorm(epsilon=1e-6, dtype="float32", use_bias=False, use_scale=False)
-        return (plain(tokens) * scale + bias).astype(self.compute_dtype)
+        plain = normalized(tokens.astype(jnp.float32))
+        return (plain * scale + bias).astype(self.compute_dtype)
+
+
+@jax.custom_vjp
+def normalized(x: Array) -> Array:
+    """`x` [..., C] less its mean over C, divided by its standard deviation.
+
+    As `flax.linen.LayerNorm`, but for the gradient, which needs two sums here.
+    """
+    return _normalized(x)[0]
+
+
+def _normalized(x: Array) -> tuple[Array, tuple[Array, Array]]:
+    mean = x.mean(-1, keepdims=True)
+    variance = jnp.square(x).mean(-1, keepdims=True) - jnp.square(mean)
+    scale = jax.lax.rsqrt(jnp.maximum(variance, 0) + 1e-6)
+    plain = (x - mean) * scale
+    return plain, (plain, scale)
+
+
+def _normalized_gradient(kept: tuple[Array, Array], gradient: Array) -> tuple[Array]:
+    plain, scale = kept
+    along = plain * (gradient * plain).mean(-1, keepdims=True)
+    return (scale * (gradient - gradient.mean(-1, keepdims=True) - along),)
+
+
+normalized.defvjp(_normalized, _normalized_gradient)

@@ -1,6 +1,7 @@
 """One level of the hierarchy: places, then layers that work inside each block."""
 
 import dataclasses
+import functools
 import typing
 
 import flax.linen as nn
@@ -181,12 +182,25 @@ class Mlp(nn.Module):
         *_, C = tokens.shape
         hidden = self.ratio * C
         kernel, bias = affine.Affine((C, hidden), (hidden,), self.compute_dtype, name="hidden")()
-        tokens = jax.nn.gelu(
-            affine.contract(tokens, kernel) + bias, approximate=self.gelu == "tanh"
-        )
+        tokens = gelu(affine.contract(tokens, kernel) + bias, self.gelu)
         tokens = _drop(tokens, self.dropout, keys, place=3)
         kernel, bias = affine.Affine((hidden, C), (C,), self.compute_dtype, name="output")()
         return _drop(affine.contract(tokens, kernel) + bias, self.dropout, keys, place=4)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gelu(x: Array, kind: Gelu) -> Array:
+    """`jax.nn.gelu`; for its gradient `x` alone is kept, and the derivative computed from it."""
+    return jax.nn.gelu(x, approximate=kind == "tanh")
+
+
+def _gelu_gradient(kind: Gelu, x: Array, gradient: Array) -> tuple[Array]:
+    _, pull_back = jax.vjp(functools.partial(jax.nn.gelu, approximate=kind == "tanh"), x)
+    found: tuple[Array] = pull_back(gradient)
+    return found
+
+
+gelu.defvjp(lambda x, kind: (gelu(x, kind), x), _gelu_gradient)
 
 
 def _drop(

@@ -35,23 +35,50 @@ def compiler_options() -> dict[str, str]:
 def mix(query: Array, key: Array, value: Array) -> Array:
     """As `attention.mix` with as many keys as queries, [B, T, N, K, D] all of them.
 
-    Products want heads before tokens and no dimension of 1, and a sum divides fewer numbers after
-    the product than before it.
+    Products want heads before tokens and no dimension of 1.
     """
     _, T, *_ = query.shape
     query, key, value = (
         (x.squeeze(1) if T == 1 else x).swapaxes(-2, -3) for x in (query, key, value)
     )  # [B, T, K, N, D]
-    scores = jnp.einsum("...nd,...md->...nm", query, key, preferred_element_type=jnp.float32)
-    exponentials = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True)))
-    mixed = jnp.einsum(
-        "...nm,...md->...nd",
-        exponentials.astype(value.dtype),
-        value,
-        preferred_element_type=jnp.float32,
-    )
-    mixed = (mixed / exponentials.sum(-1, keepdims=True)).astype(value.dtype).swapaxes(-2, -3)
+    mixed = _mix(query, key, value).swapaxes(-2, -3)
     return mixed[:, None] if T == 1 else mixed
+
+
+@jax.custom_vjp
+def _mix(query: Array, key: Array, value: Array) -> Array:
+    """Values [..., N, D] mixed by the softmax of the scores of queries and keys [..., N, D]."""
+    return _mixed(query, key, value)[0]
+
+
+def _mixed(query: Array, key: Array, value: Array) -> tuple[Array, tuple[Array, ...]]:
+    scores = _float32("...nd,...md->...nm", query, key)
+    exponentials = jnp.exp(scores - scores.max(-1, keepdims=True)).astype(value.dtype)
+    # A sum divides fewer numbers after the product than before it.
+    total = exponentials.sum(-1, keepdims=True, dtype=jnp.float32)
+    mixed = _float32("...nm,...md->...nd", exponentials, value) / total
+    mixed = mixed.astype(value.dtype)
+    return mixed, (query, key, value, exponentials, total, mixed)
+
+
+def _mix_gradients(kept: tuple[Array, ...], gradient: Array) -> tuple[Array, Array, Array]:
+    query, key, value, exponentials, total, mixed = kept
+    of_totals = (gradient.astype(jnp.float32) * mixed).sum(-1, keepdims=True) / total
+    gradient = (gradient / total).astype(value.dtype)
+    of_exponentials = _float32("...nd,...md->...nm", gradient, value) - of_totals
+    of_scores = (exponentials * of_exponentials).astype(query.dtype)
+    of_query = jnp.einsum("...nm,...md->...nd", of_scores, key)
+    # With tokens last, products that sum over queries are twice as fast.
+    of_key = jnp.einsum("...nd,...nm->...dm", query, of_scores).swapaxes(-1, -2)
+    of_value = jnp.einsum("...nd,...nm->...dm", gradient, exponentials).swapaxes(-1, -2)
+    return of_query, of_key, of_value
+
+
+_mix.defvjp(_mixed, _mix_gradients)
+
+
+def _float32(indices: str, left: Array, right: Array) -> Array:
+    return jnp.einsum(indices, left, right, preferred_element_type=jnp.float32)
 
 
 def contract(tokens: Array, kernel: Array, count: int) -> Array:

@@ -6,35 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import gradients
 
 from nest_dist.model import attention, on_cpu
-
-
-def drawn(*shape, seed=0, dtype=jnp.float32):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
-
-
-def assert_same(first, second, *arguments, tolerance=2e-6):
-    """Both give the same from the arguments, and the same gradients for all of them."""
-    wanted, of_wanted = jax.vjp(first, *arguments)
-    found, of_found = jax.vjp(second, *arguments)
-    assert found.dtype == wanted.dtype
-    gradient = drawn(*wanted.shape, seed=9, dtype=wanted.dtype)
-    everything = (found, *of_found(gradient)), (wanted, *of_wanted(gradient))
-    for one, other in zip(*everything, strict=True):
-        one, other = (np.asarray(each, np.float64) for each in (one, other))
-        np.testing.assert_allclose(one, other, atol=tolerance * np.abs(other).max(), rtol=0)
 
 
 @pytest.mark.parametrize("T", [1, 4])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-6), ("bfloat16", 4e-2)])
 def test_attention_is_mixed_alike(T, dtype, tolerance):
-    arguments = (drawn(2, T, 9, 3, 4, seed=seed, dtype=dtype) for seed in range(3))
-    assert_same(attention.mix, on_cpu.mix, *arguments, tolerance=tolerance)
+    arguments = (gradients.drawn(2, T, 9, 3, 4, seed=seed, dtype=dtype) for seed in range(3))
+    gradients.assert_same(attention.mix, on_cpu.mix, *arguments, tolerance=tolerance)
 
 
 def test_scores_may_be_large():
-    query, key, value = (drawn(1, 1, 5, 2, 4, seed=seed) for seed in range(3))
+    query, key, value = (gradients.drawn(1, 1, 5, 2, 4, seed=seed) for seed in range(3))
     found = on_cpu.mix(1e4 * query, key, value)
     np.testing.assert_allclose(found, attention.mix(1e4 * query, key, value), rtol=1e-5, atol=1e-6)
 
@@ -46,13 +31,18 @@ def test_pools_are_alike(rows, padding):
         lowest = np.array(-np.inf, image.dtype)
         return jax.lax.reduce_window(image, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
 
-    assert_same(windows, functools.partial(on_cpu.max_pool, padding=padding), drawn(2, rows, 8, 3))
+    gradients.assert_same(
+        windows, functools.partial(on_cpu.max_pool, padding=padding), gradients.drawn(2, rows, 8, 3)
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_contractions_are_alike(count):
-    tokens, kernel = drawn(2, 3, 4, 5), drawn(*(4, 5)[2 - count :], 3, 2, seed=1)
-    assert_same(
+    tokens, kernel = (
+        gradients.drawn(2, 3, 4, 5),
+        gradients.drawn(*(4, 5)[2 - count :], 3, 2, seed=1),
+    )
+    gradients.assert_same(
         functools.partial(jnp.tensordot, axes=count),
         functools.partial(on_cpu.contract, count=count),
         *(tokens, kernel),
@@ -64,7 +54,11 @@ def test_the_gradient_of_a_kernel_copies_no_tokens():
         def loss(kernel, tokens):
             return (contract(tokens, kernel, 1) ** 2).sum()
 
-        program = jax.jit(jax.grad(loss)).lower(drawn(8, 3, 2), drawn(2, 4, 6, 8)).compile()
+        program = (
+            jax.jit(jax.grad(loss))
+            .lower(gradients.drawn(8, 3, 2), gradients.drawn(2, 4, 6, 8))
+            .compile()
+        )
         return program.as_text().count(" copy(")
 
     assert copies(on_cpu.contract) == 0 < copies(jnp.tensordot)
