@@ -11,6 +11,7 @@ import grain
 from absl import flags
 
 from nest_dist.base import failures
+from nest_dist.data import segments
 
 # More batches than this in waiting help nobody, however small they are.
 DEEPEST = 16
@@ -57,7 +58,8 @@ class Loading:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain reads its own flags, whoever has parsed any
             options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ready)
-            dataset = dataset.mp_prefetch(options, worker_init_fn=start_worker)
+            sent = dataset.map(segments.Sender())
+            dataset = sent.mp_prefetch(options, worker_init_fn=start_worker)
         return Iteration(iter(dataset), self)
 
     def depths(self, batch_bytes: int) -> tuple[int, int]:
@@ -88,19 +90,21 @@ class Iteration:
     def __init__(self, iterator: typing.Any, loading: Loading) -> None:
         self._iterator = iterator
         self._loading = loading
+        self._sent = segments.Receiver() if loading.workers else None
 
     def __iter__(self) -> "Iteration":
         return self
 
     def __next__(self) -> dict[str, typing.Any]:
         try:
-            return next(self._iterator)
+            found = next(self._iterator)
+            return self._sent(found) if self._sent else found
         except RuntimeError as error:
             if "Worker process was terminated" not in str(error):
                 raise
             raise failures.Failure(
                 f"a data worker process has ended ({failures.first_line(error)}); start the run "
-                f"again, with fewer {self._loading.name}.workers if the host was out of memory."
+                f"again, with fewer {self._loading.name}.workers if the host was out of memory or /dev/shm."
             ) from error
 
     def close(self) -> None:
@@ -108,6 +112,8 @@ class Iteration:
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
+            if self._sent:
+                self._sent.close()
 
 
 def start_worker(index: int, count: int) -> None:
