@@ -58,18 +58,23 @@ class Loading:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain reads its own flags, whoever has parsed any
             options = grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=ready)
-            sent = dataset.map(segments.Sender())
-            dataset = sent.mp_prefetch(options, worker_init_fn=start_worker)
+            receive = segments.Receiver()
+            dataset = dataset.map(segments.Sender(receive.prefix))
+            dataset = dataset.mp_prefetch(options, worker_init_fn=start_worker)
+            return Iteration(iter(dataset), self, receive)
         return Iteration(iter(dataset), self)
 
     def depths(self, batch_bytes: int) -> tuple[int, int]:
-        """How many batches are in the making, and how many wait finished, in each worker.
+        """How many batches are in the making in each worker, and how many wait there.
+
+        As many again wait here: Grain has a queue at both ends.
 
         Raises:
             BadInput: as of `batches`.
         """
         places = max(1, self.workers)
-        least = 2 * places if self.workers else 1
+        # With workers one is in the making, one waits there and one here.
+        least = 3 * places if self.workers else 1
         affordable = self.read_ahead_bytes // batch_bytes
         if affordable < least:
             raise failures.BadInput(
@@ -80,17 +85,29 @@ class Loading:
         if not self.workers:
             return min(affordable, DEEPEST), 0
         share = min(affordable // places, DEEPEST)
-        making = min(self.threads, share - 1)
-        return making, share - making
+        making = min(self.threads, share - 2)
+        return making, (share - making) // 2
 
 
 class Iteration:
     """An iterator of batches that ends its threads and workers when it is closed."""
 
-    def __init__(self, iterator: typing.Any, loading: Loading) -> None:
+    def __init__(
+        self,
+        iterator: typing.Any,
+        loading: Loading,
+        receive: segments.Receiver | None = None,
+    ) -> None:
+        """Wraps an iterator of Grain's.
+
+        Args:
+            iterator: of batches, or of what workers have sent.
+            loading: how.
+            receive: finds what workers have sent.
+        """
         self._iterator = iterator
         self._loading = loading
-        self._sent = segments.Receiver() if loading.workers else None
+        self._receive = receive
 
     def __iter__(self) -> "Iteration":
         return self
@@ -98,13 +115,14 @@ class Iteration:
     def __next__(self) -> dict[str, typing.Any]:
         try:
             found = next(self._iterator)
-            return self._sent(found) if self._sent else found
+            return self._receive(found) if self._receive else found
         except RuntimeError as error:
             if "Worker process was terminated" not in str(error):
                 raise
             raise failures.Failure(
                 f"a data worker process has ended ({failures.first_line(error)}); start the run "
-                f"again, with fewer {self._loading.name}.workers if the host was out of memory or /dev/shm."
+                f"again, with fewer {self._loading.name}.workers if the host was out of memory or "
+                "its /dev/shm is small."
             ) from error
 
     def close(self) -> None:
@@ -112,8 +130,8 @@ class Iteration:
         if self._iterator is not None:
             self._iterator.close()
             self._iterator = None
-            if self._sent:
-                self._sent.close()
+            if self._receive:
+                self._receive.close()
 
 
 def start_worker(index: int, count: int) -> None:

@@ -4,19 +4,23 @@ Grain takes new memory for each array, whose pages the kernel has to find and cl
 to fill them. Here a worker takes a segment that the process it works for has done with.
 """
 
-import contextlib
 import dataclasses
 import math
+import os
+import pathlib
+import secrets
 import typing
 import weakref
 from collections.abc import Iterator, Mapping
-from multiprocessing import shared_memory, util
+from multiprocessing import shared_memory
 
 import numpy as np
 
 # The first byte of a segment says whether a batch in it is still needed; numbers follow aligned.
 FREE, TAKEN = 0, 1
 ALIGNMENT = 64
+# Where Linux shows the names of segments.
+FOLDER = pathlib.Path("/dev/shm")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +53,13 @@ class Sent:
 class Sender:
     """In a worker process: lays batches into segments, of which it has as many as it needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, prefix: str) -> None:
+        """Makes one without segments.
+
+        Args:
+            prefix: of their names, as the receiver knows it.
+        """
+        self._prefix = prefix
         self._segments: list[shared_memory.SharedMemory] = []
 
     def __call__(self, batch: Mapping[str, typing.Any]) -> Sent:
@@ -69,31 +79,39 @@ class Sender:
         for segment in self._segments:
             if segment.size >= size and _bytes(segment)[0] == FREE:
                 return segment
-        if not self._segments:
-            util.Finalize(self, _unlink, (self._segments,), exitpriority=0)
-        self._segments.append(shared_memory.SharedMemory(create=True, size=size))
+        name = f"{self._prefix}{os.getpid()}_{len(self._segments)}"
+        self._segments.append(shared_memory.SharedMemory(name, create=True, size=size))
         return self._segments[-1]
 
 
 class Receiver:
-    """In the process that workers work for: finds what they have sent."""
+    """In the process that workers work for: finds what they have sent.
+
+    Attributes:
+        prefix: of the names of segments, for the senders.
+    """
 
     def __init__(self) -> None:
+        self.prefix = f"nest_{secrets.token_hex(4)}_"
         self._segments: dict[str, shared_memory.SharedMemory] = {}
 
     def __call__(self, sent: Sent) -> dict[str, typing.Any]:
         """The batch, whose arrays lie in the segment; it is free when none of them is in use."""
         if sent.segment not in self._segments:
-            self._segments[sent.segment] = shared_memory.SharedMemory(sent.segment)
+            opened = shared_memory.SharedMemory(sent.segment)
+            opened.unlink()  # both ends have it, and nobody else needs its name
+            self._segments[sent.segment] = opened
         segment = self._segments[sent.segment]
         # Of these bytes all arrays are views, and so is whatever is made of them without a copy.
         whole = _bytes(segment)
+        # The finalizer also keeps the segment open, or these bytes would be nobody's.
         weakref.finalize(whole, _done, segment).atexit = False
         return {**sent.others, **dict(sent.arrays(whole))}
 
     def close(self) -> None:
-        """Removes what a worker that was killed has left; batches stay as they are."""
-        _unlink(list(self._segments.values()))
+        """Removes what was sent and never received, when workers have ended."""
+        for path in FOLDER.glob(f"{self.prefix}*"):
+            shared_memory.SharedMemory(path.name).unlink()
 
 
 def _padded(shape: tuple[int, ...], dtype: np.dtype) -> int:
@@ -107,9 +125,3 @@ def _bytes(segment: shared_memory.SharedMemory) -> np.ndarray:
 
 def _done(segment: shared_memory.SharedMemory) -> None:
     _bytes(segment)[0] = FREE
-
-
-def _unlink(segments: list[shared_memory.SharedMemory]) -> None:
-    for segment in segments:
-        with contextlib.suppress(FileNotFoundError):
-            segment.unlink()

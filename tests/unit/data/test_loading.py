@@ -44,21 +44,23 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(tmp_path):
         # What is in the making in each worker, and what waits.
         (0, 100, (10, 0)),
         (0, 10, (16, 0)),
-        (2, 100, (2, 3)),
-        (2, 250, (1, 1)),
+        (2, 100, (2, 1)),
+        (2, 50, (2, 4)),
+        (2, 160, (1, 1)),
     ],
 )
 def test_what_is_read_ahead_fits_the_memory_that_is_allowed(workers, batch_bytes, depths):
     how = loading.Loading("TrainingData", threads=2, workers=workers, read_ahead_bytes=1000)
     assert how.depths(batch_bytes) == depths
-    assert max(1, workers) * sum(depths) * batch_bytes <= 1000
+    making, waiting = depths
+    assert max(1, workers) * (making + 2 * waiting) * batch_bytes <= 1000
 
 
 def test_too_little_memory_for_the_workers_is_refused():
     how = loading.Loading("TrainingData", threads=2, workers=2, read_ahead_bytes=1000)
     with pytest.raises(
         failures.BadInput,
-        match="is 1000, less than 4 batches of 300 bytes for 2 workers; raise it to 1200 or lower",
+        match="is 1000, less than 6 batches of 300 bytes for 2 workers; raise it to 1800 or lower",
     ):
         how.depths(300)
 
