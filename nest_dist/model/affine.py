@@ -69,6 +69,21 @@ def contract(tokens: Array, kernel: Array, count: int = 1) -> Array:
     return product
 
 
+def contract_each(tokens: Array, *kernels: Array) -> tuple[Array, ...]:
+    """As `contract` over the last dimension of tokens, with each of several kernels."""
+    layout = rules.active()
+    if layout is not None and layout.shards("rows") > 1:
+        return _contract_each(tokens, *kernels)
+    products: tuple[Array, ...] = jax.lax.platform_dependent(
+        tokens, *kernels, cpu=on_cpu.contract_each, default=_contract_each
+    )
+    return products
+
+
+def _contract_each(tokens: Array, *kernels: Array) -> tuple[Array, ...]:
+    return tuple(jnp.tensordot(tokens, kernel, 1) for kernel in kernels)
+
+
 class Affine(nn.Module):
     """Holds a kernel and a bias under a name; the layer that asks for them applies them."""
 

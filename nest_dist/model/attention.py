@@ -35,9 +35,8 @@ class BlockAttention(nn.Module):
         value_kernel, value_bias = self._affine("value", (C, shared, D), (shared, D))
         output_kernel, output_bias = self._affine("output", (K, D, C), (C,))
 
-        query = affine.contract(blocks, query_kernel) + query_bias
-        key = affine.contract(blocks, key_kernel) + key_bias
-        value = affine.contract(blocks, value_kernel) + value_bias
+        query, key, value = affine.contract_each(blocks, query_kernel, key_kernel, value_kernel)
+        query, key, value = query + query_bias, key + key_bias, value + value_bias
         mixed = self._attend(query * D**-0.5, key, value, keys)  # [B, T, N, K, D]
         return affine.contract(mixed, output_kernel, 2) + output_bias
 

@@ -92,6 +92,18 @@ def contract(tokens: Array, kernel: Array, count: int) -> Array:
     return product.reshape(*tokens.shape[:-count], *kernel.shape[count:])
 
 
+def contract_each(tokens: Array, *kernels: Array) -> tuple[Array, ...]:
+    """As `affine.contract_each`, in one product."""
+    depth, *_ = kernels[0].shape
+    flat = [kernel.reshape(depth, -1) for kernel in kernels]
+    product = contract(tokens, jnp.concatenate(flat, -1), 1)
+    parts = jnp.split(product, np.cumsum([each.shape[-1] for each in flat])[:-1], -1)
+    return tuple(
+        part.reshape(*tokens.shape[:-1], *kernel.shape[1:])
+        for part, kernel in zip(parts, kernels, strict=True)
+    )
+
+
 def max_pool(image: Array, padding: halo.Padding) -> Array:
     """As `aggregation.max_pool`; where several are the largest, they share the gradient."""
     image = jnp.pad(image, ((0, 0), padding, (0, 1), (0, 0)), constant_values=-np.inf)

@@ -36,6 +36,24 @@ def test_pools_are_alike(rows, padding):
     )
 
 
+def test_contractions_with_several_kernels_are_alike():
+    kernels = [gradients.drawn(5, *new, seed=1) for new in ((3, 2), (1, 2), (7,))]
+    arguments = gradients.drawn(2, 3, 4, 5), *kernels
+
+    def side_by_side(contract_each, tokens, *kernels):
+        products = contract_each(tokens, *kernels)
+        return jnp.concatenate([each.reshape(2, 3, 4, -1) for each in products], -1)
+
+    def one_by_one(tokens, *kernels):
+        return [jnp.tensordot(tokens, each, 1) for each in kernels]
+
+    gradients.assert_same(
+        functools.partial(side_by_side, one_by_one),
+        functools.partial(side_by_side, on_cpu.contract_each),
+        *arguments,
+    )
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_contractions_are_alike(count):
     tokens, kernel = (
