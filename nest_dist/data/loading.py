@@ -10,7 +10,7 @@ import typing
 import grain
 from absl import flags
 
-from nest_dist.base import failures
+from nest_dist.base import failures, memory
 from nest_dist.data import segments
 
 # More batches than this in waiting help nobody, however small they are.
@@ -135,11 +135,12 @@ class Iteration:
 
 
 def start_worker(index: int, count: int) -> None:
-    """Makes a worker process end with its parent, and never before.
+    """Makes a worker process end with its parent, and never before, and use its memory again.
 
     A SIGTERM to all processes of a job asks the parent to save and stop, for which it still needs
     its workers; a parent that is killed tells them nothing.
     """
+    memory.keep_freed()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = os.getppid()

@@ -1,7 +1,5 @@
 """Processes of a run: starting them together, who leads, and agreeing without a collective."""
 
-import contextlib
-import ctypes
 import itertools
 import sys
 import threading
@@ -11,7 +9,7 @@ from collections.abc import Callable
 import jax
 from jax._src import distributed  # the coordination service's client has no public name
 
-from nest_dist.base import failures
+from nest_dist.base import failures, memory
 from nest_dist.parallel import peers
 
 # When JAX itself notices a lost peer: later than the watch, but at a time when there is none yet.
@@ -41,7 +39,7 @@ def start(
         BadInput: if the peers cannot be told, or the port is taken.
     """
     if jax.config.jax_platforms == "cpu":
-        keep_freed_memory()  # before XLA has threads
+        memory.keep_freed()  # before XLA has threads
     found = peers.find(coordinator, num_processes, process_id, wait_seconds)
     if found.index == 0:
         peers.require_free_port(found.address)
@@ -63,23 +61,7 @@ def start(
     )
     timer.cancel()
     if jax.default_backend() == "cpu":
-        keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Has the C library keep what is freed for the next allocation.
-
-    By default it gives every large array back to the system, whose pages XLA then has to touch
-    anew in each step on a CPU: a quarter of a model's time. A thread that has allocated before
-    keeps an arena of its own, in which that cannot be changed. Where the library knows no such
-    setting (elsewhere than on Linux with glibc), nothing changes.
-    """
-    most_trimmed, most_mapped, most_arenas = -1, -4, -8  # M_TRIM_THRESHOLD and so on of malloc.h
-    with contextlib.suppress(AttributeError, OSError, TypeError):
-        library = ctypes.CDLL(None)
-        library.mallopt(most_trimmed, -1)  # as a size: without limit
-        library.mallopt(most_mapped, 0)
-        library.mallopt(most_arenas, 1)
+        memory.keep_freed()
 
 
 def lead() -> bool:

@@ -9,6 +9,7 @@ import time
 import input_speed
 import numpy as np
 
+from nest_dist.base import memory
 from nest_dist.data import batch, crop, decode, pipeline, randaugment
 
 SIDE = 224
@@ -99,6 +100,7 @@ def read(folder: str) -> Pictures:
 
 
 def main() -> None:
+    memory.keep_freed()  # as every worker does, and on a CPU every command
     if sys.argv[1] == "--scaling":
         source = read(sys.argv[2])
         found = [(images_per_second(source, 1), images_per_second(source, 2)) for _ in range(5)]

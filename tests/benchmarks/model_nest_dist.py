@@ -14,15 +14,15 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from support import family, layouts
 
+from nest_dist.base import memory
 from nest_dist.model import axes, on_cpu
-from nest_dist.parallel import hosts
 from nest_dist.train import optimizer, state, step
 
 BATCH = 16
 
 
 def main() -> None:
-    hosts.keep_freed_memory()  # as every command does
+    memory.keep_freed()  # as every command does
     # A device for each core, as JAX_NUM_CPU_DEVICES gives every command.
     jax.config.update("jax_num_cpu_devices", math.gcd(BATCH, os.cpu_count() or 1))
     layout = layouts.layout(data=jax.device_count())

@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import resource, sys, threading
 import numpy as np
-from nest_dist.parallel import hosts
+from nest_dist.base import memory
 
 def allocate():
     np.ones(10_000_000)
@@ -18,7 +18,7 @@ def allocate():
     print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 if "keep" in sys.argv:
-    hosts.keep_freed_memory()
+    memory.keep_freed()
 if "thread" in sys.argv:
     thread = threading.Thread(target=allocate)
     thread.start()
