@@ -70,18 +70,20 @@ def contract(tokens: Array, kernel: Array, count: int = 1) -> Array:
 
 
 def contract_each(tokens: Array, *kernels: Array) -> tuple[Array, ...]:
-    """As `contract` over the last dimension of tokens, with each of several kernels."""
+    """As `contract` over the last dimension of tokens, with each of several kernels by heads."""
     layout = rules.active()
-    if layout is not None and layout.shards("rows") > 1:
-        return _contract_each(tokens, *kernels)
+    if layout is not None and (layout.shards("rows") > 1 or layout.shards("heads") > 1):
+        # Heads that lie on several devices would have to move to become those of one kernel.
+        return tuple(contract(tokens, kernel) for kernel in kernels)
     products: tuple[Array, ...] = jax.lax.platform_dependent(
-        tokens, *kernels, cpu=on_cpu.contract_each, default=_contract_each
+        tokens,
+        *kernels,
+        cpu=on_cpu.contract_each,
+        default=lambda tokens, *kernels: tuple(
+            jnp.tensordot(tokens, kernel, 1) for kernel in kernels
+        ),
     )
     return products
-
-
-def _contract_each(tokens: Array, *kernels: Array) -> tuple[Array, ...]:
-    return tuple(jnp.tensordot(tokens, kernel, 1) for kernel in kernels)
 
 
 class Affine(nn.Module):
