@@ -8,7 +8,7 @@ def keep_freed() -> None:
     """Has the C library keep what is freed for the next allocation.
 
     By default it gives every large array back to the system, and the pages of the next one are
-    mapped and cleared anew: a quarter of the time of a model on a CPU, a twentieth of that of
+    mapped and cleared anew: a quarter of the time of a model on a CPU, a few hundredths of that of
     loading pictures. A thread that has allocated before keeps an arena of its own, in which that
     cannot be changed. Where the library knows no such setting (elsewhere than on Linux with glibc),
     nothing changes.

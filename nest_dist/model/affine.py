@@ -70,7 +70,7 @@ def contract(tokens: Array, kernel: Array, count: int = 1) -> Array:
 
 
 def contract_each(tokens: Array, *kernels: Array) -> tuple[Array, ...]:
-    """As `contract` over the last dimension of tokens, with each of several kernels by heads."""
+    """As `contract` over the last dimension of tokens, with each of several kernels of heads."""
     layout = rules.active()
     if layout is not None and (layout.shards("rows") > 1 or layout.shards("heads") > 1):
         # Heads that lie on several devices would have to move to become those of one kernel.
