@@ -32,8 +32,8 @@ def test_a_worker_that_is_killed_ends_the_run_in_one_line(tmp_path):
                 process.kill()
     with pytest.raises(
         failures.Failure,
-        match=r"a data worker process has ended \(.*\); start the run again, with fewer TrainingData"
-        r"\.workers if the host was out of memory or its /dev/shm is small\.",
+        match=r"a data worker process has ended \(.*\); start the run again, with fewer "
+        r"TrainingData\.workers if the host was out of memory or its /dev/shm is small\.",
     ):
         list(itertools.islice(loaded, 100))
     loaded.close()
