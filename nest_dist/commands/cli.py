@@ -68,7 +68,7 @@ FLAGS = {
     "restart_markers": Flag(
         "bool",
         False,
-        "in JPEGs, by jpegtran, without loss: decoding a random crop is a quarter less work",
+        "in JPEGs, by jpegtran, without loss: decoding a random crop is a third less work",
     ),
     "verify": Flag("bool", False, "reads a prepared split again and checks every record"),
     "topology": Flag("string", None, "TPU to compile for, as v5e:16x16; without it what is here"),

@@ -3,11 +3,12 @@
 A JPEG is coded from top to bottom. Told of fewer rows, a decoder stops there: 6% less work for
 random crops. Where restart markers cut every row of its units into the same intervals, each of
 these can be decoded without what comes before it, so those around the rectangle are put together
-to a smaller JPEG: a quarter less work.
+to a smaller JPEG: a third less work.
 Source: ITU-T T.81, A.2 (units), B.2 (markers), E.2.4 (restart intervals).
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -18,7 +19,7 @@ MARGIN_ROWS = 16
 SEQUENTIAL = (0xC0, 0xC1)  # a progressive picture is coded from top to bottom many times over
 AHEAD_BYTES = 64  # more than a decoder looks ahead
 RESTART_INTERVAL, SCAN, END = 0xDD, 0xDA, b"\xff\xd9"
-RESTARTS = tuple(bytes((0xFF, 0xD0 + number)) for number in range(8))
+RESTARTS = 0xD0  # the first of eight, one after another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Jpeg:
     scan: int
     interval: int
 
-    @property
+    @functools.cached_property
     def sides(self) -> tuple[int, int]:
         """Height and width in pixels."""
         height, width = (self.encoded[self.frame + at : self.frame + at + 2] for at in (5, 7))
         return int.from_bytes(height, "big"), int.from_bytes(width, "big")
 
-    @property
+    @functools.cached_property
     def unit(self) -> tuple[int, int]:
         """Height and width in pixels of what is coded as one."""
         channels, first = self.encoded[self.frame + 9], self.frame + 11
@@ -54,13 +55,13 @@ class Jpeg:
         down, along = [1, *(each & 15 for each in factors)], [1, *(each >> 4 for each in factors)]
         return 8 * max(down), 8 * max(along)
 
-    @property
+    @functools.cached_property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of units."""
         (H, W), (height, width) = self.sides, self.unit
         return -(-H // height), -(-W // width)
 
-    @property
+    @functools.cached_property
     def in_parts(self) -> bool:
         """Whether a rectangle can be had without all of the rest."""
         all_channels = self.encoded[self.scan + 4] == self.encoded[self.frame + 9]
@@ -101,32 +102,39 @@ class Jpeg:
 
     def _intervals(
         self, end: int, top: int, left: int, bottom: int, right: int
-    ) -> tuple[bytes, int, int] | None:
+    ) -> tuple[bytearray, int, int] | None:
         """The intervals around a rectangle; None if there are not as many as there should be."""
         (H, W), (height, width), (rows, columns) = self.sides, self.unit, self.grid
         columns, width = columns // self.interval, width * self.interval
         begin = self.scan + 2 + int.from_bytes(self.encoded[self.scan + 2 : self.scan + 4], "big")
-        data = np.frombuffer(self.encoded, np.uint8)[begin:end]
-        marks = np.flatnonzero(data[:-1] == 0xFF)
-        marks = marks[data[marks + 1] & 0xF8 == RESTARTS[0][1]] + begin
-        if len(marks) != rows * columns - 1:
+        edges = self._edges(begin, end)
+        if len(edges) != rows * columns + 1:
             return None
-        starts, ends = [begin, *(marks + 2).tolist()], [*marks.tolist(), end]
         # Smooth chroma takes a pixel from each side.
         first, last = max(0, top - 1) // height, min(rows, bottom // height + 1)
         west, east = max(0, left - 1) // width, min(columns, right // width + 1)
-        wanted = [
-            self.encoded[starts[place] : ends[place]]
-            for row in range(first, last)
-            for place in range(row * columns + west, row * columns + east)
-        ]
+        starts = edges[:-1].reshape(rows, columns)[first:last, west]
+        stops = edges[1:].reshape(rows, columns)[first:last, west:east]
         down, along = first * height, west * width
         header = bytearray(self.encoded[:begin])
         self._resize(header, min(H, last * height) - down, min(W, east * width) - along)
-        parts: list[decode.Encoded] = [header, wanted[0]]
-        for number, interval in enumerate(wanted[1:]):
-            parts += RESTARTS[number % len(RESTARTS)], interval
-        return b"".join([*parts, END]), down, along
+        wanted = zip(starts.tolist(), stops[:, -1].tolist(), strict=True)
+        part = bytearray().join([header, *(self.encoded[start:stop] for start, stop in wanted)])
+        # The markers behind the intervals are numbered anew; the last one is the end.
+        sizes = stops[:, -1] - starts
+        moved = begin + np.cumsum(sizes) - sizes - starts
+        numbers = (stops - 1 + moved[:, np.newaxis]).ravel()
+        found = np.frombuffer(part, np.uint8)
+        found[numbers] = RESTARTS + np.arange(len(numbers)) % 8
+        found[-1] = END[1]
+        return part, down, along
+
+    def _edges(self, begin: int, end: int) -> np.ndarray:
+        """Where each interval begins, behind a marker, and where the marker of the last ends."""
+        data = np.frombuffer(self.encoded, np.uint8)[begin:end]
+        marks = np.flatnonzero(data[:-1] == END[0])
+        marks = marks[data[marks + 1] & 0xF8 == RESTARTS]
+        return begin + np.concatenate([[0], marks + 2, [end - begin + 2]])
 
     def _resize(self, header: bytearray, height: int, width: int) -> None:
         sides = height.to_bytes(2, "big") + width.to_bytes(2, "big")

@@ -95,7 +95,7 @@ class TrainingData:
             order = _order(len(source), seed)
             indexed = preparation.Indexed(typing.cast(batch.Source, source), prepare, replace)
             examples = order.map_with_index(indexed)
-            found = _load(_Rows(examples, global_batch, rows), len(rows), how, first_step)
+            found = _load(_Batches(examples, global_batch, rows), how, first_step)
         return preparation.Counted(found, len(source), self.unreadable_share, "TrainingData")
 
     def examples(
@@ -168,7 +168,7 @@ class EvaluationData:
             indexed = preparation.Indexed(typing.cast(batch.Source, source), prepare, replace)
             examples = grain.MapDataset.range(len(source)).map_with_index(indexed)
             padded = _Padded(examples, -(-len(source) // global_batch) * global_batch)
-            found = _load(_Rows(padded, global_batch, rows), len(rows), how, 0)
+            found = _load(_Batches(padded, global_batch, rows), how, 0)
         return preparation.Counted(found, len(source), self.unreadable_share, "EvaluationData")
 
     def image_shape(self, source: batch.Source | batch.Stream) -> tuple[int, ...]:
@@ -188,7 +188,7 @@ def require_dealable(
         dealing.Deal(typing.cast(batch.Stream, source), global_batch, rows)
 
 
-class _Rows:
+class _Batches:
     """Of each global batch, the given rows only."""
 
     def __init__(self, examples: Examples, global_batch: int, rows: np.ndarray) -> None:
@@ -197,11 +197,17 @@ class _Rows:
         self._rows = rows
 
     def __len__(self) -> int:
-        return len(self._examples) // self._global_batch * len(self._rows)
+        return len(self._examples) // self._global_batch
 
-    def __getitem__(self, index: int) -> batch.Example:
-        step, row = divmod(index, len(self._rows))
-        return self._examples[step * self._global_batch + int(self._rows[row])]
+    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
+        places = step * self._global_batch + self._rows
+        return batch.stacked((self._examples[int(place)] for place in places), len(places))
+
+    @property
+    def batch_bytes(self) -> int:
+        """Size of a batch, as the first example tells."""
+        first = self._examples[int(self._rows[0])]
+        return len(self._rows) * sum(value.nbytes for value in first.values())
 
 
 class _Padded:
@@ -252,10 +258,6 @@ def _image_shape(
     raise failures.BadInput("no example of a split is readable; make the data set anew.")
 
 
-def _load(
-    examples: _Rows, process_batch: int, how: loading.Loading, first_step: int
-) -> loading.Iteration:
+def _load(batches: _Batches, how: loading.Loading, first_step: int) -> loading.Iteration:
     """Batches of prepared examples, from a step on."""
-    batches = grain.MapDataset.source(examples).batch(process_batch, drop_remainder=True)
-    one = sum(np.asarray(value).nbytes for value in examples[0].values())
-    return how.batches(batches[first_step:], one * process_batch)
+    return how.batches(grain.MapDataset.source(batches)[first_step:], batches.batch_bytes)

@@ -13,7 +13,7 @@ from nest_dist.base import failures
 from nest_dist.data import decode, partial_jpeg
 
 PROGRAM = "jpegtran"
-WIDTH = 64  # least pixels of an interval; of 32 to 128 the fastest, for 0.7% more bytes
+WIDTH = 16  # pixels of an interval, where they divide a row; the markers are 2% of the bytes
 
 
 def require_program() -> None:
@@ -34,8 +34,8 @@ def marked(image: bytes, pixels: np.ndarray) -> bytes | None:
     jpeg = partial_jpeg.opened(image)
     if jpeg is None:
         return None
-    columns, least = jpeg.grid[1], WIDTH // jpeg.unit[1]
-    interval = next((units for units in range(least, columns) if columns % units == 0), columns)
+    units = max(1, WIDTH // jpeg.unit[1])
+    interval = units if jpeg.grid[1] % units == 0 else 1
     command = [PROGRAM, "-copy", "all", "-optimize", "-restart", f"{interval}B"]
     done = subprocess.run(command, input=image, capture_output=True, check=False)
     try:

@@ -229,6 +229,23 @@ def test_a_label_out_of_range_is_refused(damaged):
         batches.training(wrong)
 
 
+class OfTwoSizes(Damaged):
+    def __getitem__(self, index):
+        side = 9 if index in self.broken else 8
+        return {**self.whole[index], "image": np.zeros((side, side, 3), np.uint8)}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_pictures_of_two_sizes_are_refused(damaged, workers):
+    uneven = OfTwoSizes(damaged.whole, tuple(range(0, 12, 2)))
+    with pytest.raises(
+        failures.BadInput,
+        match=r"the image at row \d+ of a batch is uint8 \((8, 8|9, 9), 3\), the first is uint8 "
+        r"\((8, 8|9, 9), 3\); begin the transforms with one that .*, such as RandomResizedCrop",
+    ):
+        batches.training(uneven, transforms=(), workers=workers)
+
+
 def test_a_batch_larger_than_the_split_is_refused(damaged):
     with pytest.raises(
         failures.BadInput, match=r"has 12 examples, fewer than one batch of 16; lower Run.global_b"
