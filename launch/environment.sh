@@ -68,7 +68,8 @@ fi
 stamp=$venv/installed-$1-$(cat "$requirements" "$top/pyproject.toml" <(echo "$top") | sha256sum | cut -c1-16)
 if [[ ! -e $stamp ]]; then
   echo "environment: installing $1, about 800 MB, once" >&2
-  pip=("$venv/bin/python" -m pip --disable-pip-version-check --no-cache-dir install --quiet)
+  # Of most modules nothing is ever imported, so Python compiles those that are.
+  pip=("$venv/bin/python" -m pip --disable-pip-version-check --no-cache-dir install --quiet --no-compile)
   "${pip[@]}" --require-hashes --requirement "$requirements" >&2 ||
     fail "the packages of launch/$1 could not be installed; look above, mend the network or the disk, and run this again."
   "${pip[@]}" --no-deps --no-build-isolation --editable "$top" >&2 ||

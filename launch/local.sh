@@ -153,7 +153,7 @@ Next:
   see its curves and images     .venv/bin/tensorboard --logdir=$shown/tensorboard
   measure a checkpoint          .venv/bin/nest-dist evaluate --workdir=$shown
   train on from where it ended  bash launch/local.sh -- --gin_file=runs/quickstart.gin \\
-                                  --workdir=$shown --gin_bindings="Run.num_epochs = 22"
+                                  --workdir=$shown --gin_bindings="Run.num_epochs = 14"
   try another learning rate     bash launch/local.sh -- --gin_file=runs/quickstart.gin \\
                                   --workdir=workdirs/faster \\
                                   --gin_bindings="AdamW.peak_learning_rate = 4e-3"

@@ -29,15 +29,16 @@ from support import cluster, commands
 from nest_dist.checkpointing import digests, manager
 
 BINDINGS = (
-    "Run.num_epochs = 6",
+    *commands.ONE_LEVEL,
     "Run.save_every_epochs = 0.4",
     "Run.evaluate_every_epochs = 1",
     "Run.stuck_seconds = 20",
     "TrainingData.source = @Stalling()",
     "Stalling.source = @train/Digits()",
 )
-STEPS = 270
-# Each comes within 30 steps after the newest checkpoint, so that there are steps left for all.
+STEPS_AN_EPOCH = 45
+# Each comes within 30 steps after the newest checkpoint, and a run has an epoch for each and one
+# more, so that there are steps left for all.
 FAULTS_A_RUN = 5
 # Every process must have ended so long after the fault.
 END_SECONDS = 60
@@ -56,6 +57,7 @@ class Run:
 
     workdir: pathlib.Path
     count: int
+    epochs: int
     rng: random.Random
     hosts: cluster.Namespaces | None = None
     prefix: tuple[str, ...] = ()
@@ -72,7 +74,7 @@ class Run:
         path = os.pathsep.join(map(str, (tests, tests / "support" / "sabotage")))
         all_flags = [
             "--gin_bindings=import support.stalling",
-            *commands.tiny_flags(self.workdir, *BINDINGS),
+            *commands.tiny_flags(self.workdir, *BINDINGS, f"Run.num_epochs = {self.epochs}"),
             *flags,
         ]
         environment |= {"PYTHONPATH": path, "STALL": str(self.stall)}
@@ -308,7 +310,7 @@ def disturbed(run: Run, faults: list[str]) -> list[Round]:
         elif expected and f"resuming after step {expected}," not in processes.said():
             rounds[-1].wrong = f"did not resume after step {expected}\n{processes.said()}"
     steps = [line["step"] for line in commands.metrics(run.workdir) if "train/loss" in line]
-    if not rounds[-1].wrong and steps != list(range(1, STEPS + 1)):
+    if not rounds[-1].wrong and steps != list(range(1, run.epochs * STEPS_AN_EPOCH + 1)):
         rounds[-1].wrong = "a step is missing or stands twice in metrics.jsonl"
     return rounds
 
@@ -404,6 +406,7 @@ def rounds_done(
     Returns:
         How many went wrong.
     """
+    epochs = min(rounds, FAULTS_A_RUN) + 1
     expected: dict[int, dict] = {}
     by_fault: dict[str, list[Round]] = {}
     failed = 0
@@ -412,10 +415,10 @@ def rounds_done(
         count = rng.choice([2, 2, 2, 4])
         apart = hosts if "cut link" in faults or rng.random() < 0.2 else None
         if count not in expected:
-            expected[count] = _undisturbed(folder / f"undisturbed_{count}", count)
+            expected[count] = _undisturbed(folder / f"undisturbed_{count}", count, epochs)
         done = sum(map(len, by_fault.values()))
         with small_disk(folder / f"run_{done}") as workdir:
-            run = Run(workdir, count, rng, apart, owner_matters())
+            run = Run(workdir, count, epochs, rng, apart, owner_matters())
             found = disturbed(run, faults)
             equal = "unknown"
             if not found[-1].wrong:
@@ -446,8 +449,8 @@ def rounds_done(
     return failed
 
 
-def _undisturbed(workdir: pathlib.Path, count: int) -> dict:
-    run = Run(workdir, count, random.Random(0))
+def _undisturbed(workdir: pathlib.Path, count: int, epochs: int) -> dict:
+    run = Run(workdir, count, epochs, random.Random(0))
     with run.start() as processes:
         assert processes.wait(PATIENCE_SECONDS), processes.said()
         assert set(processes.codes()) == {0}, processes.said()

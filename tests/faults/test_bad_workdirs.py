@@ -12,6 +12,7 @@ from support import commands
 from nest_dist.checkpointing import digests, manager
 
 SHORT = (
+    *commands.ONE_LEVEL,
     "Run.num_epochs = 0.05",
     "Run.save_every_epochs = 0.05",
     "Run.evaluate_every_epochs = 0.05",

@@ -4,7 +4,8 @@ import pytest
 from support import commands
 
 LONG = (
-    "Run.num_epochs = 4",
+    *commands.ONE_LEVEL,
+    "Run.num_epochs = 3",
     "Run.save_every_epochs = 0.5",
     "Run.keep = @Keep()",
     "Keep.last = 100",
@@ -32,13 +33,13 @@ def assert_finishes_like(undisturbed, workdir):
     assert "resuming after step" in output
     commands.assert_same_bits(commands.arrays(workdir), undisturbed)
     steps = [line["step"] for line in commands.metrics(workdir) if "train/loss" in line]
-    assert steps == list(range(1, 181))
+    assert steps == list(range(1, 136))
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_killed_process_ends_all_and_the_same_command_resumes(victim, undisturbed, tmp_path):
     with started(tmp_path) as launcher:
-        commands.wait_for_step(tmp_path, 60, launcher)
+        commands.wait_for_step(tmp_path, 50, launcher)
         launcher.processes()[victim].kill()
         status, output = launcher.wait(timeout=120)
         assert launcher.processes() == []
@@ -49,20 +50,20 @@ def test_a_killed_process_ends_all_and_the_same_command_resumes(victim, undistur
 
 def test_a_terminated_process_lets_all_save_and_stop(undisturbed, tmp_path):
     with started(tmp_path) as launcher:
-        commands.wait_for_step(tmp_path, 60, launcher)
+        commands.wait_for_step(tmp_path, 50, launcher)
         launcher.processes()[1].terminate()
         status, output = launcher.wait(timeout=120)
     assert status == 76
     assert "saved a checkpoint and stopped; the same command goes on from there" in output
     last = commands.metrics(tmp_path)[-1]["step"]
-    assert f"stopped after step {last} of 180, saved" in output
+    assert f"stopped after step {last} of 135, saved" in output
     assert (tmp_path / "checkpoints" / str(last)).is_dir()
     assert_finishes_like(undisturbed, tmp_path)
 
 
 def test_ctrl_c_at_the_launcher_saves_and_stops(tmp_path):
     with started(tmp_path) as launcher:
-        commands.wait_for_step(tmp_path, 60, launcher)
+        commands.wait_for_step(tmp_path, 50, launcher)
         launcher.send(commands.SIGNALS["INT"])
         status, output = launcher.wait(timeout=120)
     assert status == 76

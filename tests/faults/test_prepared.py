@@ -18,7 +18,7 @@ STEPS = 20
 TINY = (
     "num_classes = 3",
     *("NesT.image_size = 32", "NesT.dim = 8", "NesT.heads = 1"),
-    *("NesT.num_hierarchies = 2", "NesT.block_repeats = (1, 1)"),
+    *commands.ONE_LEVEL,
     *("RandomResizedCrop.side = 32", "RandAugment.translation = 14"),
     *("ResizedCentreCrop.side = 32", "ResizedCentreCrop.shorter_side = 36"),
     *("Run.global_batch = 24", "Run.num_epochs = 5", "AdamW.warmup_epochs = 1"),

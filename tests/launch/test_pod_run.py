@@ -17,7 +17,12 @@ import urllib.request
 import pytest
 from support import cloud, commands, fake_buckets, network, ports
 
-BINDINGS = (*commands.TINY, "Run.num_epochs = 2", "Run.save_every_epochs = 0.5")
+BINDINGS = (
+    *commands.TINY,
+    *commands.ONE_LEVEL,
+    "Run.num_epochs = 2",
+    "Run.save_every_epochs = 0.5",
+)
 
 
 @pytest.fixture(

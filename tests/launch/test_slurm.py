@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(
     bool(slurm.missing()),
     reason="apt install slurmctld slurmd slurm-client munge",
 )
-SHORT = ("Run.num_epochs = 0.2",)
+SHORT = (*commands.ONE_LEVEL, "Run.num_epochs = 0.2")
 
 
 @pytest.fixture(scope="module")

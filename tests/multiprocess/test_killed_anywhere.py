@@ -4,55 +4,23 @@ import random
 
 import numpy as np
 import pytest
-from support import cluster, commands
+from support import commands
+from support.recording import Recording
 
 STEPS = 60
 FLAGS = (
+    *commands.ONE_LEVEL,
     "Run.num_epochs = 1.335",
     "Run.save_every_epochs = 0.1",
     "Run.evaluate_every_epochs = 2",
     "AdamW.warmup_epochs = 0.1",
 )
-SHORT = ("Run.num_epochs = 0.667", *FLAGS[1:])
+SHORT = (*FLAGS, "Run.num_epochs = 0.667")
 REPRODUCIBLE = ("Run.reproducible_reduction = True",)
 
 
-class Recording:
-    """A run in its folder, and what every attempt at it was given."""
-
-    def __init__(self, folder, *bindings):
-        folder.mkdir()
-        self.workdir = folder / "run"
-        self._batches = folder / "batches"
-        self._flags = commands.tiny_flags(self.workdir, *bindings)
-        self._folder = folder
-
-    def attempt(self, processes, devices, killed_after=None, victim=0):
-        """Trains to the end, or until a process is killed once some step was done."""
-        environment = {
-            "BATCHES": str(self._batches),
-            "PYTHONPATH": str(commands.TOP / "tests"),
-            "JAX_NUM_CPU_DEVICES": str(devices),
-        }
-        program = ("-m", "support.recorded")
-        with cluster.Cluster(
-            processes, self._folder, self._flags, environment, program=program
-        ) as started:
-            if killed_after is not None:
-                assert started.wait_for_step(self.workdir, killed_after, 600), started.said()
-                started.processes[victim].kill()
-            assert started.wait(600), started.said()
-            ended_well = set(started.codes()) == {0}
-            assert ended_well == (killed_after is None), started.said()
-        return started.said()
-
-    def batches(self):
-        """The digest of each step's batch; those that were given twice were the same."""
-        found = {}
-        for line in self._batches.read_text().splitlines():
-            step, digest = line.split()
-            assert found.setdefault(int(step), digest) == digest, f"another batch for step {step}"
-        return found
+def recording(folder, *bindings):
+    return Recording(folder, *commands.run_flags(*bindings))
 
 
 def assert_close(found, expected):
@@ -66,7 +34,7 @@ def assert_close(found, expected):
 
 def test_a_run_that_is_killed_goes_on_with_fewer_processes(tmp_path):
     whole, killed = (
-        Recording(tmp_path / name, *SHORT, *REPRODUCIBLE) for name in ("whole", "killed")
+        recording(tmp_path / name, *SHORT, *REPRODUCIBLE) for name in ("whole", "killed")
     )
     whole.attempt(1, 2)
     # The second save waits for the first, so one is whole by then.
@@ -82,7 +50,7 @@ def test_a_run_that_is_killed_goes_on_with_fewer_processes(tmp_path):
 @pytest.mark.parametrize("reproducible", [False, True])
 def test_a_run_killed_three_times_goes_on_with_4_then_2_then_1_processes(reproducible, tmp_path):
     bindings = REPRODUCIBLE if reproducible else ()
-    whole, killed = (Recording(tmp_path / name, *FLAGS, *bindings) for name in ("whole", "killed"))
+    whole, killed = (recording(tmp_path / name, *FLAGS, *bindings) for name in ("whole", "killed"))
     whole.attempt(2, 2)
     first, second, third = sorted(random.sample(range(6, STEPS - 2), 3))
     print(f"killed after steps {first}, {second} and {third}")
@@ -101,7 +69,7 @@ def test_a_run_killed_three_times_goes_on_with_4_then_2_then_1_processes(reprodu
 
 @pytest.mark.slow
 def test_five_random_kills_leave_the_same_bits_on_the_same_topology(tmp_path):
-    whole, killed = (Recording(tmp_path / name, *FLAGS) for name in ("whole", "killed"))
+    whole, killed = (recording(tmp_path / name, *FLAGS) for name in ("whole", "killed"))
     whole.attempt(2, 1)
     kills = sorted(random.sample(range(6, STEPS - 2), 5))
     print(f"killed after steps {kills}")
@@ -117,7 +85,7 @@ def test_five_random_kills_leave_the_same_bits_on_the_same_topology(tmp_path):
 def test_the_reproducible_reduction_gives_the_same_bits_on_every_topology(tmp_path):
     found = {}
     for processes, devices in ((1, 2), (1, 4), (1, 8), (2, 2), (4, 1)):
-        run = Recording(tmp_path / f"{processes}x{devices}", *FLAGS, *REPRODUCIBLE)
+        run = recording(tmp_path / f"{processes}x{devices}", *FLAGS, *REPRODUCIBLE)
         run.attempt(processes, devices)
         found[processes, devices] = commands.arrays(run.workdir), commands.losses(run.workdir)
     expected, losses = found[1, 2]

@@ -27,15 +27,21 @@ TINY = (
     "Run.log_every_steps = 1",
     "AdamW.warmup_epochs = 0.1",
 )
+# Half of that again, where the model does not matter.
+ONE_LEVEL = ("NesT.num_hierarchies = 1", "NesT.block_repeats = (1,)")
+
+
+def run_flags(*bindings):
+    """Flags of `nest-dist train` for a tiny run, but for its folder."""
+    return [
+        "--gin_file=runs/quickstart.gin",
+        *(f"--gin_bindings={binding}" for binding in (*TINY, *bindings)),
+    ]
 
 
 def tiny_flags(workdir, *bindings):
     """Flags of `nest-dist train` for a tiny run in `workdir`."""
-    return [
-        "--gin_file=runs/quickstart.gin",
-        f"--workdir={workdir}",
-        *(f"--gin_bindings={binding}" for binding in (*TINY, *bindings)),
-    ]
+    return [f"--workdir={workdir}", *run_flags(*bindings)]
 
 
 def nest_dist(*arguments, devices=1, timeout=120, **kwargs):

@@ -25,7 +25,7 @@ AROUND = {
 def folder(tmp_path_factory):
     """Of a step that was compiled for two devices of this machine."""
     output = tmp_path_factory.mktemp("kept")
-    flags = [flag for flag in commands.tiny_flags("", *SHORT) if "--workdir" not in flag]
+    flags = commands.run_flags(*SHORT)
     done = commands.nest_dist("rehearse", *flags, "--keep", f"--output={output}", devices=DEVICES)
     assert done.returncode == 0, done.stderr
     assert f"`nest-dist train --compiled={output}` takes the compiled step" in done.stdout
@@ -33,7 +33,7 @@ def folder(tmp_path_factory):
     return output
 
 
-SHORT = ("Run.num_epochs = 0.2", "AdamW.warmup_epochs = 0.1")
+SHORT = (*commands.ONE_LEVEL, "Run.num_epochs = 0.2", "AdamW.warmup_epochs = 0.1")
 
 
 def refusal(text):

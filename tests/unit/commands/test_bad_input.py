@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from support import commands, ports
+from support import commands, ports, program
 
 
 def assert_refused(done, *parts):
@@ -126,9 +126,15 @@ def test_a_misspelt_command():
         ("include 'data/digit.gin'", ("'data/digit.gin' is not there", "did you mean")),
     ],
 )
-def test_a_bad_binding_is_named(binding, parts, tmp_path):
-    assert_refused(train(tmp_path, binding), *parts)
+def test_a_bad_binding_is_named(binding, parts, tmp_path, monkeypatch):
+    line = program.refuses(monkeypatch, "train", *commands.tiny_flags(tmp_path, binding))
+    for part in parts:
+        assert part in line
     assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_bad_binding_ends_the_command(tmp_path):
+    assert_refused(train(tmp_path, "Run.num_epoch = 3"), "'num_epoch'", "did you mean num_epochs")
 
 
 def test_a_missing_value_is_named(tmp_path):

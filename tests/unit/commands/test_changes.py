@@ -8,6 +8,7 @@ from nest_dist.commands import changes, configuration
 from nest_dist.commands.changes import Effect
 
 SHORT = (
+    *commands.ONE_LEVEL,
     "Run.num_epochs = 0.05",
     "Run.save_every_epochs = 0.05",
     "Run.evaluate_every_epochs = 0.05",
