@@ -21,7 +21,7 @@ BINDINGS = (
     *commands.TINY,
     *commands.ONE_LEVEL,
     "Run.num_epochs = 2",
-    "Run.save_every_epochs = 0.5",
+    "Run.save_every_epochs = 1",
 )
 
 
@@ -89,7 +89,7 @@ def disturbed(tpus, workdir):
     bindings = [f"--gin_bindings={binding}" for binding in BINDINGS]
     running = start(tpus, quick, *bindings)
     try:
-        saved = workdir / "checkpoints" / "22" / "SHA256SUMS"
+        saved = workdir / "checkpoints" / "45" / "SHA256SUMS"
         cloud.wait_until(lambda: saved.exists() or running.poll() is not None, "a checkpoint")
         survivor, victim = tpus.trainer("nest/0"), tpus.trainer("nest/1")
         victim.send_signal(signal.SIGKILL)

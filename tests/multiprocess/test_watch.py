@@ -164,15 +164,6 @@ def test_a_stop_before_the_first_step_ends_all_at_once(tmp_path):
             assert "asked to stop before the first step: nothing to save" in group.said(index)
 
 
-def test_a_stop_while_the_others_are_missing_ends_the_process(tmp_path):
-    with Group(tmp_path) as group:
-        for index in (1, 2):
-            group.processes[index].kill()
-        time.sleep(3)
-        psutil.Process(group.processes[0].pid).terminate()
-        assert group.processes[0].wait(30) in (76, -15)  # the latter while Python itself starts
-
-
 def test_a_run_that_ends_well_ends_all_well(tmp_path):
     with Group(tmp_path) as group:
         codes, _ = group.codes()

@@ -11,7 +11,7 @@ QUICK_START = "bash launch/local.sh"
 BINDINGS = (
     "bash launch/local.sh --processes=2 --devices=2 -- --gin_file=runs/quickstart.gin "
     '--workdir=workdirs/other --gin_bindings="AdamW.peak_learning_rate = 4e-3" '
-    '--gin_bindings="Run.num_epochs = 5"'
+    '--gin_bindings="Run.num_epochs = 3"'
 )
 CHAOS = ".venv/bin/python tests/faults/chaos.py --rounds=50 --seed=0"
 # From the archives of ImageNet to a run.
