@@ -58,9 +58,7 @@ class Manager:
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints that were finished, ascending."""
-        return [
-            step for step in self._folders() if (self._folder(step) / digests.MANIFEST).exists()
-        ]
+        return [step for step in self._folders() if self._finished(step)]
 
     def newest_whole(self) -> tuple[int, list[str]]:
         """The step to go on from, decided by all processes together; 0 if there is none.
@@ -125,7 +123,7 @@ class Manager:
             Failure: if the save before this one failed.
         """
         self.wait()
-        if hosts.told(lambda: str(step in self.steps())) == "True":
+        if hosts.told(lambda: str(self._finished(step))) == "True":
             return
         detached = states.detached(state)
         if detached is state:  # read at once what the next step takes over
@@ -278,6 +276,9 @@ class Manager:
     def _entries(self) -> list[epath.Path]:
         # A bucket has no empty folders.
         return list(self._directory.iterdir()) if self._directory.exists() else []
+
+    def _finished(self, step: int) -> bool:
+        return (self._folder(step) / digests.MANIFEST).exists()
 
     def _folder(self, step: int) -> epath.Path:
         return self._directory / str(step)

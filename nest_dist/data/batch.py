@@ -1,11 +1,9 @@
 """The contract between sources, transforms and batches."""
 
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
-
-from nest_dist.base import failures
 
 # One picture with its class: "image" uint8 [H, W, C] or the bytes of an encoded picture, "label" an
 # integer in [0, classes), and "key", by which a person finds the picture again.
@@ -89,31 +87,6 @@ class Stream(typing.Protocol):
 
     def evaluate(self, shard: int) -> Iterator[Example]:
         """Each example of a virtual shard once, in order."""
-
-
-def stacked(examples: Iterable[Example], count: int) -> dict[str, np.ndarray]:
-    """The arrays of prepared examples, each laid into the batch as soon as it is made.
-
-    Args:
-        examples: with the same names, shapes and types.
-        count: how many.
-    Raises:
-        BadInput: if one has another shape or type than the first.
-    """
-    whole: dict[str, np.ndarray] = {}
-    for row, example in enumerate(examples):
-        for name, value in example.items():
-            if name not in whole:
-                whole[name] = np.empty((count, *value.shape), value.dtype)
-            if (value.shape, value.dtype) != (whole[name].shape[1:], whole[name].dtype):
-                raise failures.BadInput(
-                    f"the {name} at row {row} of a batch is {value.dtype} {value.shape}, the first "
-                    f"is {whole[name].dtype} {whole[name].shape[1:]}; begin the transforms with "
-                    "one that makes them the same, such as RandomResizedCrop for training and "
-                    "ResizedCentreCrop for evaluation."
-                )
-            whole[name][row] = value
-    return whole
 
 
 def is_stream(source: Source | Stream) -> bool:

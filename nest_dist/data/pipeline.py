@@ -95,7 +95,7 @@ class TrainingData:
             order = _order(len(source), seed)
             indexed = preparation.Indexed(typing.cast(batch.Source, source), prepare, replace)
             examples = order.map_with_index(indexed)
-            found = _load(_Batches(examples, global_batch, rows), how, first_step)
+            found = _load(examples, global_batch, rows, how, first_step)
         return preparation.Counted(found, len(source), self.unreadable_share, "TrainingData")
 
     def examples(
@@ -168,7 +168,7 @@ class EvaluationData:
             indexed = preparation.Indexed(typing.cast(batch.Source, source), prepare, replace)
             examples = grain.MapDataset.range(len(source)).map_with_index(indexed)
             padded = _Padded(examples, -(-len(source) // global_batch) * global_batch)
-            found = _load(_Batches(padded, global_batch, rows), how, 0)
+            found = _load(padded, global_batch, rows, how, 0)
         return preparation.Counted(found, len(source), self.unreadable_share, "EvaluationData")
 
     def image_shape(self, source: batch.Source | batch.Stream) -> tuple[int, ...]:
@@ -188,7 +188,7 @@ def require_dealable(
         dealing.Deal(typing.cast(batch.Stream, source), global_batch, rows)
 
 
-class _Batches:
+class _Steps:
     """Of each global batch, the given rows only."""
 
     def __init__(self, examples: Examples, global_batch: int, rows: np.ndarray) -> None:
@@ -201,13 +201,7 @@ class _Batches:
 
     def __getitem__(self, step: int) -> dict[str, np.ndarray]:
         places = step * self._global_batch + self._rows
-        return batch.stacked((self._examples[int(place)] for place in places), len(places))
-
-    @property
-    def batch_bytes(self) -> int:
-        """Size of a batch, as the first example tells."""
-        first = self._examples[int(self._rows[0])]
-        return len(self._rows) * sum(value.nbytes for value in first.values())
+        return preparation.stacked((self._examples[int(place)] for place in places), len(places))
 
 
 class _Padded:
@@ -258,6 +252,10 @@ def _image_shape(
     raise failures.BadInput("no example of a split is readable; make the data set anew.")
 
 
-def _load(batches: _Batches, how: loading.Loading, first_step: int) -> loading.Iteration:
+def _load(
+    examples: Examples, global_batch: int, rows: np.ndarray, how: loading.Loading, first_step: int
+) -> loading.Iteration:
     """Batches of prepared examples, from a step on."""
-    return how.batches(grain.MapDataset.source(batches)[first_step:], batches.batch_bytes)
+    one = sum(value.nbytes for value in examples[int(rows[0])].values())
+    steps = grain.MapDataset.source(_Steps(examples, global_batch, rows))
+    return how.batches(steps[first_step:], one * len(rows))

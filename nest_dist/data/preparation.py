@@ -1,9 +1,9 @@
-"""One example made ready: read, decoded, transformed; and what happens to the unreadable ones."""
+"""Examples made ready: read, decoded, transformed, stacked; what happens to unreadable ones."""
 
 import dataclasses
 import logging
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -114,6 +114,32 @@ def refusal(index: int, example: batch.Example, reason: Exception) -> str:
         f"example {index}{key} is unreadable: {reason}; repair or remove it, or set "
         "TrainingData.unreadable_share and EvaluationData.unreadable_share above 0 to replace such."
     )
+
+
+def stacked(examples: Iterable[batch.Example], count: int) -> dict[str, np.ndarray]:
+    """A batch of prepared examples, each laid into it as soon as it is made.
+
+    Args:
+        examples: with the same names.
+        count: how many.
+    Raises:
+        BadInput: if they differ in shape or type.
+    """
+    whole: dict[str, np.ndarray] = {}
+    for row, example in zip(range(count), examples, strict=True):
+        if not row:
+            whole = {name: np.empty((count, *x.shape), x.dtype) for name, x in example.items()}
+        assert example.keys() == whole.keys()
+        for name, value in example.items():
+            if (value.shape, value.dtype) != (whole[name].shape[1:], whole[name].dtype):
+                raise failures.BadInput(
+                    f"of the {name}s of a batch one is {value.dtype} {value.shape}, the first is "
+                    f"{whole[name].dtype} {whole[name].shape[1:]}; begin the transforms with one "
+                    "that makes them the same, such as RandomResizedCrop for training and "
+                    "ResizedCentreCrop for evaluation."
+                )
+            whole[name][row] = value
+    return whole
 
 
 class Counted:

@@ -155,7 +155,7 @@ class _PartIterator(grain.DatasetIterator):
             for reader in self._readers.values():
                 reader.open()  # each begins to read; none waits for another's storage
         made = [each for reader in self._readers.values() for each in reader.read(self._pool)]
-        part: dict[str, typing.Any] = batch.stacked(made, len(made))
+        part: dict[str, typing.Any] = preparation.stacked(made, len(made))
         part[ROWS] = np.concatenate([self._deal.rows_of(shard) for shard in self._readers])
         part[POSITIONS] = json.dumps(
             {str(shard): reader.position() for shard, reader in self._readers.items()}

@@ -29,7 +29,6 @@ from support import cluster, commands
 from nest_dist.checkpointing import digests, manager
 
 BINDINGS = (
-    *commands.ONE_LEVEL,
     "Run.save_every_epochs = 0.4",
     "Run.evaluate_every_epochs = 1",
     "Run.stuck_seconds = 20",

@@ -20,7 +20,7 @@ from support import cloud, commands, fake_buckets, network, ports
 BINDINGS = (
     *commands.TINY,
     *commands.ONE_LEVEL,
-    "Run.num_epochs = 2",
+    "Run.num_epochs = 3",
     "Run.save_every_epochs = 1",
 )
 
@@ -112,10 +112,10 @@ def test_a_killed_worker_restarts_all_and_the_run_ends_well(tpus, workdir, distu
     # The workers found each other by the metadata of the TPU.
     assert "2 cpu devices in 2 processes" in output
     assert "resuming after step" in output
-    assert "done: 90 steps" in output
+    assert "done: 135 steps" in output
     assert "the run is done; nest still costs, delete ends that" in output
     steps = [line["step"] for line in commands.metrics(workdir) if "train/loss" in line]
-    assert steps == list(range(1, 91))
+    assert steps == list(range(1, 136))
 
 
 def test_a_folder_in_a_bucket_is_measured_from_elsewhere(tpus, workdir, disturbed, monkeypatch):
@@ -125,14 +125,14 @@ def test_a_folder_in_a_bucket_is_measured_from_elsewhere(tpus, workdir, disturbe
     done = commands.nest_dist("evaluate", "--workdir=gs://my-bucket/digits")
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)
-    assert measured["step"] == 90
+    assert measured["step"] == 135
     assert measured["eval/top_1"] == commands.evaluations(workdir)[-1]["eval/top_1"]
 
 
 def test_the_other_commands_of_readme_show_and_end_the_run(tpus, disturbed):
     assert succeeds(tpus, cloud.STATUS).count(", done") == 2
     lines = succeeds(tpus, cloud.LOGS).splitlines()
-    assert any(line.startswith("[0] ") and "done: 90 steps" in line for line in lines)
+    assert any(line.startswith("[0] ") and "done: 135 steps" in line for line in lines)
     port = ports.free()
     viewer = start(tpus, cloud.TENSORBOARD, f"--port={port}")
     try:
@@ -156,7 +156,7 @@ def test_the_other_commands_of_readme_show_and_end_the_run(tpus, disturbed):
     assert succeeds(tpus, cloud.STOP) == ""
     succeeds(tpus, cloud.DELETE, "--yes")
     assert list(tpus.folder.glob("*/nest*")) == []
-    assert trained(tpus.folder / "buckets" / "my-bucket" / "digits", 90)
+    assert trained(tpus.folder / "buckets" / "my-bucket" / "digits", 135)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from support import browser, commands, ports
 from tensorboard.backend.event_processing import event_accumulator
 
 FLAGS = (
-    "Run.num_epochs = 5",
+    "Run.num_epochs = 6",
     "Run.save_every_epochs = 1",
     "Run.evaluate_every_epochs = 2",
     "Run.log_every_steps = 10",
@@ -22,7 +22,7 @@ FLAGS = (
     "Run.profile_first_step = 21",
     "Run.profile_num_steps = 4",
 )
-NUM_STEPS, SAVE_EVERY = 225, 45
+NUM_STEPS, SAVE_EVERY = 270, 45
 
 
 class Watched:
@@ -207,7 +207,7 @@ def test_a_finished_run_sums_up(watched):
 
 
 def test_only_the_lead_process_speaks(watched):
-    said = [line for line in watched.outputs[1].splitlines() if f"step 220/{NUM_STEPS}" in line]
+    said = [line for line in watched.outputs[1].splitlines() if f"step 260/{NUM_STEPS}" in line]
     assert [line.split()[0] for line in said] == ["[0]"]
 
 

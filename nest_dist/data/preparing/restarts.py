@@ -13,7 +13,7 @@ from nest_dist.base import failures
 from nest_dist.data import decode, partial_jpeg
 
 PROGRAM = "jpegtran"
-WIDTH = 16  # pixels of an interval, where they divide a row; the markers are 2% of the bytes
+WIDTH = 16  # pixels of an interval: one unit, or two narrow ones; the markers are 2% of the bytes
 
 
 def require_program() -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from nest_dist.base import failures, files
 from nest_dist.data import batch, manifest, records
-from nest_dist.data.preparing import pictures, tars, workers
+from nest_dist.data.preparing import pictures, restarts, tars, workers
 from nest_dist.data.sources import image_folder
 
 PLAN = "plan.json"
@@ -52,7 +52,7 @@ class Plan:
     def digest(self) -> str:
         """Tells plans apart."""
         parts = [self.about["fingerprint"], self.class_names, self.labels, self.shards]
-        parts += ["restart markers"] * self.restart_markers
+        parts += [f"restart markers {restarts.WIDTH}"] * self.restart_markers
         content = json.dumps([*parts, manifest.FORMAT_VERSION])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 

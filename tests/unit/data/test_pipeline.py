@@ -240,7 +240,7 @@ def test_pictures_of_two_sizes_are_refused(damaged, workers):
     uneven = OfTwoSizes(damaged.whole, tuple(range(0, 12, 2)))
     with pytest.raises(
         failures.BadInput,
-        match=r"the image at row \d+ of a batch is uint8 \((8, 8|9, 9), 3\), the first is uint8 "
+        match=r"of the images of a batch one is uint8 \((8, 8|9, 9), 3\), the first is uint8 "
         r"\((8, 8|9, 9), 3\); begin the transforms with one that .*, such as RandomResizedCrop",
     ):
         batches.training(uneven, transforms=(), workers=workers)
