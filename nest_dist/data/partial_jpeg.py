@@ -18,8 +18,9 @@ from nest_dist.data import decode
 MARGIN_ROWS = 16
 SEQUENTIAL = (0xC0, 0xC1)  # a progressive picture is coded from top to bottom many times over
 AHEAD_BYTES = 64  # more than a decoder looks ahead
+# A marker is two bytes, MARK and its kind; there are eight kinds of restart markers, in turn.
+MARK, RESTART, RESTARTS = 0xFF, 0xD0, 8
 RESTART_INTERVAL, SCAN, END = 0xDD, 0xDA, b"\xff\xd9"
-RESTARTS = 0xD0  # the first of eight, one after another
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,20 +121,20 @@ class Jpeg:
         self._resize(header, min(H, last * height) - down, min(W, east * width) - along)
         wanted = zip(starts.tolist(), stops[:, -1].tolist(), strict=True)
         part = bytearray().join([header, *(self.encoded[start:stop] for start, stop in wanted)])
-        # The markers behind the intervals are numbered anew; the last one is the end.
+        # The markers behind the intervals get their turn anew; the last one becomes the end.
         sizes = stops[:, -1] - starts
         moved = begin + np.cumsum(sizes) - sizes - starts
-        numbers = (stops - 1 + moved[:, np.newaxis]).ravel()
-        found = np.frombuffer(part, np.uint8)
-        found[numbers] = RESTARTS + np.arange(len(numbers)) % 8
-        found[-1] = END[1]
+        kinds = (stops - 1 + moved[:, np.newaxis]).ravel()
+        written = np.frombuffer(part, np.uint8)
+        written[kinds] = RESTART + np.arange(len(kinds)) % RESTARTS
+        written[-1] = END[1]
         return part, down, along
 
     def _edges(self, begin: int, end: int) -> np.ndarray:
         """Where each interval begins, behind a marker, and where the marker of the last ends."""
         data = np.frombuffer(self.encoded, np.uint8)[begin:end]
-        marks = np.flatnonzero(data[:-1] == END[0])
-        marks = marks[data[marks + 1] & 0xF8 == RESTARTS]
+        marks = np.flatnonzero(data[:-1] == MARK)
+        marks = marks[data[marks + 1] // RESTARTS == RESTART // RESTARTS]
         return begin + np.concatenate([[0], marks + 2, [end - begin + 2]])
 
     def _resize(self, header: bytearray, height: int, width: int) -> None:

@@ -189,7 +189,7 @@ def require_dealable(
 
 
 class _Steps:
-    """Of each global batch, the given rows only."""
+    """By step, the given rows of its global batch."""
 
     def __init__(self, examples: Examples, global_batch: int, rows: np.ndarray) -> None:
         self._examples = examples
