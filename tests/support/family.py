@@ -8,6 +8,7 @@ import gin
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from nest_dist import NesT
 
@@ -58,15 +59,22 @@ SMALL = {
     },
 }
 
-# What makes published models smaller and leaves their levels, heads and grids of blocks. NesT-S is
-# NesT-T with more layers, and on CIFAR it lies between the other two.
+# What makes each published model smaller and leaves its levels, heads and grids of blocks.
 NARROW = {
     "nest_tiny": {"image_size": 32, "dim": 12, "block_repeats": (1, 1, 1)},
+    "nest_small": {"image_size": 32, "dim": 12, "block_repeats": (1, 1, 2)},
     "nest_base": {"image_size": 32, "dim": 16, "block_repeats": (1, 1, 2)},
     "cifar_nest_tiny": {"image_size": 16, "dim": 12, "block_repeats": (1, 1, 1, 1)},
+    "cifar_nest_small": {"image_size": 16, "dim": 24, "block_repeats": (1, 1, 1, 1)},
     "cifar_nest_base": {"image_size": 16, "dim": 48, "block_repeats": (1, 1, 1, 1)},
 }
-MEMBERS = (*SMALL, *NARROW)
+# NesT-S is NesT-T with more layers, and on CIFAR it lies between the other two.
+BETWEEN = ("nest_small", "cifar_nest_small")
+MEMBERS = (
+    *SMALL,
+    *(name for name in NARROW if name not in BETWEEN),
+    *(pytest.param(name, marks=pytest.mark.slow) for name in BETWEEN),
+)
 
 
 def member(name: str) -> NesT:
