@@ -67,7 +67,9 @@ fi
 # The stamp of a finished installation: the file's content and where the repository lies.
 stamp=$venv/installed-$1-$(cat "$requirements" "$top/pyproject.toml" <(echo "$top") | sha256sum | cut -c1-16)
 if [[ ! -e $stamp ]]; then
-  echo "environment: installing $1, about 800 MB, once" >&2
+  size="800 MB"
+  [[ $1 != *-cuda.txt ]] || size="6 GB" # most of it NVIDIA's libraries
+  echo "environment: installing $1, about $size, once" >&2
   # Of most modules nothing is ever imported, so Python compiles those that are.
   pip=("$venv/bin/python" -m pip --disable-pip-version-check --no-cache-dir install --quiet --no-compile)
   "${pip[@]}" --require-hashes --requirement "$requirements" >&2 ||

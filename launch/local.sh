@@ -1,26 +1,29 @@
 #!/usr/bin/env bash
-# Runs nest-dist as several processes on this machine, each with virtual CPU devices.
+# Runs nest-dist as several processes on this machine, each with virtual CPU devices or with a GPU.
 #
 #   bash launch/local.sh                      the quick start: two processes learn handwritten digits
 #   bash launch/local.sh --processes=2 --devices=2 -- --gin_file=runs/quickstart.gin --workdir=DIR
+#   bash launch/local.sh --gpus=all -- --gin_file=runs/quickstart.gin --workdir=DIR
 #
 # What follows -- goes to `nest-dist train`, or to another command if its name comes first. The
 # output of all processes is shown with their numbers. When one fails, all are ended, and the exit
-# status is that process's.
+# status is that process's. When this script or its terminal ends, the processes save and stop.
 set -euo pipefail
 
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-processes=2
+processes=
 devices=1
+gpus=
 port=
 quickstart=
 workdir=$top/workdirs/quickstart
 
 usage() {
-  sed -n '2,9p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'
-  echo "  --processes=N  processes (default 2)"
+  sed -n '2,10p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'
+  echo "  --processes=N  processes (default 2; with --gpus one a GPU)"
+  echo "  --gpus=N       NVIDIA GPUs, shared among the processes; all for those of this machine"
   echo "  --devices=N    virtual CPU devices of each process (default 1)"
-  echo "  --port=N       port on which they meet (default: a free one)"
+  echo "  --port=N       port on which they meet, with the one below (default: free ones)"
 }
 
 fail() {
@@ -38,23 +41,55 @@ while [[ $# -gt 0 ]]; do
   case $1 in
     --processes=*) processes=${1#*=} ;;
     --devices=*) devices=${1#*=} ;;
+    --gpus=*) gpus=${1#*=} ;;
     --port=*) port=${1#*=} ;;
     -h | --help) usage && exit 0 ;;
     --) shift && break ;;
-    *) fail "unknown flag '$1'; flags are --processes, --devices and --port, and flags of nest-dist follow after --." ;;
+    *) fail "unknown flag '$1'; flags are --processes, --devices, --gpus and --port, and flags of nest-dist follow after --." ;;
   esac
   shift
 done
+
+# The GPUs that CUDA would show, one a line: all of this machine, or those that the caller names.
+visible_gpus() {
+  if [[ ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | grep . || true
+    return
+  fi
+  command -v nvidia-smi >/dev/null ||
+    fail "--gpus is '$gpus', but this machine has no nvidia-smi; install NVIDIA's driver."
+  nvidia-smi --query-gpu=index --format=csv,noheader ||
+    fail "--gpus is '$gpus', but nvidia-smi finds none; look above."
+}
+
+if [[ $gpus ]]; then
+  listed=$(visible_gpus)
+  mapfile -t visible < <(printf '%s' "$listed" | grep .)
+  [[ $gpus != all ]] || gpus=${#visible[@]}
+  number --gpus "$gpus" 1 64
+  ((gpus <= ${#visible[@]})) || fail "--gpus is '$gpus', but this machine shows ${#visible[@]}; give less."
+  # One process a GPU: each prepares its own batches and keeps its own GPU busy. NCCL links GPUs of
+  # processes that do not see each other's.
+  : "${processes:=$gpus}"
+fi
+: "${processes:=2}"
 number --processes "$processes" 1 64
 number --devices "$devices" 1 64
-[[ -z $port ]] || number --port "$port" 1 65535
+[[ -z $port ]] || number --port "$port" 2 65535
 if [[ $quickstart ]]; then
   set -- train --gin_file=runs/quickstart.gin --workdir="$workdir"
 elif [[ $# -eq 0 || $1 == -* ]]; then
   set -- train "$@"
 fi
 
-python=$(bash "$top/launch/environment.sh" requirements.txt)
+requirements=requirements.txt
+if [[ $gpus ]]; then
+  ((gpus % processes == 0)) ||
+    fail "--processes is '$processes', which does not share $gpus GPUs evenly; choose another."
+  share=$((gpus / processes))
+  requirements="requirements-cuda.txt"
+fi
+python=$(bash "$top/launch/environment.sh" "$requirements")
 if [[ -z $port ]]; then
   # Below those that the system gives to clients, one of which might take it before the run does.
   port=$("$python" - <<'END'
@@ -63,6 +98,7 @@ while True:
     port = random.randrange(10000, 32768)
     try:
         socket.socket().bind(("", port))
+        socket.socket().bind(("", port - 1))
     except OSError:
         continue
     print(port)
@@ -78,6 +114,7 @@ if [[ $quickstart ]]; then
 fi
 
 export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=$devices PYTHONUNBUFFERED=1
+[[ ! $gpus ]] || export JAX_PLATFORMS=cuda
 pids=()
 
 signal_all() {
@@ -89,29 +126,38 @@ signal_all() {
 # shellcheck disable=SC2317,SC2329  # called by the trap
 stop() {
   stopping=1
-  echo "local.sh: the processes save a checkpoint and stop; once more to end them at once" >&2
   trap 'signal_all KILL' INT TERM
   kill -TERM -- "-${pids[0]}" 2>/dev/null || true
+  # The terminal may be gone.
+  echo "local.sh: the processes save a checkpoint and stop; once more to end them at once" >&2 || true
 }
 stopping=
-trap stop INT TERM
+trap stop INT TERM HUP
 trap 'signal_all KILL' EXIT
 
 # Job control gives each process a group of its own: a Ctrl-C reaches this script only, and a process
 # is ended together with its workers. The subshell and sed outlive a TERM, to pass on the last words.
 set -m
+# However this script ends, even by KILL, its end of this pipe closes, and the processes are stopped.
+exec {alive}> >(trap '' INT TERM HUP; mapfile -t pids; signal_all TERM)
 for ((i = 0; i < processes; i++)); do
   peers=()
   [[ $processes -eq 1 ]] ||
     peers=(--coordinator="127.0.0.1:$port" --num_processes="$processes" --process_id="$i")
   (
-    trap : INT TERM
+    if [[ $gpus ]]; then
+      CUDA_VISIBLE_DEVICES=$(IFS=, && echo "${visible[*]:i * share:share}")
+      export CUDA_VISIBLE_DEVICES
+    fi
+    trap : INT TERM HUP
+    exec {alive}>&-
     "$python" -m nest_dist "$@" "${peers[@]}" 2>&1 | (
-      trap '' INT TERM
+      trap '' INT TERM HUP
       exec sed -u -e '/^\[Gloo\] Rank .* is connected/d' -e "s/^/[$i] /"
     )
   ) 2>/dev/null &
   pids+=($!)
+  echo "$!" >&"$alive"
 done
 set +m
 

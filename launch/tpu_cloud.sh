@@ -27,6 +27,8 @@ existing() {
     only "${nodes[@]}"
 }
 
+request_stays="the request stays in the queue, and the TPU costs from when it comes; the same command waits on, delete withdraws it"
+
 # The state of the queued resource, or nothing.
 request_state() {
   tpus queued-resources list --format='value(name.basename(),state.state)' |
@@ -58,12 +60,27 @@ create() {
   esac
   if [[ $queued ]]; then
     create_queued
-    return
+  else
+    say "creating $name, $accelerator_type in $zone"
+    tpus tpu-vm create "$name" --accelerator-type="$accelerator_type" \
+      --version="$runtime_version" "${spot[@]}" "${create_flags[@]}" ||
+      fail "$name was not created; see above. Zones and accelerator types must fit: gcloud compute tpus accelerator-types list --zone=$zone"
   fi
-  say "creating $name, $accelerator_type in $zone"
-  tpus tpu-vm create "$name" --accelerator-type="$accelerator_type" --version="$runtime_version" \
-    "${spot[@]}" "${create_flags[@]}" ||
-    fail "$name was not created; see above. Zones and accelerator types must fit: gcloud compute tpus accelerator-types list --zone=$zone"
+  forget_keys
+}
+
+# The keys of machines that had these names before: ssh would take the new ones for an attack.
+forget_keys() {
+  local node words alias file
+  for node in "${nodes[@]}"; do
+    { tpus tpu-vm ssh "$node" --worker=all --command=true --dry-run || :; } | while read -r words; do
+      [[ " $words " =~ " -o HostKeyAlias="([^ ]+) ]] || continue
+      alias=${BASH_REMATCH[1]}
+      [[ " $words " =~ " -o UserKnownHostsFile="([^ ]+) ]] || continue
+      file=${BASH_REMATCH[1]}
+      [[ ! -e $file ]] || ssh-keygen -R "$alias" -f "$file" &>/dev/null || :
+    done
+  done
 }
 
 create_queued() {
@@ -73,6 +90,7 @@ create_queued() {
   case $state in
     FAILED | SUSPEND*) delete && state= ;;
   esac
+  trap 'say "$request_stays"; exit 130' INT TERM HUP
   if [[ ! $state ]]; then
     say "requesting $name, ${slices}x $accelerator_type in $zone, for at most $wait_minutes minutes"
     tpus queued-resources create "$name" "${which[@]}" --accelerator-type="$accelerator_type" \
@@ -82,6 +100,7 @@ create_queued() {
   fi
   if [[ $dry_run ]]; then
     request_state
+    trap - INT TERM HUP
     return
   fi
   while true; do
@@ -89,7 +108,7 @@ create_queued() {
     [[ $state == "$shown" ]] || say "the request is $state"
     shown=$state
     case $state in
-      ACTIVE) return ;;
+      ACTIVE) trap - INT TERM HUP && return ;;
       FAILED | SUSPEND*) delete && fail "the request ended as $state and was deleted." ;;
     esac
     ((SECONDS < limit)) || break

@@ -11,14 +11,16 @@ setup() {
     tpus tpu-vm scp "$tarball" "$node:nest_dist.tar.gz" --worker=all ||
       fail "the project was not copied to $node; see above."
   done
-  # The environment stays, and runs in workdirs/; a file that is gone here goes there, too.
+  # What else lies there stays; of what an earlier setup brought, a file that is gone here goes.
   made=$(on_slices --command="set -e
     if [ -e $worker ] && bash $worker status | grep -q ' running '; then
       echo 'a run is under way; stop it before setting up' >&2
       exit 2
     fi
     mkdir -p nest_dist
-    find nest_dist -mindepth 1 -maxdepth 1 ! -name .venv ! -name workdirs -exec rm -r {} +
+    touch nest_dist/.setup
+    (cd nest_dist && xargs -d '\n' rm -f <.setup)
+    tar -tzf nest_dist.tar.gz | grep -v /\$ >nest_dist/.setup
     tar -xzf nest_dist.tar.gz -C nest_dist
     bash $worker setup") || fail "not every worker was set up; see above."
   [[ ! $dry_run ]] || return 0
@@ -46,9 +48,11 @@ statuses() {
 }
 
 status() {
-  local state worker word code run
+  local state worker word code run request=''
   state=$(pod_state) || fail "the TPUs of zone '$zone' cannot be listed; see above."
   [[ $dry_run ]] || echo "$name: $state"
+  [[ $state != absent ]] || request=$(request_state)
+  [[ ! $request ]] || echo "its request is $request: $request_stays"
   [[ $state == READY || $dry_run ]] || return 1
   statuses | while read -r worker word code run; do
     echo "worker $worker: $(describe "$word" "$code" "$run")"

@@ -68,8 +68,7 @@ import hashlib, importlib.metadata, platform
 packages = sorted({f"{d.name} {d.version}" for d in importlib.metadata.distributions()})
 digest = hashlib.sha256("\n".join(packages).encode()).hexdigest()
 print(f"Python {platform.python_version()}, {len(packages)} packages ({digest[:12]})")')
-  code=$(find "$top"/{gin,launch,nest_dist} -type f ! -name '*.pyc' -print0 | LC_ALL=C sort -z |
-    xargs -0 cat | sha256sum | cut -c1-12)
+  code=$(cd "$top" && LC_ALL=C sort .setup | xargs -d '\n' cat | sha256sum | cut -c1-12)
   echo "$(number) has $packages, code ($code)"
 }
 

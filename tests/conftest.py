@@ -1,6 +1,7 @@
 """Eight devices for the tests of this process: the machine's cores, seen as separate ones."""
 
 import os
+import random
 import signal
 
 # Before JAX starts; commands that a test starts are told their own number.
@@ -12,23 +13,46 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 import pytest
 from support import commands, readme
 
+# Of all random choices; all workers of pytest-xdist inherit it.
+SEED = os.environ.setdefault("NEST_DIST_TEST_SEED", str(random.randrange(1 << 32)))
+
+pytest_plugins = ["support.trained"]
+
 # Under `nohup` and in the background of a script these are ignored, and so they would be by all
 # that a test starts; a handler, even of nothing, is not inherited.
 for number in (signal.SIGINT, signal.SIGHUP):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
+# As Ctrl-C does, it ends the tests by way of their fixtures, which end what was started.
+signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items):
-    """Of two processes one runs all that share a fixture; what takes longest is begun first."""
+    """One worker runs all tests that share a fixture. Unit tests come first, the quick ones ahead.
+
+    Behind them come the groups, the longest first, so that both workers end together.
+    """
     for item in items:
         if {"copy", "quick_start"} & set(item.fixturenames):
             item.add_marker(pytest.mark.xdist_group("readme"))
         elif "launch/test_tpu_pod" not in item.nodeid:  # where each has a TPU of its own
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-    first = ("test_readme", "test_tensorboard", "launch/", "faults/", "multiprocess/")
-    items.sort(key=lambda item: next((i for i, it in enumerate(first) if it in item.nodeid), 9))
+            tier = "medium" if item.get_closest_marker("medium") else ""
+            item.add_marker(pytest.mark.xdist_group(f"{item.path.name} {tier}"))
+    rooms = ("unit/", "test_readme", "test_tensorboard", "faults/", "launch/", "multiprocess/")
+
+    def turn(item):
+        room = next((at for at, name in enumerate(rooms) if name in item.nodeid), len(rooms))
+        return room, bool(item.get_closest_marker("medium"))
+
+    items.sort(key=turn)
+
+
+@pytest.fixture
+def rng(request):
+    """A `random.Random` of the test's own; what it prints when a test fails repeats its choices."""
+    print(f"NEST_DIST_TEST_SEED={SEED}")
+    return random.Random(f"{SEED} {request.node.name}")
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,13 @@ import base64
 import json
 import os
 import pathlib
-import subprocess
 import urllib.parse
 import urllib.request
 
 import cv2
 import numpy as np
 import pytest
-from support import browser, commands, ports
+from support import browser, commands, harness, ports
 
 pytestmark = pytest.mark.skipif(browser.MISSING is not None, reason=str(browser.MISSING))
 
@@ -29,12 +28,6 @@ SCALARS = {
 def board(quick_start, other_run, copy):
     """The address of TensorBoard on both runs."""
     port = ports.free()
-    server = subprocess.Popen(
-        [".venv/bin/tensorboard", "--logdir=workdirs", f"--port={port}"],
-        cwd=copy,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
     address = f"http://127.0.0.1:{port}"
 
     def has_both_runs():
@@ -42,12 +35,10 @@ def board(quick_start, other_run, copy):
             runs = answer.read()
         return b"quickstart/tensorboard" in runs and b"other/tensorboard" in runs
 
-    try:
-        browser.eventually(has_both_runs)
+    command = [".venv/bin/tensorboard", "--logdir=workdirs", f"--port={port}"]
+    with harness.Process(command, folder=copy) as server:
+        browser.eventually(has_both_runs, server.said)
         yield address
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +57,7 @@ def show(page, tab, *texts):
         text = page.text()
         return text if all(wanted in text for wanted in texts) else None
 
-    return browser.eventually(all_there)
+    return browser.eventually(all_there, f"{texts} on {tab}")
 
 
 def last_accuracy(workdir):
@@ -88,10 +79,12 @@ def test_scalars_are_there_with_the_last_values_of_both_runs(page, quick_start, 
         assert missing() == []
         return True
 
-    browser.eventually(titles)
+    browser.eventually(titles, "titles of all scalars")
     for workdir, _ in (quick_start, other_run):
         accuracy = last_accuracy(workdir)
-        browser.eventually(lambda accuracy=accuracy: f"\n{accuracy:.4g}\n" in page.text())
+        browser.eventually(
+            lambda accuracy=accuracy: f"\n{accuracy:.4g}\n" in page.text(), f"top-1 of {workdir}"
+        )
     if picture := os.environ.get("TENSORBOARD_PICTURE"):
         take_picture(page, pathlib.Path(picture))
 
@@ -140,7 +133,7 @@ def test_pictures_are_drawn(page):
         # Other tests may have left more runs beside these two.
         return drawn if wanted <= {picture_of(source) for source, _, _ in drawn} else None
 
-    for source, width, colours in browser.eventually(pictures):
+    for source, width, colours in browser.eventually(pictures, wanted):
         if picture_of(source) not in wanted:
             continue
         # 32 pictures, six in a row, each enlarged from 32 to 96 pixels.

@@ -1,1 +1,1 @@
-"""What everything stands on: checks, tree names, failures. Imports nothing of ours."""
+"""Checks, failures, files, tree paths, random numbers, chips. Imports no other room."""

@@ -1,7 +1,8 @@
-"""Checks of what users configure: each error names the value, the limit and the remedy."""
+"""Checks of what users configure: a `BadInput` names the value, the limit and the remedy."""
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterable
 
@@ -10,89 +11,71 @@ import typeguard
 from nest_dist.base import failures
 
 
-def types(instance: typing.Any, skip: Iterable[str] = ()) -> None:
-    """Checks every field of a dataclass against its annotation; gin itself checks none.
+@dataclasses.dataclass(frozen=True)
+class Within:
+    """A range of numbers; in the annotation of a field, `Annotated[float, Within(0, 1)]`, its own.
 
-    Args:
-        instance: a dataclass, usually `self` in `__post_init__`.
-        skip: names of fields that are checked elsewhere.
-    Raises:
-        BadInput: naming the first field whose value does not fit.
+    It holds for each number of a tuple.
+
+    Attributes:
+        low: the smallest.
+        high: the largest.
+        open_high: whether `high` itself is too large.
+        open_low: whether `low` itself is too small.
     """
-    cls = type(instance)
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(instance):
-        if field.init and field.name not in skip:
-            type_of(
-                f"{cls.__name__}.{field.name}", getattr(instance, field.name), hints[field.name]
-            )
+
+    low: float
+    high: float = math.inf
+    open_high: bool = False
+    open_low: bool = False
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"{'above' if self.open_low else 'at least'} {self.low}"
+        opening, closing = "(" if self.open_low else "[", ")" if self.open_high else "]"
+        return f"in {opening}{self.low}, {self.high}{closing}"
+
+    def check(self, name: str, value: float) -> None:
+        """Refuses a number outside, and NaN."""
+        # Every comparison with NaN is false, so this form refuses NaN.
+        above = self.low < value if self.open_low else self.low <= value
+        below = value < self.high if self.open_high else value <= self.high
+        if not (above and below):
+            raise failures.BadInput(f"{name} is {value}; it must be {self}.")
 
 
 def type_of(name: str, value: typing.Any, annotation: typing.Any) -> None:
-    """Checks one value against an annotation.
-
-    Raises:
-        BadInput: if `value` does not fit `annotation`; `True` and `False` are no numbers.
-    """
-    wanted = getattr(annotation, "__name__", None) if isinstance(annotation, type) else None
-    wanted = wanted or str(annotation).replace("typing.", "")
-    numbers_only = annotation in (int, float)
+    """Checks one value against an annotation; `True` and `False` are no numbers."""
+    wanted = annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    every_item = typeguard.CollectionCheckStrategy.ALL_ITEMS
     try:
-        if numbers_only and isinstance(value, bool):
+        if annotation in (int, float) and isinstance(value, bool):
             raise typeguard.TypeCheckError("bool is no number")
-        typeguard.check_type(
-            value,
-            annotation,
-            collection_check_strategy=typeguard.CollectionCheckStrategy.ALL_ITEMS,
-        )
+        typeguard.check_type(value, annotation, collection_check_strategy=every_item)
     except typeguard.TypeCheckError:
         hint = f"; write @{value.__name__}() to make one" if isinstance(value, type) else ""
         raise failures.BadInput(
             f"{name} is {value!r}, of type {type(value).__name__}; give a value of type "
-            f"{wanted}{hint}."
+            f"{wanted.replace('typing.', '')}{hint}."
         ) from None
 
 
-def in_range(
-    name: str,
-    value: float,
-    low: float,
-    high: float = float("inf"),
-    *,
-    open_high: bool = False,
-) -> None:
-    """Checks `low <= value <= high` (`< high` with `open_high`).
-
-    Raises:
-        BadInput: naming value and range.
-    """
-    if value < low or value > high or (open_high and value == high):
-        if high == float("inf"):
-            limit = f"at least {low}"
-        else:
-            limit = f"in [{low}, {high}{')' if open_high else ']'}"
-        raise failures.BadInput(f"{name} is {value}; it must be {limit}.")
+def in_range(name: str, value: float, low: float, high: float = math.inf) -> None:
+    """Checks `low <= value <= high`, which excludes NaN."""
+    Within(low, high).check(name, value)
 
 
-def interval(name: str, value: tuple[float, float], low: float, high: float = float("inf")) -> None:
-    """Checks that `value` is (a, b) with `low < a <= b <= high`.
-
-    Raises:
-        BadInput: naming value and range.
-    """
+def interval(name: str, value: tuple[float, float], low: float, high: float = math.inf) -> None:
+    """Checks that `value` is (a, b) with `low < a <= b <= high`."""
     if not low < value[0] <= value[1] <= high:
-        below = "" if high == float("inf") else f" and at most {high}"
+        below = "" if high == math.inf else f" and at most {high}"
         raise failures.BadInput(
             f"{name} is {value}; give (smallest, largest), the smallest above {low}{below}."
         )
 
 
 def divides(name: str, value: int, divisor: int, divisor_name: str, remedy: str) -> int:
-    """The quotient of an exact division.
-
-    Raises:
-        BadInput: naming the nearest values that fit, and `remedy`.
-    """
+    """The quotient of an exact division; else the nearest values that fit, and `remedy`."""
     quotient, remainder = divmod(value, divisor)
     if remainder:
         below, above = quotient * divisor, (quotient + 1) * divisor
@@ -104,26 +87,18 @@ def divides(name: str, value: int, divisor: int, divisor_name: str, remedy: str)
     return quotient
 
 
-def divisor_of(name: str, value: int, whole: int, whole_name: str, remedy: str) -> None:
-    """Checks that `value` divides `whole` exactly.
-
-    Raises:
-        BadInput: naming the values that do, and `remedy`.
-    """
-    if whole % value:
-        fitting = [str(divisor) for divisor in range(1, whole + 1) if whole % divisor == 0]
+def divisor_of(name: str, value: int, dividend: int, dividend_name: str, remedy: str) -> None:
+    """Checks that `value` divides `dividend`; else names the values that do, and `remedy`."""
+    if dividend % value:
+        fitting = [str(number) for number in range(1, dividend + 1) if dividend % number == 0]
         raise failures.BadInput(
-            f"{name} is {value}; it must divide {whole_name} ({whole}): set it to "
+            f"{name} is {value}; it must divide {dividend_name} ({dividend}): set it to "
             f"{', '.join(fitting)}, or {remedy}."
         )
 
 
 def one_of(name: str, value: str, known: Iterable[str], remedy: str = "") -> None:
-    """Checks that `value` is known.
-
-    Raises:
-        BadInput: with the close names, or else all of them.
-    """
+    """Checks that `value` is one of the known names; else gives the similar ones, or all."""
     known = sorted(known)
     if value not in known:
         raise failures.BadInput(
@@ -132,7 +107,7 @@ def one_of(name: str, value: str, known: Iterable[str], remedy: str = "") -> Non
 
 
 def suggestion(value: str, known: Iterable[str]) -> str:
-    """'did you mean ...?' for the close names, or the list of all of them."""
+    """'did you mean ...?' for the similar names, or the list of all of them."""
     known = sorted(known)
     close = difflib.get_close_matches(value, known, n=3, cutoff=0.6)
     if close:

@@ -1,1 +1,1 @@
-"""Checkpoints: save, restore, keep, verify."""
+"""Checkpoints: save, restore, retain, verify."""

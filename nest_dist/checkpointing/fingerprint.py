@@ -1,26 +1,22 @@
-"""One number for the bits of each leaf, made on the devices, the same on every topology.
+"""One number for the bits of each leaf, computed on the devices, the same on every topology.
 
-Each element is mixed with its place in the leaf; the results are added as 32-bit integers. Such
-sums do not depend on their order, so neither do they on how a leaf lies on the devices. A change of
-any single element changes the number for certain, any other change but one in 2**32.
+Each element is hashed with its index in the leaf, and the hashes are added as 32-bit integers. The
+order of the addition does not matter, so the sharding does not either. A change of one element
+always changes the number. Any other change is missed with a chance of 1 in 2**32.
 
-Each device adds up what it holds, and hosts add what their devices give: no collective, so it may
-run beside a step, in another thread.
+Each device adds up its shards, and hosts add the sums of their devices. This needs no collective,
+so it may run beside a step, in another thread.
 """
 
 import collections
 import functools
-import json
-import math
-import typing
 from collections.abc import Iterable, Mapping
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nest_dist.base import names
-from nest_dist.parallel import hosts
+from nest_dist.base import tree_paths
 
 # Shards below this many elements are joined and share one program: compiling one for each shape
 # would take longer than the sums.
@@ -28,11 +24,11 @@ LARGE = 1 << 16
 
 
 class Fingerprint:
-    """Sums over what this process holds of a tree, being computed."""
+    """Computes sums over the shards of a tree on this process, asynchronously."""
 
-    def __init__(self, tree: names.Tree) -> None:
+    def __init__(self, tree: tree_paths.Tree) -> None:
         """Starts the computation; the buffers of `tree` may be donated right after it."""
-        leaves = names.flatten(tree)
+        leaves = tree_paths.flatten(tree)
         self._names = list(leaves)
         self._sums: list[tuple[list[int], jax.Array]] = []
         small = collections.defaultdict(list)
@@ -40,71 +36,47 @@ class Fingerprint:
             for shard in leaf.addressable_shards:
                 if shard.replica_id != 0:
                     continue
-                starts, shape, whole = _of_words(leaf, shard)
-                # The only shard of a leaf comes with the leaf's sharding, which would be compiled
-                # for anew whenever that is written otherwise.
+                starts = np.array([extent.start or 0 for extent in shard.index], np.uint32)
+                # The data of an only shard has the sharding of its leaf. Each spelling of that
+                # sharding would compile the program again.
                 data = jax.device_put(shard.data, shard.device)
                 if data.size < LARGE:
-                    index = _flat_index(starts, shape, whole)
+                    index = _flat_index(starts, data.shape, leaf.shape)
                     small[shard.device].append((row, data, index.reshape(-1)))
                 else:
-                    self._sums.append(([row], _large(data, starts, whole)))
+                    self._sums.append(([row], _large(data, starts, leaf.shape)))
         for shards in small.values():
             rows, arrays, indices = zip(*shards, strict=True)
             owners = np.repeat(np.arange(len(rows), dtype=np.int32), [len(i) for i in indices])
             self._sums.append((list(rows), _joined(np.concatenate(indices), owners, *arrays)))
 
-    def parts(self) -> dict[str, int]:
-        """A number for each leaf; waits for the devices. Those of all processes make `numbers`."""
-        found = np.zeros(len(self._names), np.uint32)
+    def local_sums(self) -> dict[str, int]:
+        """The sum for each leaf on this process, for `combine`; waits for the devices."""
+        totals = np.zeros(len(self._names), np.uint32)
         for rows, sums in self._sums:
-            np.add.at(found, rows, np.asarray(sums))
-        return dict(zip(self._names, found.tolist(), strict=True))
+            np.add.at(totals, rows, np.asarray(sums))
+        return dict(zip(self._names, totals.tolist(), strict=True))
 
 
-def numbers(parts: Iterable[Mapping[str, int]]) -> dict[str, str]:
-    """Eight hexadecimal digits for each leaf, from the parts of every process."""
+def combine(local_sums: Iterable[Mapping[str, int]]) -> dict[str, str]:
+    """Eight hexadecimal digits for each leaf, from the sums of every process."""
     totals: collections.Counter[str] = collections.Counter()
-    for part in parts:
-        totals.update(part)
+    for sums in local_sums:
+        totals.update(sums)
     return {name: f"{total % 2**32:08x}" for name, total in totals.items()}
 
 
-def of_whole(tree: names.Tree) -> dict[str, str]:
-    """The `numbers` of a tree, found by all processes together unless this one holds all of it."""
-    parts = Fingerprint(tree).parts()
-    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
-        return numbers([parts])
-    every = hosts.collected("fingerprints/whole", json.dumps(parts))
-    found: dict[str, str] = json.loads(
-        hosts.told(lambda: json.dumps(numbers(map(json.loads, every))))
-    )
-    return found
-
-
-def differing(expected: Mapping[str, str], found: Mapping[str, str]) -> list[str]:
-    """The leaves whose numbers differ, or that only one of the two has."""
-    known = sorted(expected.keys() | found.keys())
-    return [name for name in known if expected.get(name) != found.get(name)]
+def differing(expected: Mapping[str, str], actual: Mapping[str, str]) -> list[str]:
+    """The leaves whose fingerprints differ, or that only one of the two has."""
+    names = sorted(expected.keys() | actual.keys())
+    return [name for name in names if expected.get(name) != actual.get(name)]
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def _large(shard: jax.Array, starts: jax.Array, whole: tuple[int, ...]) -> jax.Array:
+def _large(shard: jax.Array, starts: jax.Array, leaf_shape: tuple[int, ...]) -> jax.Array:
     words = _words(shard)
-    index = _flat_index(starts, words.shape, whole)
-    if words.ndim == 1:
-        return jnp.sum(_mixed(words, index), dtype=jnp.uint32, keepdims=True)
-    # Row by row: XLA's sum of integers is ten times as slow on a CPU as adding up rows.
-    dimension = next(axis for axis, length in enumerate(words.shape) if length > 1)
-    stride = np.uint32(math.prod(whole[dimension + 1 :]) % 2**32)
-    first = jax.lax.index_in_dim(index, 0, dimension, keepdims=False)
-
-    def add(row: jax.Array, sums: jax.Array) -> jax.Array:
-        part = jax.lax.dynamic_index_in_dim(words, row, dimension, keepdims=False)
-        return sums + _mixed(part, first + row.astype(jnp.uint32) * stride)
-
-    sums = jax.lax.fori_loop(0, words.shape[dimension], add, jnp.zeros_like(first))
-    return jnp.sum(sums, dtype=jnp.uint32).reshape(1)
+    mixed = _mixed(words, _flat_index(starts, words.shape, leaf_shape))
+    return jnp.sum(mixed.reshape(-1), dtype=jnp.uint32, keepdims=True)
 
 
 @jax.jit
@@ -113,37 +85,28 @@ def _joined(indices: jax.Array, owners: jax.Array, *shards: jax.Array) -> jax.Ar
     return jax.ops.segment_sum(_mixed(words, indices), owners, len(shards))
 
 
-def _of_words(
-    leaf: jax.Array, shard: typing.Any
-) -> tuple[np.ndarray, tuple[int, ...], tuple[int, ...]]:
-    """Where a shard's `_words` begin in the leaf's, their shape, and that of the whole leaf's."""
-    extra = (2,) if leaf.dtype.itemsize == 8 else ()
-    starts = [part.start or 0 for part in shard.index] + [0] * len(extra)
-    return np.array(starts, np.uint32), (*shard.data.shape, *extra), (*leaf.shape, *extra)
-
-
 def _flat_index(
-    starts: jax.Array | np.ndarray, shape: tuple[int, ...], whole: tuple[int, ...]
-) -> typing.Any:
-    """The index in the whole array of each element of a part, modulo 2**32."""
-    index: typing.Any = np.zeros((), np.uint32)
-    for dimension, (length, whole_length) in enumerate(zip(shape, whole, strict=True)):
-        place = np.arange(length, dtype=np.uint32) + starts[dimension]
-        index = index[..., None] * np.uint32(whole_length % 2**32) + place
+    starts: jax.Array | np.ndarray, shape: tuple[int, ...], leaf_shape: tuple[int, ...]
+) -> jax.Array | np.ndarray:
+    """The index in the flattened leaf of each element of a shard, modulo 2**32."""
+    index: jax.Array | np.ndarray = np.zeros((), np.uint32)
+    for dimension, (length, leaf_length) in enumerate(zip(shape, leaf_shape, strict=True)):
+        offsets = np.arange(length, dtype=np.uint32) + starts[dimension]
+        index = index[..., None] * np.uint32(leaf_length % 2**32) + offsets
     return index
 
 
 def _words(leaf: jax.Array) -> jax.Array:
-    """The bits of a leaf as uint32; elements of 8 bytes give a last dimension of two."""
+    """The bits of a leaf of at most 4 bytes an element, as uint32."""
     if leaf.dtype == jnp.bool_:
         return leaf.astype(jnp.uint32)
-    width = {1: jnp.uint8, 2: jnp.uint16}.get(leaf.dtype.itemsize, jnp.uint32)
+    width = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[leaf.dtype.itemsize]
     return jax.lax.bitcast_convert_type(leaf, width).astype(jnp.uint32)
 
 
-def _mixed(words: jax.Array, places: jax.Array) -> jax.Array:
-    # For a fixed place each operation can be undone, so different bits give different numbers.
+def _mixed(words: jax.Array, indices: jax.Array | np.ndarray) -> jax.Array:
+    # For a fixed index each operation can be undone, so different bits give different numbers.
     # The two odd factors are 2**32 over the golden ratio and the first of murmur3's finaliser.
-    mixed = words + places * np.uint32(0x9E3779B9)
+    mixed = words + indices * np.uint32(0x9E3779B9)
     mixed = (mixed ^ (mixed >> 15)) * np.uint32(0x85EBCA6B)
     return mixed ^ (mixed >> 13)

@@ -1,287 +1,271 @@
-"""Checkpoints by Orbax: asynchronous, whole or absent, restored onto any mesh.
+"""Saves checkpoints: durable or absent, restored onto any mesh.
 
-A checkpoint is a folder named by its step. Orbax writes `state` there and gives the folder its
-name; then the lead process adds `metadata.json`, and last the digests of all files. Only with them
-it is whole: whatever a process dies of in between leaves a folder that is no checkpoint.
+A checkpoint is a folder named by its step. These writes complete it, in this order:
+
+1. Orbax writes the arrays on all processes, on a disk into STEP.saving.
+2. Every process syncs the files and folders that it wrote.
+3. The primary process compares what is stored with the names and shapes of the state.
+4. It writes `metadata.json`, with the fingerprints of all arrays, and the checksum of that.
+5. On a disk STEP.saving becomes STEP.
+
+Only then does retention remove older ones. The metrics of an evaluation follow later, in
+`evaluation.json`.
 """
 
 import concurrent.futures
-import json
-import typing
-from collections.abc import Callable, Mapping
+import contextlib
+import math
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from etils import epath
-from orbax.checkpoint import v1 as ocp
 
-from nest_dist.base import failures, names
-from nest_dist.checkpointing import digests, fingerprint, states
-from nest_dist.checkpointing import keep as keeping
-from nest_dist.parallel import hosts
+from nest_dist.base import failures, files
+from nest_dist.checkpointing import catalog, fingerprint, orbax, reader
+from nest_dist.checkpointing import retention as retentions
+from nest_dist.cluster import processes
 
-State = states.State
-Metadata = dict[str, typing.Any]
-
-FORMAT_VERSION = 1
-METADATA = "metadata.json"
-# Ends of names of folders that are no checkpoints and may be removed.
-_UNFINISHED = ".orbax-checkpoint-tmp"
-_UNWANTED = ".unwanted"
-_ASIDE = ".damaged"
+Metadata = catalog.Metadata
+# Upper bound for the files of a checkpoint that are no arrays.
+_OVERHEAD_BYTES = 1 << 20
 
 
-class Damaged(failures.Failure):
-    """A checkpoint is not what was saved; one before it may be."""
+class Manager(reader.Reader):
+    """The checkpoints of the one run that saves them; all processes call it together."""
 
-
-class Manager:
-    """The checkpoints of one run, in WORKDIR/checkpoints, by step."""
-
-    def __init__(self, directory: typing.Any, keep: keeping.Keep | None) -> None:
-        """Opens the folder; to save, removes what an interrupted save left.
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        retention: retentions.Retention,
+        require_held: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Removes the leftovers of interrupted saves.
 
         Args:
-            directory: a path shared by all processes, also gs://.
-            keep: which checkpoints stay; None to read only, beside a run that may be saving just
-                now.
+            directory: as of `Reader`.
+            retention: decides which checkpoints stay.
+            require_held: raises if the folder is no longer this run's; called before each save.
         """
-        self._directory = epath.Path(directory)
-        self._keep = keep
-        self._finisher = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
-        self._saving: concurrent.futures.Future[None] | None = None
-        if keep is not None and hosts.lead():
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for path in self._entries():
-                if path.name.endswith((_UNFINISHED, _UNWANTED)):
-                    path.rmtree()
+        super().__init__(directory)
+        self._retention, self._require_held = retention, require_held
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._jobs: list[concurrent.futures.Future[None]] = []
+        self._saves = 0
+        if processes.is_primary():
+            if not self._catalog.in_bucket:
+                files.again(lambda: files.make_folder(self._catalog.directory))
+            for name in self._catalog.unfinished():
+                leftover = self._catalog.directory / name
+                self._catalog.attempt(f"{leftover} stays, an unfinished save", leftover.rmtree)
 
-    def steps(self) -> list[int]:
-        """The steps of the checkpoints that were finished, ascending."""
-        return [step for step in self._folders() if self._finished(step)]
+    def newest(self) -> tuple[int, Metadata]:
+        """The newest complete checkpoint and its metadata, chosen by the primary process for all.
 
-    def newest_whole(self) -> tuple[int, list[str]]:
-        """The step to go on from, decided by all processes together; 0 if there is none.
-
-        What lies after it and is damaged is renamed aside.
+        Corrupt checkpoints of later steps are quarantined.
 
         Returns:
-            The step, and a line for each folder that was set aside.
+            Its step, 0 before the first checkpoint, and the JSON beside the state.
+        Raises:
+            BadInput: if there are checkpoints and none is complete, or one has another format or
+                another step than its folder.
+            Unavailable: if the storage does not answer.
         """
 
-        def choose() -> str:
-            notes: list[str] = []
-            for step in reversed(self._folders()):
-                problem = digests.problem(self._folder(step))
-                if problem is None:
-                    return json.dumps([step, notes])
-                notes.append(self._renamed_aside(step, problem))
-            return json.dumps([0, notes])
+        def choose() -> tuple[int, Metadata]:
+            corrupt = {}
+            for step in reversed(self._catalog.folders()):
+                try:
+                    metadata = self._catalog.metadata(step)
+                except catalog.Corrupt as problem:
+                    corrupt[step] = str(problem)
+                    continue
+                for later, text in corrupt.items():
+                    self._catalog.quarantine(later, text)
+                return step, metadata
+            if problems := [*corrupt.values(), *self._catalog.quarantined()]:
+                raise failures.BadInput(
+                    f"{self._catalog.directory} has no complete checkpoint ({problems[0]}); bring "
+                    "one back, give another --workdir, or remove the folder to begin at step 0."
+                )
+            return 0, {}
 
-        step, notes = json.loads(hosts.told(choose))
-        return step, notes
+        step, metadata = processes.broadcast(choose)
+        return step, metadata
 
-    def set_aside(self, step: int, problem: str) -> str:
-        """Renames a damaged checkpoint, for all processes; returns a line that says so."""
-        return hosts.told(lambda: self._renamed_aside(step, problem))
+    def quarantine(self, step: int, problem: str) -> None:
+        """Renames a corrupt checkpoint; `notes` says so."""
+        processes.broadcast(lambda: self._catalog.quarantine(step, problem))
 
-    def require_whole(self, step: int) -> None:
-        """Checks the content digests of one of `steps()`, for all processes.
+    def discard_from(self, step: int) -> None:
+        """Removes the checkpoints of a step and of later ones."""
+
+        def discard() -> None:
+            for later in self._catalog.folders():
+                if later >= step:
+                    self._catalog.remove(later)
+
+        processes.broadcast(discard)
+
+    def notes(self) -> list[str]:
+        """Lines on the primary process about entries that are corrupt or cannot be removed."""
+        notes, self._catalog.notes = self._catalog.notes, []
+        return notes
+
+    def require_room(self, like: orbax.State) -> None:
+        """Checks that the disk has room for another checkpoint of such a state, or its shapes.
 
         Raises:
-            Damaged: naming the file.
+            BadInput: on every process, if it lacks the room.
         """
-        if problem := hosts.told(lambda: digests.problem(self._folder(step)) or ""):
-            raise Damaged(
-                f"checkpoint {self._folder(step)} is damaged ({problem}); give another --step, or "
-                "resume the training, which sets it aside."
+        directory, needed = self._catalog.directory, _OVERHEAD_BYTES
+        for leaf in jax.tree.leaves(like):
+            needed += math.prod(leaf.shape) * leaf.dtype.itemsize
+
+        def free() -> int:
+            try:
+                return shutil.disk_usage(directory).free
+            except OSError:  # storage without a size, such as a bucket
+                return needed
+
+        if (free_bytes := processes.broadcast(free)) < needed:
+            raise failures.BadInput(
+                f"{directory} lies on a disk with {free_bytes / 1e6:.1f} MB free, a checkpoint "
+                f"takes up to {needed / 1e6:.1f} MB; make room, or give another --workdir."
             )
 
-    def require_room(self, like: State) -> None:
-        """Checks that the disk has room for one more checkpoint.
+    def warmup(self, state: orbax.State) -> None:
+        """Compiles the programs that saving such a state needs."""
+        fingerprint.Fingerprint(_detached(state)).local_sums()
+
+    def save(self, step: int, state: orbax.State, metadata: Metadata) -> None:
+        """Starts saving a step that is not saved yet; training may donate the buffers meanwhile.
 
         Raises:
-            BadInput: on every process, if it has not.
-        """
-        states.require_room(self._directory, like)
-
-    def prepare(self, state: State) -> None:
-        """Compiles what saving such a state needs."""
-        fingerprint.Fingerprint(states.detached(state)).parts()
-
-    def save(
-        self, step: int, state: State, metadata: Metadata, metrics: Mapping[str, float]
-    ) -> None:
-        """Starts saving; training may go on, also with donated buffers. A step is saved once.
-
-        Args:
-            step: steps done.
-            state: on the devices.
-            metadata: what JSON can hold.
-            metrics: of the evaluation at this step, if there was one.
-        Raises:
-            Failure: if the save before this one failed.
+            Lost: if the folder is no longer this run's.
+            Unavailable: if the save before this one failed.
         """
         self.wait()
-        if hosts.told(lambda: str(self._finished(step))) == "True":
+
+        def is_saved() -> bool:
+            self._require_held()
+            return self._catalog.is_complete(step)
+
+        if processes.broadcast(is_saved):
             return
-        detached = states.detached(state)
-        if detached is state:  # read at once what the next step takes over
-            parts = fingerprint.Fingerprint(state).parts
-        else:
+        self._saves += 1
+        exchange, pending = f"checkpoint {self._saves}", self._catalog.pending(step)
+        detached, names = _detached(state), reader.shapes(state)
+        # Of the devices' own arrays now: the next step is free to reuse these buffers.
+        started_sums = fingerprint.Fingerprint(state) if detached is state else None
+        with self._saving(step):
+            written = orbax.save(pending, detached)
 
-            def parts() -> dict[str, int]:
-                return fingerprint.Fingerprint(detached).parts()
+        def finish() -> None:
+            sums = (started_sums or fingerprint.Fingerprint(detached)).local_sums()
+            written.result()
+            if not self._catalog.in_bucket:
+                orbax.sync(pending)
+            gathered = processes.gather(exchange, sums)
+            if processes.is_primary():
+                reader.require_same_shapes(pending, reader.shapes(orbax.stored(pending)), names)
+                prints = fingerprint.combine(gathered)
+                document = {**metadata, "arrays": names, "fingerprints": prints}
+                self._catalog.complete(step, document)
+                self._apply_retention()
+            # Else a process that has to end now would take the primary one along.
+            processes.barrier(f"{exchange} is durable")
 
-        written = ocp.save_checkpointables_async(self._folder(step), {"state": detached})
-        document = {"format_version": FORMAT_VERSION, "step": step, "metrics": dict(metrics)}
-        self._saving = self._finisher.submit(
-            self._finish, step, written, parts, {**document, **metadata}
-        )
+        self._submit(step, finish)
 
-    def metadata(self, step: int) -> Metadata:
-        """What was saved beside the state.
+    def record(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Starts writing an evaluation beside a checkpoint, if there is one, after its save."""
 
-        Raises:
-            BadInput: if the checkpoint was written by a newer format.
-        """
-        metadata = json.loads((self._folder(step) / METADATA).read_text())
-        if (version := metadata["format_version"]) > FORMAT_VERSION:
-            raise failures.BadInput(
-                f"checkpoint {self._folder(step)} has format {version}, this program reads up "
-                f"to {FORMAT_VERSION}; use a newer nest_dist."
-            )
-        return typing.cast(Metadata, metadata)
+        def write() -> None:
+            if self._catalog.is_complete(step):
+                self._catalog.record(step, metrics)
+                self._apply_retention()
 
-    def restore(self, step: int, like: State) -> State:
-        """The state of a step, laid out as `like`; checked to be what the devices once held.
+        if processes.is_primary():
+            self._submit(step, write)
 
-        Args:
-            step: one of `steps()`.
-            like: a tree of `jax.ShapeDtypeStruct` with shardings.
-        Raises:
-            BadInput: if the checkpoint holds other parameters.
-            Damaged: if the restored leaves are not those that were saved.
-        """
-        states.require_same_shapes(self._folder(step), self._stored(step), like)
-        try:
-            state = ocp.load_checkpointables(self._folder(step), {"state": like})["state"]
-        except Exception as error:
-            # Orbax reports every cause as a missing handler; the real one is behind it.
-            cause = error.__cause__ or error
-            raise failures.Failure(
-                f"checkpoint {self._folder(step)} cannot be restored "
-                f"({failures.first_line(cause)}); `nest-dist verify` tells whether it is damaged."
-            ) from error
-        found = fingerprint.of_whole(state)
-        if wrong := fingerprint.differing(self.metadata(step)["fingerprints"], found):
-            raise Damaged(
-                f"checkpoint {self._folder(step)} does not hold what was saved: the fingerprint of "
-                f"{wrong[0]} differs, {len(wrong)} of {len(found)} in all; use another checkpoint."
-            )
-        return state
-
-    def arrays(self, step: int) -> dict[str, np.ndarray]:
-        """Every array of a step's state by name, on this host alone; needs no configuration."""
-        found = self._stored(step)
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        loaded = self.restore(step, states.abstract(found, jax.tree.map(lambda _: here, found)))
-        return {name: np.asarray(leaf) for name, leaf in names.flatten(loaded).items()}
-
-    def problem(self, step: int) -> str | None:
-        """What is wrong with a folder, found on this host alone; None if it is whole."""
-        try:
-            if found := digests.problem(self._folder(step)):
-                return found
-            self.arrays(step)
-        except failures.Failure as failure:
-            return str(failure)
-        return None
-
-    def folders(self) -> dict[str, int | None]:
-        """Every folder there is: its step, or None for one that was set aside."""
-        aside = sorted(path.name for path in self._entries() if _ASIDE in path.name)
-        return {**{str(step): step for step in self._folders()}, **dict.fromkeys(aside)}
+    def is_evaluated(self, step: int) -> bool:
+        """Whether an evaluation was recorded."""
+        return processes.broadcast(lambda: bool(self._catalog.evaluation(step)))
 
     def raise_failure(self) -> None:
-        """Tells of a save that failed in the background, without waiting for one under way."""
-        if self._saving is not None and self._saving.done():
-            self.wait()
+        """Raises the failure of a background save, without waiting for one under way."""
+        while self._jobs and self._jobs[0].done():
+            self._jobs.pop(0).result()
 
     def wait(self) -> None:
-        """Waits until everything that was started is saved.
+        """Waits until the saves under way are durable.
 
         Raises:
-            Failure: if it could not be.
+            Unavailable: if one of them failed.
         """
-        saving, self._saving = self._saving, None
-        if saving is not None:
-            saving.result()
+        while self._jobs:
+            self._jobs.pop(0).result()
 
     def close(self) -> None:
-        """Waits likewise and ends the background thread."""
+        """Waits for the save under way and ends the background thread."""
         try:
             self.wait()
         finally:
-            self._finisher.shutdown()
+            self._worker.shutdown()
 
-    def _finish(
-        self,
-        step: int,
-        written: ocp.AsyncResponse[None],
-        parts: Callable[[], dict[str, int]],
-        document: Metadata,
-    ) -> None:
-        """What makes a checkpoint whole, in the background."""
-        folder = self._folder(step)
+    def _submit(self, step: int, work: Callable[[], None]) -> None:
+        """Runs `work` in the background thread, after what was submitted before."""
+
+        def run() -> None:
+            with self._saving(step):
+                work()
+
+        self._jobs.append(self._worker.submit(run))
+
+    @contextlib.contextmanager
+    def _saving(self, step: int) -> Iterator[None]:
+        """Makes one line of what the storage or Orbax raises while a step is saved.
+
+        Nothing is removed before the save is complete, so a restart loses no checkpoint.
+        """
         try:
-            every = hosts.collected(f"fingerprints/{step}", json.dumps(parts()))
-            written.result()
-            if not hosts.lead():
-                return
-            document["fingerprints"] = fingerprint.numbers(map(json.loads, every))
-            digests.replace_text(folder / METADATA, json.dumps(document, indent=1))
-            digests.write(folder)
-            self._remove_unwanted()
-        # Orbax's writers raise the last two.
+            yield
+        # Orbax's writers raise ValueError and RuntimeError.
         except (OSError, ValueError, RuntimeError) as error:
-            cause = getattr(error, "strerror", None) or failures.first_line(error)
-            raise failures.Failure(
-                f"checkpoint {folder} could not be saved ({cause}); make room or give the folder "
-                "back, then start the same command again."
+            if processes.is_primary():
+                self._require_held()  # the folder may be gone
+            if isinstance(error, failures.Failure):
+                raise
+            kind = failures.BadInput if failures.is_forbidden(error) else failures.Unavailable
+            raise kind(
+                f"checkpoint {self._catalog.folder(step)} could not be saved "
+                f"({failures.cause(error)}); make room or give the folder back, then start the "
+                "same command again."
             ) from error
 
-    def _remove_unwanted(self) -> None:
-        assert self._keep is not None
-        metrics = {step: self.metadata(step)["metrics"] for step in self.steps()}
-        for step in metrics.keys() - self._keep.kept(metrics):
-            # A folder that is half removed must not pass for a damaged checkpoint.
-            unwanted = self._folder(step).with_name(f"{step}{_UNWANTED}")
-            self._folder(step).rename(unwanted)
-            unwanted.rmtree()
+    def _apply_retention(self) -> None:
+        """Removes what is not retained; nothing about older checkpoints makes a save fail."""
 
-    def _renamed_aside(self, step: int, problem: str) -> str:
-        folder = self._folder(step)
-        names_taken = {path.name for path in self._entries()}
-        aside, count = f"{step}{_ASIDE}", 1
-        while aside in names_taken:
-            count += 1
-            aside = f"{step}{_ASIDE}.{count}"
-        folder.rename(folder.with_name(aside))
-        return f"checkpoint {step} is damaged ({problem}); set aside as {folder.with_name(aside)}"
+        def apply() -> None:
+            measured = {step: self._catalog.evaluation(step) for step in self.steps()}
+            known = {step: it for step, it in measured.items() if it is not None}
+            for step in known.keys() - self._retention.retained(known):
+                self._catalog.remove(step)
 
-    def _folders(self) -> list[int]:
-        return sorted(int(path.name) for path in self._entries() if path.name.isdigit())
+        self._catalog.attempt("older checkpoints stay", apply)
 
-    def _entries(self) -> list[epath.Path]:
-        # A bucket has no empty folders.
-        return list(self._directory.iterdir()) if self._directory.exists() else []
 
-    def _finished(self, step: int) -> bool:
-        return (self._folder(step) / digests.MANIFEST).exists()
+def _detached(state: orbax.State) -> orbax.State:
+    """The state itself; on CPUs a copy.
 
-    def _folder(self, step: int) -> epath.Path:
-        return self._directory / str(step)
+    Orbax reads the memory of CPU devices while it writes. A step that receives such an array as a
+    donation would wait for the write.
+    """
+    return _copied(state) if jax.default_backend() == "cpu" else state
 
-    def _stored(self, step: int) -> State:
-        return ocp.checkpointables_metadata(self._folder(step)).metadata["state"]
+
+@jax.jit
+def _copied(state: orbax.State) -> orbax.State:
+    return jax.tree.map(jnp.copy, state)

@@ -1,1 +1,1 @@
-"""Programs: flags, gin, wiring; the one place where all parts meet."""
+"""One file for each command, and `cli`, which starts them: the only place where all meet."""

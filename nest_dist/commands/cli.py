@@ -3,16 +3,20 @@
 import contextlib
 import dataclasses
 import importlib
+import io
+import logging
 import os
+import resource
 import sys
 import traceback
 import types
 from collections.abc import Sequence
 
-from absl import flags, logging
+from absl import flags
+from absl import logging as absl_logging
 
 from nest_dist.base import checks, failures
-from nest_dist.parallel import stop_signals
+from nest_dist.cluster import stop_signals
 
 # A namespace with one attribute for each flag of the command.
 Options = types.SimpleNamespace
@@ -34,7 +38,7 @@ class Command:
     Attributes:
         summary: what it does, in a line.
         flags: names of its flags.
-        arguments: what it takes besides flags, as `options.arguments`; empty for nothing.
+        arguments: description of `options.arguments`, those besides flags; empty for none.
     """
 
     summary: str
@@ -49,7 +53,7 @@ FLAGS = {
     "allow_config_change": Flag(
         "bool", False, "go on from a checkpoint that was made with another model, data or seed"
     ),
-    "step": Flag("integer", None, "which checkpoint; without it the newest"),
+    "step": Flag("integer", None, "which checkpoint; without it the newest; of replay, any step"),
     "from": Flag("string", None, "format of IN: nest_dist, official or timm"),
     "to": Flag("string", None, "format of OUT: nest_dist, official or timm"),
     "checkpoint": Flag("string", None, "weights: a file, a workdir, or a Hugging Face Hub id"),
@@ -57,6 +61,7 @@ FLAGS = {
     "output": Flag("string", None, "folder for what is written"),
     "images": Flag("integer", 8, "pictures on the contact sheet"),
     "batch_step": Flag("integer", 0, "of which step the batch is shown"),
+    "class": Flag("string", None, "name or number of the one class; without it the five likeliest"),
     "class_names": Flag("string", None, "text file with one class name a line"),
     "split": Flag("string", None, "name of the split, such as train or validation"),
     "input_format": Flag("string", None, "folder, tar, parquet, tfds or idx; else recognised"),
@@ -71,19 +76,30 @@ FLAGS = {
         "in JPEGs, by jpegtran, without loss: decoding a random crop is a third less work",
     ),
     "verify": Flag("bool", False, "reads a prepared split again and checks every record"),
-    "topology": Flag("string", None, "TPU to compile for, as v5e:16x16; without it what is here"),
+    "topology": Flag(
+        "string", None, "to compile for, as v5e:16x16 or h200:8; without it what is here"
+    ),
     "slices": Flag("integer", 1, "of the topology, with a slow network between them"),
     "examples": Flag("integer", None, "in the training split, where the data is not here"),
+    "core_images_per_second": Flag(
+        "integer", None, "that a core of a host makes: inspect-data's 'one thread, in all'"
+    ),
     "fit": Flag("bool", False, "searches the largest batch a device for each --remat"),
     "remat": Flag("multi_string", None, "for --fit: none, dots or layer; repeatable, else all"),
-    "audit": Flag("bool", False, "only lists each parameter with its place and rule"),
+    "audit": Flag("bool", False, "only lists each parameter with its sharding and rule"),
     "keep": Flag("bool", False, "keeps the compiled step in --output, for train --compiled"),
+    "example": Flag("string", None, "key or number of an example; lists the steps that saw it"),
+    "search": Flag("string", None, "lists only names and meanings with this text"),
+    "schedule": Flag("bool", False, "draws learning rate and EMA decay over the steps of the run"),
+    "json": Flag("bool", False, "prints JSON"),
     "compiled": Flag("string", None, "folder of a step that rehearse --keep has compiled"),
     "coordinator": Flag("string", None, "host:port of process 0; without it JAX finds the peers"),
     "num_processes": Flag("integer", None, "processes of the run"),
     "process_id": Flag("integer", None, "number of this process, from 0"),
     "wait_seconds": Flag("integer", 300, "how long to wait for the other processes at the start"),
 }
+# Of this process, where the system allows so many; the soft limit of most systems is 1024.
+OPEN_FILES = 1 << 16
 HOSTS = ("coordinator", "num_processes", "process_id", "wait_seconds")
 COMMANDS = {
     "train": Command(
@@ -91,19 +107,29 @@ COMMANDS = {
         ("gin_file", "gin_bindings", "workdir", "allow_config_change", "compiled", *HOSTS),
     ),
     "rehearse": Command(
-        "compiles a run's training step for a TPU that is not here, and tells what it takes",
+        "compiles a run's training step for absent TPUs or GPUs, and tells what it takes",
         (
-            *("gin_file", "gin_bindings", "topology", "slices", "examples", "fit", "remat"),
-            *("audit", "keep", "output"),
+            *("gin_file", "gin_bindings", "topology", "slices", "examples"),
+            *("core_images_per_second", "fit", "remat", "audit", "keep", "output"),
         ),
     ),
     "evaluate": Command(
         "measures a checkpoint of a workdir on its evaluation data",
         ("workdir", "step", "gin_bindings", *HOSTS),
     ),
+    "config": Command(
+        "lists what can be configured, the values of a run and their origins, or a difference",
+        ("gin_file", "gin_bindings", "workdir", "search", "schedule", "examples", "json"),
+        "[RUN | diff RUN RUN]",
+    ),
     "inspect-data": Command(
         "draws what the pipeline makes of pictures, and tells its speed stage by stage",
         ("gin_file", "gin_bindings", "output", "images", "batch_step"),
+    ),
+    "replay": Command(
+        "does the steps of a run up to --step again, and shows the batch of that step",
+        ("step", "example", "output", "format", "gin_bindings", *HOSTS),
+        "WORKDIR",
     ),
     "verify": Command("checks that every checkpoint of a run is what was saved", (), "WORKDIR"),
     "convert": Command(
@@ -114,6 +140,11 @@ COMMANDS = {
     "predict": Command(
         "prints the most likely classes of pictures",
         ("checkpoint", "step", "format", "class_names"),
+        "IMAGES...",
+    ),
+    "explain": Command(
+        "draws where in pictures the model finds the evidence for their classes",
+        ("checkpoint", "step", "class", "output", "format", "class_names"),
         "IMAGES...",
     ),
     "prepare": Command(
@@ -135,19 +166,23 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs one command and ends the process with the exit code of its outcome."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    said = ""
+    message = ""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8
     try:
         code = _run(arguments)
-    except failures.Failure as failure:
-        said, code = f"nest-dist: {failures.first_line(failure)}\n", failure.exit_code
     except KeyboardInterrupt:
-        said, code = "nest-dist: interrupted\n", failures.INTERRUPTED
-    except Exception:
-        said, code = traceback.format_exc(), 1
-    with contextlib.suppress(OSError):  # where a full disk takes no last words
-        sys.stderr.write(said)
-        sys.stdout.flush()
+        message, code = "nest-dist: interrupted\n", failures.INTERRUPTED
+    except Exception as error:
+        failure = failures.known(error)
+        if isinstance(failure, failures.Failure):
+            message, code = f"nest-dist: {failures.first_line(failure)}\n", failure.exit_code
+        else:
+            message, code = traceback.format_exc(), 1
+    with contextlib.suppress(OSError):  # a log on a full disk must not change the exit code
+        sys.stderr.write(message)
         sys.stderr.flush()
+        sys.stdout.flush()
     if code:
         # The exit handlers of JAX would wait for peers that may be gone.
         failures.end_now(code)
@@ -175,15 +210,20 @@ def _run(arguments: list[str]) -> int:
             f"{name} takes flags only, not {others[0]!r}; write --flag=VALUE, in quotes where "
             "the value has spaces."
         )
-    # Grain reads the program's own absl flags, of which we define none.
+    # Grain reads absl's global flags, which must be marked as parsed; we define none of them.
     flags.FLAGS.mark_as_parsed()
-    # The remarks of XLA and Orbax are for their developers; the user may still ask for XLA's.
+    # Log lines of XLA and Orbax are for their developers; TF_CPP_MIN_LOG_LEVEL shows XLA's.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    logging.set_verbosity(logging.ERROR)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, OPEN_FILES)), hard))
+    # What they call errors is raised, too.
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    for library in ("asyncio", "concurrent.futures"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
     chosen = {flag: values[flag].value for flag in COMMANDS[name].flags}
     options = Options(**chosen, arguments=others)
-    if "process_id" in COMMANDS[name].flags:
-        stop_signals.hold_back()  # until the command's watch can tell the other processes of it
+    if "process_id" not in COMMANDS[name].flags:
+        stop_signals.release()  # without a supervisor, which would serve them
     module = name.replace("-", "_")
     importlib.import_module(f"nest_dist.commands.{module}").run(options)
     return 0
@@ -191,7 +231,7 @@ def _run(arguments: list[str]) -> int:
 
 def _flag_values(command: Command) -> flags.FlagValues:
     values = flags.FlagValues()
-    values.set_gnu_getopt()  # flags may also follow what is no flag
+    values.set_gnu_getopt()  # flags may also follow arguments
     for name in command.flags:
         flag = FLAGS[name]
         define = getattr(flags, f"DEFINE_{flag.kind}")
@@ -212,7 +252,7 @@ def _overview() -> str:
 
 
 def _help(name: str, command: Command) -> str:
-    width = max(map(len, command.flags))
+    width = max(map(len, command.flags), default=0)
     usage = " ".join(filter(None, [name, command.arguments]))
     lines = [f"nest-dist {usage}: {command.summary}"]
     for name in command.flags:

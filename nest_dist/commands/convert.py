@@ -2,12 +2,14 @@
 
 import pathlib
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from nest_dist.base import checks, failures
-from nest_dist.checkpointing import flax_file, safetensors_file, weight_files
-from nest_dist.commands import cli, description, pretrained, recorded, variants
-from nest_dist.model import nest, recognition, weights
+from nest_dist.commands import cli
+from nest_dist.config import strict_gin
+from nest_dist.model import nest
+from nest_dist.pretrained import description, load, recognition, variants, weight_files, weights
+from nest_dist.pretrained.formats import flax_file, safetensors_file
 
 _IN_TIMM = ("nest_tiny", "nest_small", "nest_base")
 
@@ -25,32 +27,33 @@ def run(options: cli.Options) -> None:
             raise failures.BadInput(f"{flag} is not given; give {' or '.join(weights.FORMATS)}.")
         checks.one_of(flag, value, weights.FORMATS)
     path = _checked_out(out, options.to)
-    found = pretrained.find(where, options.step, _hints(options.gin_bindings or ()))
-    if found.form != wanted:
+    stored = load.find(where, options.step, _hints(options.gin_bindings or ()))
+    if stored.form != wanted:
         raise failures.BadInput(
-            f"--from is {wanted}, but {where} holds {found.form} weights; set --from={found.form}."
+            f"--from is {wanted}, but {where} holds {stored.form} weights; set "
+            f"--from={stored.form}."
         )
-    arrays = weights.from_ours(options.to, found.params, found.model)
-    weight_files.write(path, lambda partial: _fill(partial, arrays, options.to, found))
-    print(f"{where}: {found.form} weights of {pretrained.describe(found.model)}")
-    if found.left_out:
-        print(f"left out: {', '.join(found.left_out)}")
+    arrays = weights.to_format(options.to, stored.params, stored.model)
+    weight_files.write(path, lambda partial: _fill(partial, arrays, options.to, stored))
+    print(f"{where}: {stored.form} weights of {load.describe(stored.model)}")
+    if stored.left_out:
+        print(f"left out: {', '.join(stored.left_out)}")
     types = " and ".join(sorted({leaf.dtype.name for leaf in arrays.values()}))
     print(f"{out}: {len(arrays)} {types} arrays in the {options.to} format")
-    for remark in _remarks(found.model, options.to, out):
+    for remark in _remarks(stored.model, options.to, out):
         print(remark)
 
 
 def _fill(
-    path: pathlib.Path, arrays: weights.Arrays, form: weights.Format, found: pretrained.Found
+    path: pathlib.Path, arrays: weights.Arrays, form: weights.Format, stored: load.StoredWeights
 ) -> None:
     if form == "official":
         flax_file.write(path, arrays)
     elif form == "timm":
-        safetensors_file.write(path, arrays, _timm_metadata(found.model))
+        safetensors_file.write(path, arrays, _timm_metadata(stored.model))
     else:
-        known = description.Description(found.model, found.configuration, found.class_names)
-        safetensors_file.write(path, arrays, known.texts())
+        metadata = description.texts(stored.model, stored.run, stored.class_names)
+        safetensors_file.write(path, arrays, metadata)
 
 
 def _remarks(model: nest.NesT, form: weights.Format, out: str) -> Iterator[str]:
@@ -59,10 +62,10 @@ def _remarks(model: nest.NesT, form: weights.Format, out: str) -> Iterator[str]:
     if form == "timm" and name:
         fields = f"img_size={model.geometry().image_sides[0]}, num_classes={model.num_classes}"
         yield f"to load it: timm.create_model({name!r}, {fields}, checkpoint_path={out!r})"
-    if form != "nest_dist" and model.gelu != weights.GELU[form]:
+    if form != "nest_dist" and model.gelu != weights.FORMATS[form].GELU:
         yield (
-            f"note: this model has the {model.gelu} GELU, {form}'s have the {weights.GELU[form]} "
-            "one; there its logits differ slightly"
+            f"note: this model has the {model.gelu} GELU, {form}'s have the "
+            f"{weights.FORMATS[form].GELU} one; there its logits differ slightly"
         )
 
 
@@ -73,7 +76,7 @@ def _timm_name(model: nest.NesT) -> str | None:
 
 
 def _timm_metadata(model: nest.NesT) -> dict[str, str]:
-    """What tells PyTorch's readers that the arrays are theirs, and people which model it is."""
+    """Metadata: the arrays are in PyTorch's order, and the model by its name in timm."""
     name = _timm_name(model)
     return {
         "format": "pt",
@@ -96,18 +99,17 @@ def _checked_out(out: str, form: weights.Format) -> pathlib.Path:
     return path
 
 
-def _hints(bindings: typing.Sequence[str]) -> dict[str, typing.Any]:
+def _hints(bindings: Sequence[str]) -> dict[str, typing.Any]:
     """Fields of NesT that the weights do not tell, as in NesT.heads = 3."""
-    try:
-        text = recorded.Recorded("\n".join(bindings))
-        values = {name: text.value("NesT", name) for name in pretrained.HINTS}
-    except failures.BadInput:
+    values = strict_gin.values("NesT", bindings)
+    for value in values.values():
+        if not isinstance(value, int | float | str | tuple | list):  # a macro or a reference
+            raise failures.BadInput(
+                f"--gin_bindings is {bindings[-1]!r}, which gives no value; write NesT.heads = 3."
+            )
+    for name in values.keys() - set(load.HINTS):
         raise failures.BadInput(
-            f"--gin_bindings is {bindings[-1]!r}, which gives no value; write NesT.heads = 3."
-        ) from None
-    for name in text.plain().keys() - {f"NesT.{hint}" for hint in pretrained.HINTS}:
-        raise failures.BadInput(
-            f"--gin_bindings has {name}, which weights tell themselves; convert takes only "
-            f"{' and '.join(f'NesT.{hint}' for hint in pretrained.HINTS)}."
+            f"--gin_bindings has NesT.{name}, which weights tell themselves; convert takes only "
+            f"{' and '.join(f'NesT.{hint}' for hint in load.HINTS)}."
         )
-    return {name: value for name, value in values.items() if value is not None}
+    return values

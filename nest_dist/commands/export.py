@@ -6,40 +6,35 @@ import jax
 import jax.numpy as jnp
 
 from nest_dist.base import failures
-from nest_dist.checkpointing import weight_files
-from nest_dist.commands import cli, pretrained
+from nest_dist.commands import cli
+from nest_dist.pretrained import load, weight_files
 
-PLATFORMS = ("cpu", "tpu")
+PLATFORMS = ("cpu", "tpu", "cuda")
 
 
 def run(options: cli.Options) -> None:
     """Writes the model, its weights and its normalisation into one file."""
     if len(options.arguments) != 1:
         raise failures.BadInput(f"export got {len(options.arguments)} paths; give one, OUT.")
-    if options.checkpoint is None:
-        raise failures.BadInput(
-            "--checkpoint is not given; give a file of weights, a workdir, or a repository of the "
-            "Hugging Face Hub."
-        )
     (out,) = options.arguments
-    pretrained.require_trained(options.checkpoint)
-    loaded = pretrained.load(options.checkpoint, options.step)
-    artifact = exported(loaded).serialize()
-    weight_files.write(pathlib.Path(out).expanduser(), lambda path: path.write_bytes(artifact))
+    load.require_trained(options.checkpoint)
+    loaded = load.load(options.checkpoint, options.step)
+    program = exported(loaded).serialize()
+    weight_files.write(pathlib.Path(out).expanduser(), lambda path: path.write_bytes(program))
     H, W = loaded.preprocess.sides
     C = loaded.model.num_channels
-    print(f"{out}: uint8 images [B, {H}, {W}, {C}] to float32 logits, any B, on cpu and tpu")
+    print(f"{out}: uint8 images [B, {H}, {W}, {C}] to float32 logits, any B, on cpu, tpu and cuda")
     print(
         f"to run it: jax.export.deserialize(open({out!r}, 'rb').read()).call(images), with jax "
         "alone"
     )
 
 
-def exported(loaded: pretrained.Pretrained) -> jax.export.Exported:
+def exported(loaded: load.Pretrained) -> jax.export.Exported:
     """The program that takes uint8 images [B, H, W, C] to logits [B, classes], for any B."""
 
     def logits(images: jax.Array) -> jax.Array:
-        return loaded.model.apply(loaded.variables, loaded.preprocess.pixels(images))
+        return loaded.model.apply(loaded.variables, loaded.preprocess.normalize(images))
 
     H, W = loaded.preprocess.sides
     (B,) = jax.export.symbolic_shape("B")

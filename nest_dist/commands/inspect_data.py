@@ -1,21 +1,23 @@
-"""`nest-dist inspect-data`: what the pipeline makes of the pictures, and which part is slow."""
+"""`nest-dist inspect-data`: what the pipeline makes of the pictures, and which stage is slow."""
 
 import dataclasses
 import itertools
-import pathlib
 import time
-import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nest_dist.base import checks, failures
-from nest_dist.commands import cli, configuration
-from nest_dist.commands import run as runs
-from nest_dist.data import batch, contact_sheet, decode, preparation
-from nest_dist.train import inputs, losses, step
+from nest_dist.base import checks, failures, files, picture_grid
+from nest_dist.commands import cli
+from nest_dist.data import batch, contact_sheet
+from nest_dist.data.sources import retries
+from nest_dist.data.transforms import decode
+from nest_dist.experiment import gallery
+from nest_dist.experiment import run as runs
+from nest_dist.train import inputs, step
+from nest_dist.train.objectives import classification
 
 MEASURED_PICTURES = 200
 MEASURED_SECONDS = 5.0
@@ -28,116 +30,96 @@ def run(options: cli.Options) -> None:
         raise failures.BadInput("--output is not given; give a folder for the contact sheet.")
     checks.in_range("--images", options.images, 1)
     checks.in_range("--batch_step", options.batch_step, 0)
-    configured = configuration.load(options.gin_file or (), options.gin_bindings or ())
-    folder = pathlib.Path(options.output).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failures.BadInput(
-            f"--output is {folder}, which cannot be made ({error.strerror}); give another folder."
-        ) from None
-    source = configured.training_data.source.open()
+    configured = runs.load(options.gin_file or (), options.gin_bindings or ())
+    folder = files.output_folder(options.output)
+    source = retries.opened("the training split", configured.data.source)
     path = folder / f"batch_{options.batch_step}.png"
     sheet = contact_sheet.draw(*_seen(configured, source, options.batch_step, options.images))
-    path.write_bytes(decode.encode(sheet, "png"))
+    with files.claimed(path):
+        path.write_bytes(decode.encode(sheet, "png"))
     print(f"{path}: the first pictures of the batch of step {options.batch_step}, left to right")
     for line in _table(configured, source):
         print(line)
 
 
 def _seen(
-    run: runs.Run, source: batch.Source | batch.Stream, at: int, images: int
-) -> tuple[list[str], list[list[contact_sheet.Cell]]]:
+    run: runs.Run, source: batch.Source, at: int, images: int
+) -> tuple[list[str], list[list[picture_grid.Cell]]]:
     """Titles and rows: a picture before and after each transform, on the host and the device."""
-    data, names = run.training_data, source.class_names
+    data, names = run.data, source.class_names
     # Mixing pairs neighbours.
-    taken = min(images + images % 2, run.global_batch)
-    prepare = preparation.Preparation(data.transforms, run.seed, len(names))
+    count = min(images + images % 2, run.global_batch)
     stored = data.examples(source, seed=run.seed, global_batch=run.global_batch, step=at)
-    titles = ["picture", *(type(each).__name__ for each in data.transforms)]
+    titles = ["picture", *(type(transform).__name__ for transform in data.transforms)]
     rows, labels = [], []
-    for row, example in enumerate(itertools.islice(stored, taken)):
-        labels.append(int(example["label"]))
-        made = prepare.stages(example, at * run.global_batch + row)
-        rows.append([contact_sheet.Cell(image, names[labels[-1]]) for image in made])
+    for row, example in enumerate(itertools.islice(stored, count)):
+        labels.append(example["labels"][0])
+        _, *images_after = data.stages(example, run.seed, at * run.global_batch + row)
+        stages = decode.pixels(example["image"]), *images_after
+        rows.append([picture_grid.Cell(image, [names[labels[-1]]]) for image in stages])
     last = np.stack([cells[-1].image for cells in rows])
-    parts = dict(_device_parts(run))
-    titles += parts
-    for seen, targets in _on_device(run, parts.values(), len(names), at)(last, np.array(labels)):
-        pixels, shares = np.asarray(run.pixels.inverted(seen)), np.asarray(targets)
+    recipes = dict(_device_stages(run))
+    titles += recipes
+    for seen, targets in _on_device(run, recipes.values(), len(names), at)(last, np.array(labels)):
+        pixels, shares = np.asarray(run.step.inputs.normalize.inverted(seen)), np.asarray(targets)
         for row, cells in enumerate(rows):
-            cells.append(contact_sheet.Cell(pixels[row], _mixture(shares[row], names)))
+            caption = ", ".join(gallery.label_text(shares[row], names))
+            cells.append(picture_grid.Cell(pixels[row], [caption]))
     return titles, rows[:images]
 
 
-def _device_parts(run: runs.Run) -> Iterator[tuple[str, inputs.Inputs]]:
-    """Each transform of the device, together with those before it."""
-    whole = run.inputs()
-    part = inputs.Inputs(whole.pixels)
+def _device_stages(run: runs.Run) -> Iterator[tuple[str, inputs.Inputs]]:
+    """The name of each transform of the device, and a recipe that ends with it."""
+    recipe = inputs.Inputs(run.step.inputs.normalize)
     for field in ("color_jitter", "random_erasing", "mixing"):
-        if (transform := getattr(whole, field)) is not None:
-            part = dataclasses.replace(part, **{field: transform})
-            yield type(transform).__name__, part
+        if (transform := getattr(run.step.inputs, field)) is not None:
+            recipe = dataclasses.replace(recipe, **{field: transform})
+            yield type(transform).__name__, recipe
 
 
 def _on_device(
-    run: runs.Run, parts: Iterable[inputs.Inputs], classes: int, at: int
+    run: runs.Run, recipes: Iterable[inputs.Inputs], classes: int, at: int
 ) -> Callable[..., list[tuple[jax.Array, jax.Array]]]:
-    """A function from a batch to what each of the parts makes of it in a step."""
+    """A function from a batch to its inputs and targets at a step, by each of the recipes."""
     key, _ = step.keys(run.seed, at)
 
-    def made(images: jax.Array, labels: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
-        targets = losses.smoothed_targets(labels, classes, 0.0)
-        return [part(images, targets, key, jnp.arange(len(labels))) for part in parts]
+    def apply(images: jax.Array, labels: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+        targets = classification.smoothed_targets(labels, classes, 0.0)
+        return [recipe(images, targets, key, jnp.arange(len(labels))) for recipe in recipes]
 
-    return jax.jit(made)
-
-
-def _mixture(target: np.ndarray, names: Sequence[str]) -> str:
-    """Such as "0.7 cat, 0.3 dog"."""
-    classes = [int(label) for label in np.argsort(-target) if target[label] > 0.005][:2]
-    if len(classes) == 1:
-        return names[classes[0]]
-    return ", ".join(f"{target[label]:.2f} {names[label]}" for label in classes)
+    return jax.jit(apply)
 
 
-def _table(run: runs.Run, source: batch.Source | batch.Stream) -> Iterator[str]:
+def _table(run: runs.Run, source: batch.Source) -> Iterator[str]:
     """Lines with the time of each stage, on one thread, and of the pipeline as configured."""
     seconds, pictures = _stage_seconds(run, source)
     total = sum(seconds.values())
-    yield f"{'stage':<22}{'ms/image':>10}{'images/s':>10}{'share':>8}"
-    for name, spent in seconds.items():
-        each = max(spent / pictures, 1e-9)
-        yield f"{name:<22}{1000 * each:>10.3f}{1 / each:>10.0f}{spent / total:>8.0%}"
-    each = total / pictures
-    yield f"{'one thread, in all':<22}{1000 * each:>10.3f}{1 / each:>10.0f}"
-    data = run.training_data
-    speed = _pipeline_speed(run, source)
-    title = f"{data.threads} threads, {data.workers} workers"
-    yield f"{title:<22}{1000 / speed:>10.3f}{speed:>10.0f}"
-    speed = _device_speed(run, source)
-    title = f"on {jax.devices()[0].device_kind}"
-    yield f"{title:<22}{1000 / speed:>10.3f}{speed:>10.0f}"
+    yield f"{'stage':<22}{'ms/image':>10}{'images/s':>10}{'share':>8}  gives"
+    for (name, spent), spec in zip(seconds.items(), run.data.specs(source), strict=True):
+        speed = pictures / max(spent, 1e-9)
+        yield f"{name:<22}{1000 / speed:>10.3f}{speed:>10.0f}{spent / total:>8.0%}  {spec}"
+    speeds = {
+        "one thread, in all": pictures / total,
+        f"{run.data.threads} threads, {run.data.workers} workers": _pipeline_speed(run, source),
+        f"on {jax.devices()[0].device_kind}": _device_speed(run, source),
+    }
+    for name, speed in speeds.items():
+        yield f"{name:<22}{1000 / speed:>10.3f}{speed:>10.0f}"
 
 
-def _stage_seconds(
-    run: runs.Run, source: batch.Source | batch.Stream
-) -> tuple[dict[str, float], int]:
-    """Seconds by stage over some pictures, read as a run reads them, and how many those were."""
-    data = run.training_data
-    prepare = preparation.Preparation(data.transforms, run.seed, len(source.class_names))
-    names = ["read", "decode", *(type(each).__name__ for each in data.transforms)]
+def _stage_seconds(run: runs.Run, source: batch.Source) -> tuple[dict[str, float], int]:
+    """Seconds by stage over some pictures, read as a run reads them, and their number."""
+    data = run.data
+    names = ["read", *(type(transform).__name__ for transform in data.transforms)]
     seconds = dict.fromkeys(names, 0.0)
     stored = data.examples(source, seed=run.seed, global_batch=run.global_batch, step=0)
     limit = time.perf_counter() + MEASURED_SECONDS
     position = 0
     while position < MEASURED_PICTURES and (position < 2 or time.perf_counter() < limit):
         before = time.perf_counter()
-        example = next(stored)
-        stages = prepare.stages(example, position)
+        stages = data.stages(next(stored), run.seed, position)
         for name in names:
-            if name != "read":
-                next(stages)
+            next(stages)
             now = time.perf_counter()
             if position:  # the first picture also pays for imports and caches
                 seconds[name] += now - before
@@ -146,10 +128,10 @@ def _stage_seconds(
     return seconds, position - 1
 
 
-def _pipeline_speed(run: runs.Run, source: batch.Source | batch.Stream) -> float:
-    """Images a second of the pipeline of one process, once it is under way."""
+def _pipeline_speed(run: runs.Run, source: batch.Source) -> float:
+    """Images a second of the pipeline of one process, after its first batch."""
     rows = np.arange(run.global_batch)
-    batches = run.training_data.batches(
+    batches = run.data.batches(
         source, seed=run.seed, global_batch=run.global_batch, rows=rows, first_step=0
     )
     try:
@@ -163,15 +145,13 @@ def _pipeline_speed(run: runs.Run, source: batch.Source | batch.Stream) -> float
         batches.close()
 
 
-def _device_speed(run: runs.Run, source: batch.Source | batch.Stream) -> float:
+def _device_speed(run: runs.Run, source: batch.Source) -> float:
     """Images a second of the device's share of the recipe, on one device."""
-    shape = run.training_data.image_shape(source)
-    images = jnp.zeros((run.global_batch, *shape), jnp.uint8)
+    spec = run.data.specs(source)[-1]
+    images = jnp.zeros((run.global_batch, spec.height, spec.width, spec.channels), jnp.uint8)
     labels = jnp.zeros(run.global_batch, jnp.int32)
-    made = _on_device(run, [run.inputs()], len(source.class_names), 0)
-    jax.block_until_ready(made(images, labels))
+    apply = _on_device(run, [run.step.inputs], len(source.class_names), 0)
+    jax.block_until_ready(apply(images, labels))
     start = time.perf_counter()
-    for _ in range(DEVICE_ROUNDS):
-        result: typing.Any = made(images, labels)
-    jax.block_until_ready(result)
+    jax.block_until_ready([apply(images, labels) for _ in range(DEVICE_ROUNDS)])
     return DEVICE_ROUNDS * run.global_batch / (time.perf_counter() - start)

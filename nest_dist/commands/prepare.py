@@ -1,16 +1,16 @@
 """`nest-dist prepare`: pictures from anywhere become shards of ArrayRecord, or are verified."""
 
 import collections
+import contextlib
 import os
 import pathlib
 
-from nest_dist.base import checks, failures
+from nest_dist.base import checks, failures, files
 from nest_dist.commands import cli
 from nest_dist.data import manifest
-from nest_dist.data.preparing import inputs, labels, restarts, shards, verification
-from nest_dist.telemetry import progress
-
-SHARD_BYTES = 256 << 20
+from nest_dist.data.sources import retries
+from nest_dist.dataset_builder import inputs, pictures, planning, shards, verification
+from nest_dist.telemetry import terminal
 
 
 def run(options: cli.Options) -> None:
@@ -31,36 +31,35 @@ def _prepare(folder: pathlib.Path, workers: int, options: cli.Options) -> None:
             "or a folder of TFDS or IDX files."
         )
     if options.restart_markers:
-        restarts.require_program()
+        pictures.require_jpegtran()
     paths = [pathlib.Path(path).expanduser() for path in options.arguments]
     if options.input_format:
         checks.one_of("--input_format", options.input_format, inputs.FORMATS)
     form = options.input_format or inputs.recognised(paths)
+    for path in paths:
+        if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+            raise failures.BadInput(
+                f"{folder} lies inside the INPUT {path}, which would then hold its own output; "
+                "choose another --output."
+            )
     print(f"looking through {_names(paths)} ({form})", flush=True)
+    columns = options.image_column, options.label_column
+    reading = inputs.Options(options.split, options.labels, *columns)
+    found = retries.Retries().run(str(paths[0]), lambda: inputs.opened(form, paths, reading))
+    if found.root and found.root != f"{paths[0]}/":
+        print(f"taking {found.root}, which holds the class folders", flush=True)
+    about = {"format": form, "name": _names(paths), "fingerprint": found.stamp}
+    plan = planning.plan(
+        folder, found, about, options.class_names, options.shards, options.restart_markers
+    )
     try:
-        found = inputs.opened(
-            form,
-            paths,
-            inputs.Options(
-                options.split, options.labels, options.image_column, options.label_column
-            ),
-        )
-    except OSError as error:
-        raise failures.BadInput(
-            f"{error.filename or paths[0]} cannot be read ({error.strerror}); give an INPUT that "
-            "can."
-        ) from None
-    plan = _plan(folder, form, _names(paths), found, options)
-    try:
-        with shards.claimed(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with files.claimed(folder):
             if written := shards.complete(folder, plan):
                 print(f"{folder} is complete: {_size(written)}; --verify reads it again")
                 return
-            tally = progress.Tally(len(plan.source), "pictures")
-            try:
+            with contextlib.closing(terminal.Tally(len(plan.data.source), "pictures")) as tally:
                 written = shards.write(folder, plan, workers, tally.report)
-            finally:
-                tally.close()
     except OSError as error:
         raise failures.BadInput(
             f"{folder} cannot be written ({error.strerror}); make room or choose another --output. "
@@ -73,50 +72,18 @@ def _prepare(folder: pathlib.Path, workers: int, options: cli.Options) -> None:
         print(f"{report} lists what was unusual: {counted}")
 
 
-def _plan(
-    folder: pathlib.Path, form: str, name: str, found: inputs.Input, options: cli.Options
-) -> shards.Plan:
-    source = found.source
-    wanted, whose = source.class_names, name
-    if options.class_names:
-        wanted = tuple(labels.lines("--class_names", options.class_names))
-        whose = options.class_names
-    else:
-        for other in sorted(folder.parent.glob(f"*/{manifest.NAME}")):
-            if other.parent != folder:
-                wanted, whose = tuple(manifest.read(other.parent).classes), str(other.parent)
-                break
-    count = options.shards
-    if count is None:
-        count = min(-(-found.bytes // SHARD_BYTES) or 1, len(source))
-    checks.in_range("--shards", count, 1, len(source))
-    return shards.Plan(
-        source=source,
-        about={"format": form, "name": name, "fingerprint": source.fingerprint},
-        class_names=tuple(wanted),
-        labels=tuple(labels.table(source.class_names, wanted, whose)),
-        shards=count,
-        remarks=found.remarks,
-        root=found.root,
-        restart_markers=options.restart_markers,
-    )
-
-
 def _verify(folder: pathlib.Path, workers: int, options: cli.Options) -> None:
     if options.arguments:
         raise failures.BadInput(
             f"--verify reads what was written to --output, not {options.arguments[0]}; leave "
             "INPUT out."
         )
-    written = manifest.read(folder)
-    tally = progress.Tally(len(written), "records")
-    try:
+    written = retries.Retries().run(str(folder), lambda: manifest.read(folder))
+    with contextlib.closing(terminal.Tally(len(written), "records")) as tally:
         findings = verification.verify(folder, workers, tally.report)
-    finally:
-        tally.close()
+    for finding in findings:
+        print(f"{folder}: {finding}")
     if findings:
-        for finding in findings:
-            print(f"{folder}: {finding}")
         raise failures.BadInput(
             f"{folder} is damaged in {len(findings)} place{'s' * (len(findings) > 1)}, first "
             f"{findings[0]}; copy it anew, or remove that file and run `nest-dist prepare` again."

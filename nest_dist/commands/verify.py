@@ -1,8 +1,9 @@
 """`nest-dist verify`: whether every checkpoint of a run is still what was saved."""
 
 from nest_dist.base import failures
-from nest_dist.checkpointing import manager
-from nest_dist.commands import cli, workdirs
+from nest_dist.checkpointing import reader
+from nest_dist.commands import cli
+from nest_dist.config import workdir as workdirs
 
 
 def run(options: cli.Options) -> None:
@@ -10,30 +11,21 @@ def run(options: cli.Options) -> None:
 
     Raises:
         BadInput: if no folder of a run is given.
-        Failure: if a checkpoint is damaged.
+        Failure: if a checkpoint is corrupt.
     """
     if len(options.arguments) != 1:
         raise failures.BadInput(
             f"verify takes one WORKDIR, not {len(options.arguments)}; give the folder of a run."
         )
     workdir = workdirs.for_reading(options.arguments[0])
-    checkpoints = manager.Manager(workdir / workdirs.CHECKPOINTS, keep=None)
-    damaged = []
-    folders = checkpoints.folders()
-    for name, step in folders.items():
-        if step is None:
-            print(f"{name}: set aside earlier; remove it when it is no longer needed")
-        elif problem := checkpoints.problem(step):
-            damaged.append(name)
-            print(f"{name}: damaged: {problem}")
-        else:
-            print(f"{name}: whole")
-    checkpoints.close()
-    if damaged:
+    entries = list(reader.Reader(workdir / workdirs.CHECKPOINTS).verified())
+    for name, text, _ in entries:
+        print(f"{name}: {text}")
+    if corrupt := [name for name, _, is_corrupt in entries if is_corrupt]:
         raise failures.Failure(
-            f"{len(damaged)} of {len(folders)} checkpoints in {workdir} damaged: "
-            f"{', '.join(damaged)}; resuming the training sets aside those after the newest whole "
-            "one."
+            f"{len(corrupt)} of {len(entries)} checkpoints in {workdir} are corrupt: "
+            f"{', '.join(corrupt)}; resuming the training quarantines those after the newest "
+            "complete one."
         )
-    if not folders:
+    if not entries:
         raise failures.BadInput(f"{workdir} has no checkpoint yet; train first.")

@@ -1,122 +1,186 @@
 """The contract between sources, transforms and batches."""
 
+import abc
+import contextlib
+import dataclasses
+import hashlib
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-# One picture with its class: "image" uint8 [H, W, C] or the bytes of an encoded picture, "label" an
-# integer in [0, classes), and "key", by which a person finds the picture again.
-Example = dict[str, typing.Any]
+Encoded: typing.TypeAlias = bytes | bytearray | memoryview
+Stored: typing.TypeAlias = Encoded | np.ndarray
+
+
+class Example(typing.TypedDict):
+    """One picture with its classes, as stored.
+
+    Attributes:
+        image: uint8 [H, W, C], or the bytes of an encoded picture.
+        labels: of its classes, ascending, each in [0, classes).
+        key: by which a person finds the picture again.
+    """
+
+    image: Stored
+    labels: tuple[int, ...]
+    key: typing.NotRequired[str]
+
 
 # "image" uint8 [B, H, W, C] and "label" int32 [B]; when evaluating also "weight" float32 [B], which
 # is 1 for an example and 0 for the padding that fills the last batch.
 Batch = Mapping[str, np.ndarray]
 
-# Where a virtual shard of a stream goes on: what JSON can hold; and those of several, by shard.
-Position = dict[str, typing.Any]
-Positions = Mapping[str, Position]
-
-
-class Unreadable(Exception):
-    """An example that cannot be read or decoded; the text says why, in a few words."""
-
-
-class Source(typing.Protocol):
-    """A data set that is open: examples by index, the same for every process.
-
-    It goes to worker processes, so it can be pickled.
-    """
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The name of each label."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes whenever the content does; a run refuses to go on with other data."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example:
-        """One example.
-
-        Raises:
-            Unreadable: if what is stored is damaged.
-        """
-
-
-class ShardReader(typing.Protocol):
-    """The endless sequence of one virtual shard."""
-
-    def __next__(self) -> Example: ...
-
-    def position(self) -> Position:
-        """What `Stream.train` takes to go on with the example that comes next."""
-
-    def close(self) -> None:
-        """Ends reading ahead."""
-
-
-class Stream(typing.Protocol):
-    """A data set that can only be read in order, cut into a fixed number of virtual shards.
-
-    It goes to worker processes, so it can be pickled.
-    """
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """As of `Source`."""
-
-    @property
-    def fingerprint(self) -> str:
-        """As of `Source`."""
-
-    @property
-    def shard_lengths(self) -> tuple[int, ...]:
-        """Examples of each virtual shard when evaluating."""
-
-    @property
-    def shard_bytes(self) -> int:
-        """Memory that the reading of a virtual shard takes up."""
-
-    def __len__(self) -> int: ...
-
-    def train(self, shard: int, seed: int, position: Position | None) -> ShardReader:
-        """The shuffled, endless sequence of a virtual shard, from a position on."""
-
-    def evaluate(self, shard: int) -> Iterator[Example]:
-        """Each example of a virtual shard once, in order."""
-
-
-def is_stream(source: Source | Stream) -> bool:
-    """Whether a data set can only be read in order."""
-    return hasattr(source, "shard_lengths")
-
-
-class SourceConfig(typing.Protocol):
-    """What gin configures: where a data set is, and which split of it."""
-
-    def open(self) -> Source | Stream:
-        """The data set, ready to be read."""
-
-
-class Transform(typing.Protocol):
-    """A change to one image; all its chance comes from `rng`."""
-
-    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A uint8 image [H, W, C] from a uint8 image."""
-
 
 class Batches(typing.Protocol):
-    """What one process loads, batch after batch."""
+    """The rows of one process, batch after batch."""
 
     def __iter__(self) -> Iterator[Batch]: ...
 
     def __next__(self) -> Batch: ...
 
-    def positions(self) -> Positions:
-        """By virtual shard, where to go on after the batch given last; empty if the step tells."""
-
     def close(self) -> None:
         """Ends threads and worker processes."""
+
+
+class Corrupt(Exception):
+    """An example cannot be read or decoded; the text says why, in a few words."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSpec:
+    """Shape and type of the images at a stage of the pipeline.
+
+    Attributes:
+        height: in pixels; None where it differs from picture to picture.
+        width: likewise.
+        channels: of each pixel.
+        dtype: of NumPy, or "encoded".
+    """
+
+    height: int | None
+    width: int | None
+    channels: int
+    dtype: str = "uint8"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Of images that all have the same."""
+        assert self.height is not None
+        assert self.width is not None
+        return self.height, self.width, self.channels
+
+    def __str__(self) -> str:
+        if self.dtype == "encoded":
+            return "encoded pictures"
+        return f"{self.dtype} [{self.height or 'H'}, {self.width or 'W'}, {self.channels}]"
+
+
+# The bytes of files; a decoder makes RGB of whatever they hold.
+ENCODED = ImageSpec(None, None, 3, "encoded")
+
+
+@dataclasses.dataclass(frozen=True)
+class RowGroups:
+    """How a source stores examples that it cannot fetch one by one.
+
+    Attributes:
+        lengths: examples of each row group, at least 1.
+        bytes: of each row group in memory.
+        virtual_shards: contiguous pieces of each batch, each with a sequence of its own.
+        window: row groups of a virtual shard that are shuffled together.
+    """
+
+    lengths: tuple[int, ...]
+    bytes: tuple[int, ...]
+    virtual_shards: int
+    window: int
+
+
+class Source(abc.ABC):
+    """An open data set: examples by index, the same for every process.
+
+    It is pickled for worker processes. By default its pictures are encoded and fetched one by one.
+
+    Attributes:
+        class_names: the name of each label.
+        fingerprint: changes whenever the content does; a run does not resume with other data.
+        image_spec: of the stored images.
+        row_groups: that hold the examples, if they cannot be fetched one by one.
+    """
+
+    class_names: tuple[str, ...]
+    fingerprint: str
+    image_spec = ENCODED
+    row_groups: RowGroups | None = None
+
+    @abc.abstractmethod
+    def __len__(self) -> int: ...
+
+    @abc.abstractmethod
+    def __getitem__(self, index: int) -> Example:
+        """One example.
+
+        Raises:
+            Corrupt: if it cannot be read.
+        """
+
+    def holding(
+        self, groups: Sequence[int], ahead: Sequence[int], limit_bytes: int
+    ) -> contextlib.AbstractContextManager[None]:
+        """Keeps row groups in memory while their examples are read.
+
+        Args:
+            groups: that are read inside this context.
+            ahead: that are fetched in the background, where the limit allows it.
+            limit_bytes: of all row groups in memory.
+        """
+        return contextlib.nullcontext()
+
+
+@dataclasses.dataclass(eq=False)
+class Arrays(Source):
+    """A small data set in memory: images [N, H, W, C] and labels [N].
+
+    Attributes:
+        images: uint8.
+        labels: integers in [0, len(class_names)).
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        self.image_spec = ImageSpec(*self.images.shape[1:])
+        digest = hashlib.sha256(repr((self.images.shape, self.class_names)).encode())
+        digest.update(self.images.tobytes())
+        digest.update(self.labels.astype(np.int64).tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        return {"image": self.images[index], "labels": (int(self.labels[index]),)}
+
+
+class SourceConfig(typing.Protocol):
+    """What gin configures: the location of a data set, and its split."""
+
+    def open(self) -> Source:
+        """The data set, ready to be read."""
+
+
+class Transform(typing.Protocol):
+    """A change to one image; all its random numbers come from `rng`.
+
+    The first one of a chain is given the picture as it is stored. So where pictures are encoded, it
+    has to decode them.
+    """
+
+    def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """The changed image [H, W, C]."""
+
+    def output(self, image: ImageSpec) -> ImageSpec:
+        """Shape and type of the result, from those of the image."""

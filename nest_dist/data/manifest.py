@@ -1,45 +1,34 @@
-"""What `nest-dist prepare` says about a split that it has written: manifest.json in its folder."""
+"""The manifest of a split that `nest-dist prepare` has written: manifest.json in its folder."""
 
 import dataclasses
 import hashlib
 import json
 import pathlib
-import typing
 
-from nest_dist.base import checks, failures, files
+from nest_dist.base import failures, files, settings
 
 NAME = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
-@dataclasses.dataclass(frozen=True)
+@settings.frozen
 class Shard:
-    """One file of records.
+    """One file of records."""
 
-    Attributes:
-        name: in the folder of the manifest.
-        records: how many it has.
-        bytes: its size.
-        sha256: of its records, each after its length: the same whatever wrote the file.
-    """
-
-    name: str
+    name: str  # in the folder of the manifest
     records: int
     bytes: int
-    sha256: str
-
-    def __post_init__(self) -> None:
-        checks.types(self)
+    sha256: str  # of its records, each after its length; independent of the program that wrote them
 
 
-@dataclasses.dataclass(frozen=True)
+@settings.frozen
 class Manifest:
     """A split.
 
     Attributes:
-        classes: how many pictures each class has, in the order of labels.
-        source: "format", "name" and "fingerprint" of what it was made from.
-        plan: the digest of everything that decides what is written.
+        classes: the number of pictures of each class, in the order of labels.
+        source: "format", "name" and "fingerprint" of the input.
+        plan: the digest of everything that decides the bytes of the shards.
         shards: its files.
     """
 
@@ -47,9 +36,6 @@ class Manifest:
     source: dict[str, str]
     plan: str
     shards: tuple[Shard, ...]
-
-    def __post_init__(self) -> None:
-        checks.types(self)
 
     def __len__(self) -> int:
         return sum(shard.records for shard in self.shards)
@@ -62,7 +48,7 @@ class Manifest:
 
 
 def write(folder: pathlib.Path, manifest: Manifest) -> None:
-    """Writes the manifest of a split whose files are all there."""
+    """Writes the manifest of a split whose files are complete."""
     text = json.dumps(
         {
             "format_version": FORMAT_VERSION,
@@ -72,21 +58,20 @@ def write(folder: pathlib.Path, manifest: Manifest) -> None:
         },
         indent=1,
     )
-    files.write_whole(folder / NAME, lambda path: path.write_text(text + "\n"))
+    files.write_text_durably(folder / NAME, text + "\n")
 
 
-def read(folder: typing.Any) -> Manifest:
+def read(folder: pathlib.Path) -> Manifest:
     """The manifest of a split.
 
-    Args:
-        folder: a path with `/` and `read_text`, local or remote.
     Raises:
-        BadInput: if there is none, it is newer than this program, or was altered.
+        BadInput: if it is missing, newer than this program, or was altered.
     """
     path = folder / NAME
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
+        failures.raise_trouble(error)
         raise failures.BadInput(
             f"{path} cannot be read ({failures.first_line(error)}); give the --output of "
             "`nest-dist prepare` as ArrayRecord.folder and its --split as ArrayRecord.split, and "
@@ -100,15 +85,14 @@ def read(folder: typing.Any) -> Manifest:
         )
     try:
         shards = tuple(Shard(**shard) for shard in content["shards"])
-        found = Manifest(content["classes"], content["source"], content["plan"], shards)
-        intact = content["fingerprint"] == found.fingerprint and content["examples"] == len(
-            found
-        ) == sum(found.classes.values())
+        manifest = Manifest(content["classes"], content["source"], content["plan"], shards)
+        fitting = content["examples"] == len(manifest)
+        intact = fitting and content["fingerprint"] == manifest.fingerprint
     except (TypeError, LookupError, ValueError):
         intact = False
     if not intact:
         raise failures.BadInput(
-            f"{path} was altered: its parts do not fit each other; copy it anew, or run "
-            "`nest-dist prepare` again."
+            f"{path} was altered: its fingerprint or its number of examples does not fit its "
+            "shards; copy it anew, or run `nest-dist prepare` again."
         )
-    return found
+    return manifest

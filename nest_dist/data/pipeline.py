@@ -1,261 +1,281 @@
 """The Grain chain: the global batch of a step as a pure function of configuration, seed and step.
 
-The examples of a run form one endless sequence: the data set, reshuffled for each epoch. Row r of
-the global batch of step s is example s * global_batch + r of that sequence, and its randomness is
-keyed by the seed and that number. So a process reads just the rows that its devices hold, resuming
-is starting at another step, and neither the number of processes, workers or threads nor what ran
-before can change a batch. Data that can only be read in order goes through `streaming` instead.
+`index` says which example is in which row. Random numbers are keyed by the seed and the position of
+the row. So a process reads the rows of its own devices alone, and a run resumes at any step.
+Neither the number of processes, workers or threads nor any earlier step changes a batch.
 """
 
 import dataclasses
 import itertools
+import logging
+import math
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-import gin
 import grain
 import numpy as np
 
-from nest_dist.base import checks, failures
-from nest_dist.data import batch, dealing, loading, preparation, streaming
+from nest_dist.base import failures, settings
+from nest_dist.base.checks import Within
+from nest_dist.base.settings import Effect, means
+from nest_dist.data import batch, classes, index
+from nest_dist.data import workers as loading
+from nest_dist.data.sources import retries
 
 READ_AHEAD_BYTES = 1 << 30
+# The array of a batch with the id of the corrupt example that a row replaces, or NOTHING.
+REPLACED = "corrupt"
+NOTHING = -1
+REPLACEMENTS = 100  # tried in turn before giving up
+ROW_BYTES = 16  # of all arrays but the images
+_SPEED_ONLY = means(Effect.NONE)
 
 
-class Examples(typing.Protocol):
-    """Prepared examples by index."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> batch.Example: ...
-
-
-@gin.register
-@dataclasses.dataclass(frozen=True)
-class TrainingData:
-    """Batches for training: shuffled anew each epoch, without end.
+@settings.frozen
+class SplitData:
+    """A split of a data set and the way to its batches, for training and for evaluation alike.
 
     Attributes:
-        source: the data set.
+        source: the split.
         transforms: applied to each image in turn.
-        threads: that prepare batches, in each process or in each of its workers.
-        workers: processes that prepare batches for each process; 0 uses threads only.
-        read_ahead_bytes: that batches may take up in the memory of each process and its workers.
-        unreadable_share: of the examples that may be unreadable and are replaced by others; 0 stops
-            at the first.
+        threads: that transform examples, in each process or in each of its workers.
+        workers: processes that load batches for each process; 0 uses threads only.
+        read_ahead_bytes: memory of waiting batches, of each process and its workers together.
+        max_corrupt_fraction: of the examples that may be corrupt; 0 stops at the first.
     """
 
-    source: typing.Any
-    transforms: tuple[typing.Any, ...]
-    threads: int = 2
-    workers: int = 0
-    read_ahead_bytes: int = READ_AHEAD_BYTES
-    unreadable_share: float = 0.0
+    # Its fingerprint says whether a run goes on with the same data.
+    source: batch.SourceConfig = dataclasses.field(metadata=means(Effect.NONE))
+    transforms: tuple[batch.Transform, ...]
+    threads: typing.Annotated[int, Within(1)] = dataclasses.field(default=2, metadata=_SPEED_ONLY)
+    workers: typing.Annotated[int, Within(0)] = dataclasses.field(default=0, metadata=_SPEED_ONLY)
+    read_ahead_bytes: typing.Annotated[int, Within(1)] = dataclasses.field(
+        default=READ_AHEAD_BYTES, metadata=_SPEED_ONLY
+    )
+    max_corrupt_fraction: typing.Annotated[float, Within(0, 1)] = 0.0
 
-    def __post_init__(self) -> None:
-        checks.types(self)
-        _check(self)
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    def specs(self, source: batch.Source) -> list[batch.ImageSpec]:
+        """Shape and type of the stored pictures, then of the images after each transform.
+
+        Raises:
+            BadInput: if the images cannot be joined to a batch.
+        """
+        stages = [source.image_spec]
+        for transform in self.transforms:
+            if stages[1:] and stages[-1].dtype == "encoded":
+                break
+            stages.append(transform.output(stages[-1]))
+        last, names = stages[-1], ["", *(f"{type(each).__name__}: " for each in self.transforms)]
+        if last.dtype != "uint8" or last.height is None or last.width is None:
+            raise failures.BadInput(
+                f"{self._name}.transforms end in {last}, a batch takes uint8 images of one size "
+                f"({' -> '.join(map('{}{}'.format, names, stages))}); begin them with one that "
+                "decodes and resizes, such as RandomResizedCrop for training and ResizedCentreCrop "
+                "for evaluation."
+            )
+        return stages
+
+    def stages(self, example: batch.Example, seed: int, position: int) -> Iterator[np.ndarray]:
+        """The picture as it is stored, then the image after each transform.
+
+        Args:
+            example: of the source.
+            seed: of the run.
+            position: of the example in the endless sequence.
+        Raises:
+            Corrupt: if the picture cannot be decoded.
+        """
+        image = typing.cast(np.ndarray, example["image"])  # `specs` has checked what is encoded
+        yield image
+        rng = np.random.Generator(np.random.Philox(key=[seed, position]))
+        for transform in self.transforms:
+            image = transform(image, rng)
+            yield image
 
     def batches(
         self,
-        source: batch.Source | batch.Stream,
+        source: batch.Source,
         *,
-        seed: int,
         global_batch: int,
         rows: np.ndarray,
-        first_step: int,
-        positions: batch.Positions | None = None,
+        seed: int | None = None,
+        first_step: int = 0,
     ) -> batch.Batches:
-        """This process's rows of the global batches of `first_step` and all that follow.
+        """This process's rows of the global batches of `first_step` and all later steps.
 
         Args:
             source: `self.source`, opened.
-            seed: in [0, 2**32).
             global_batch: rows over all processes.
-            rows: those that this process's devices hold.
+            rows: of this process's devices.
+            seed: in [0, 2**32), of endless, shuffled batches; None for each example once.
             first_step: in [0, 2**40).
-            positions: of a stream, by virtual shard, as `Batches.positions` gave them after the
-                step before, gathered from all processes.
         Raises:
-            BadInput: if the data set is smaller than one batch.
+            BadInput: if the data set is smaller than one batch for training, the memory does not
+                suffice, or the virtual shards do not fit the batch.
         """
-        if len(source) < global_batch:
+        steps, pool = self._plan(source, global_batch, rows, seed)
+        for remark in steps.order.remarks(rows):
+            logging.getLogger(__name__).warning("%s: %s", self._name, remark)
+        dataset = grain.MapDataset.source(steps)[first_step * len(steps.pieces) :]
+        loaded = pool.batches(dataset, steps.bytes, len(steps.pieces), steps.closing)
+        return loading.Loaded(self._counted(loaded, len(source)), loaded.close)
+
+    def require_fit(
+        self, source: batch.Source, global_batch: int, rows: np.ndarray, seed: int | None = None
+    ) -> None:
+        """Checks before anything is read that `batches` can be made."""
+        self._plan(source, global_batch, rows, seed)
+
+    def _plan(
+        self, source: batch.Source, global_batch: int, rows: np.ndarray, seed: int | None
+    ) -> tuple["_Steps", loading.WorkerPool]:
+        if seed is not None and len(source) < global_batch:
             raise failures.BadInput(
                 f"the training split has {len(source)} examples, fewer than one batch of "
                 f"{global_batch}; lower Run.global_batch."
             )
-        prepare = preparation.Preparation(self.transforms, seed, len(source.class_names))
-        how = loading.Loading("TrainingData", self.threads, self.workers, self.read_ahead_bytes)
-        replace = self.unreadable_share > 0
-        found: typing.Any
-        if batch.is_stream(source):
-            deal = dealing.Deal(typing.cast(batch.Stream, source), global_batch, rows)
-            found = streaming.train(deal, prepare, replace, how, first_step, positions or {})
-        else:
-            order = _order(len(source), seed)
-            indexed = preparation.Indexed(typing.cast(batch.Source, source), prepare, replace)
-            examples = order.map_with_index(indexed)
-            found = _load(examples, global_batch, rows, how, first_step)
-        return preparation.Counted(found, len(source), self.unreadable_share, "TrainingData")
+        order = index.order(source.row_groups, len(source), global_batch, seed)
+        pieces = order.pieces(rows, max(1, self.workers))
+        limits = [order.bytes_in_hand(piece) for piece in pieces]
+        steps = _Steps(self, source, order, self.specs(source)[-1], pieces, limits)
+        workers = min(self.workers, len(pieces)) if sum(limits) else self.workers
+        pool = loading.WorkerPool(
+            self._name, self.threads, workers, self.read_ahead_bytes, sum(limits)
+        )
+        pool.depths(steps.bytes)
+        return steps, pool
+
+    def _counted(self, loaded: loading.Loaded, examples: int) -> Iterator[loading.Arrays]:
+        """Batches without the ids of replaced examples, whose number is kept within the limit."""
+        allowed, skipped = self.max_corrupt_fraction * examples, set[int]()
+        for arrays in loaded:
+            corrupt = arrays.pop(REPLACED)
+            for example in sorted({*corrupt[corrupt != NOTHING].tolist()} - skipped):
+                skipped.add(example)
+                logging.getLogger(__name__).warning(
+                    "example %d is corrupt and was replaced; %d so far", example, len(skipped)
+                )
+            if len(skipped) > allowed:
+                raise failures.BadInput(
+                    f"{len(skipped)} corrupt examples were read, "
+                    f"{self._name}.max_corrupt_fraction is {self.max_corrupt_fraction}, which "
+                    f"allows {int(allowed)} of {examples}; repair the data set or raise the "
+                    "fraction."
+                )
+            yield arrays
+
+
+@settings.register
+class TrainingData(SplitData):
+    """Batches for training: shuffled anew each epoch, without end; others replace corrupt ones."""
 
     def examples(
-        self, source: batch.Source | batch.Stream, *, seed: int, global_batch: int, step: int
+        self, source: batch.Source, *, seed: int, global_batch: int, step: int
     ) -> Iterator[batch.Example]:
-        """The examples of the batch that follows `step` steps and of all later ones, as stored.
+        """The stored examples of the batch after `step` steps and of all later ones."""
+        for later in itertools.count(step):
+            ids = self.example_ids(source, seed=seed, global_batch=global_batch, step=later)
+            for example_id in ids:
+                yield retries.example(source, int(example_id))
 
-        A stream is read from its beginning.
-        """
-        if batch.is_stream(source):
-            deal = dealing.Deal(
-                typing.cast(batch.Stream, source), global_batch, np.arange(global_batch)
-            )
-            return itertools.islice(streaming.examples(deal, seed), step * global_batch, None)
-        indexed = typing.cast(batch.Source, source)
-        order = _order(len(source), seed)
-        places = itertools.count(step * global_batch)
-        return (indexed[int(order[place])] for place in places)
-
-    def image_shape(self, source: batch.Source | batch.Stream) -> tuple[int, ...]:
-        """Height, width and channels of what the transforms make of the first readable example."""
-        return _image_shape(self, source)
+    def example_ids(
+        self, source: batch.Source, *, seed: int, global_batch: int, step: int
+    ) -> np.ndarray:
+        """The ids [B] of the examples in the batch after `step` steps."""
+        order = index.order(source.row_groups, len(source), global_batch, seed)
+        return order.at(step, np.arange(global_batch)).examples
 
 
-@gin.register
+@settings.register
+class EvaluationData(SplitData):
+    """Batches for evaluation: each example once, in order, under a fixed generator.
+
+    Corrupt examples and the padding of the last batch have weight 0.
+    """
+
+
 @dataclasses.dataclass(frozen=True)
-class EvaluationData:
-    """Batches for evaluation: each example once, in order; the last batch padded, weight 0.
-
-    Attributes:
-        source: the data set.
-        transforms: applied to each image in turn; they get a fixed generator.
-        threads: that prepare batches, in each process or in each of its workers.
-        workers: processes that prepare batches for each process; 0 uses threads only.
-        read_ahead_bytes: that batches may take up in the memory of each process and its workers.
-        unreadable_share: of the examples that may be unreadable and get weight 0; 0 stops at the
-            first.
-    """
-
-    source: typing.Any
-    transforms: tuple[typing.Any, ...]
-    threads: int = 2
-    workers: int = 0
-    read_ahead_bytes: int = READ_AHEAD_BYTES
-    unreadable_share: float = 0.0
-
-    def __post_init__(self) -> None:
-        checks.types(self)
-        _check(self)
-
-    def batches(
-        self, source: batch.Source | batch.Stream, *, global_batch: int, rows: np.ndarray
-    ) -> batch.Batches:
-        """This process's rows of every evaluation batch.
-
-        Args:
-            source: `self.source`, opened.
-            global_batch: rows over all processes.
-            rows: those that this process's devices hold.
-        """
-        prepare = preparation.Preparation(self.transforms, 0, len(source.class_names))
-        how = loading.Loading("EvaluationData", self.threads, self.workers, self.read_ahead_bytes)
-        replace = self.unreadable_share > 0
-        found: typing.Any
-        if batch.is_stream(source):
-            deal = dealing.Deal(typing.cast(batch.Stream, source), global_batch, rows)
-            shape = self.image_shape(source)
-            found = streaming.evaluate(deal, prepare, replace, how, shape)
-        else:
-            indexed = preparation.Indexed(typing.cast(batch.Source, source), prepare, replace)
-            examples = grain.MapDataset.range(len(source)).map_with_index(indexed)
-            padded = _Padded(examples, -(-len(source) // global_batch) * global_batch)
-            found = _load(padded, global_batch, rows, how, 0)
-        return preparation.Counted(found, len(source), self.unreadable_share, "EvaluationData")
-
-    def image_shape(self, source: batch.Source | batch.Stream) -> tuple[int, ...]:
-        """Height, width and channels of what the transforms make of the first readable example."""
-        return _image_shape(self, source)
-
-
-def require_dealable(
-    source: batch.Source | batch.Stream, global_batch: int, rows: np.ndarray
-) -> None:
-    """Checks that each process can have its rows of a batch; any can, unless it is a stream.
-
-    Raises:
-        BadInput: if the virtual shards of a stream do not fit the batch or the processes.
-    """
-    if batch.is_stream(source):
-        dealing.Deal(typing.cast(batch.Stream, source), global_batch, rows)
-
-
 class _Steps:
-    """By step, the given rows of its global batch."""
+    """The rows of this process in every batch, in one or several pieces."""
 
-    def __init__(self, examples: Examples, global_batch: int, rows: np.ndarray) -> None:
-        self._examples = examples
-        self._global_batch = global_batch
-        self._rows = rows
+    data: SplitData
+    source: batch.Source
+    order: index.Order
+    spec: batch.ImageSpec
+    pieces: Sequence[np.ndarray]  # the rows of each
+    limits: Sequence[int]  # bytes of row groups in memory, for each
+    closing: retries.Closing = dataclasses.field(default_factory=retries.Closing)
 
-    def __len__(self) -> int:
-        return len(self._examples) // self._global_batch
-
-    def __getitem__(self, step: int) -> dict[str, np.ndarray]:
-        places = step * self._global_batch + self._rows
-        return preparation.stacked((self._examples[int(place)] for place in places), len(places))
-
-
-class _Padded:
-    """Every example once with weight 1, then repetitions of the first with weight 0."""
-
-    def __init__(self, examples: Examples, length: int) -> None:
-        self._examples = examples
-        self._length = length
+    @property
+    def bytes(self) -> int:
+        """Size of the largest piece of a batch."""
+        return (math.prod(self.spec.shape) + ROW_BYTES) * max(map(len, self.pieces))
 
     def __len__(self) -> int:
-        return self._length
+        return self.order.steps() * len(self.pieces)
 
-    def __getitem__(self, index: int) -> batch.Example:
-        example = self._examples[index if index < len(self._examples) else 0]
-        real = index < len(self._examples) and example[preparation.UNREADABLE] == preparation.NONE
-        return {**example, "weight": np.float32(real)}
+    def __getitem__(self, element: int) -> dict[str, np.ndarray]:
+        step, piece = divmod(element, len(self.pieces))
+        rows = self.pieces[piece]
+        wanted = self.order.at(step, rows)
+        positions = (step * self.order.global_batch + rows).tolist()
+        images = np.empty((len(rows), *self.spec.shape), np.uint8)
+        labels, corrupt = np.zeros(len(rows), np.int32), np.full(len(rows), NOTHING)
+        held = self.source.holding(wanted.groups, wanted.ahead, self.limits[piece])
+        with retries.until(self.closing), held:
+            for row, example in enumerate(wanted.examples.tolist()):
+                if example == index.PADDING:
+                    images[row] = 0
+                else:
+                    images[row], labels[row], corrupt[row] = self._row(positions[row], example)
+        arrays: dict[str, np.ndarray] = {"image": images, "label": labels, REPLACED: corrupt}
+        if self.order.seed is None:
+            counts = (wanted.examples != index.PADDING) & (corrupt == NOTHING)
+            arrays["weight"] = counts.astype(np.float32)
+        return arrays
 
+    def _row(self, position: int, number: int) -> tuple[np.ndarray, int, int]:
+        """Image and label at a position, and the number of the example if it was corrupt.
 
-def _order(length: int, seed: int) -> grain.MapDataset:
-    """Indices of the endless sequence: all of them in each epoch, each time in another order."""
-    return grain.MapDataset.range(length).seed(seed).shuffle().repeat()
+        Raises:
+            BadInput: if the example is corrupt and may not be replaced, or does not fit the data.
+        """
+        for attempt in range(REPLACEMENTS):
+            example = None
+            try:
+                example = retries.example(self.source, (number + attempt) % len(self.source))
+                label = self._label(example)
+                *_, image = self.data.stages(example, self.order.seed or 0, position)
+            except batch.Corrupt as reason:
+                if not self.data.max_corrupt_fraction:
+                    key = f" ({example['key']})" if example and "key" in example else ""
+                    raise failures.BadInput(
+                        f"example {number}{key} is corrupt: {reason}; repair or remove it, or set "
+                        "TrainingData.max_corrupt_fraction and EvaluationData.max_corrupt_fraction "
+                        "above 0 to replace corrupt examples."
+                    ) from None
+                continue
+            if (image.shape, image.dtype) != (self.spec.shape, self.spec.dtype):
+                raise failures.BadInput(
+                    f"an image is {image.dtype} {list(image.shape)} where source and transforms "
+                    f"declare {self.spec}; correct image_spec of the source or output of a "
+                    "transform."
+                )
+            return image, label, number if attempt else NOTHING
+        raise failures.BadInput(
+            f"example {number} and the {REPLACEMENTS - 1} that follow are corrupt; make the data "
+            "set anew."
+        )
 
-
-def _check(data: TrainingData | EvaluationData) -> None:
-    name = type(data).__name__
-    checks.in_range(f"{name}.threads", data.threads, 1)
-    checks.in_range(f"{name}.workers", data.workers, 0)
-    checks.in_range(f"{name}.read_ahead_bytes", data.read_ahead_bytes, 1)
-    checks.in_range(f"{name}.unreadable_share", data.unreadable_share, 0, 1)
-
-
-def _image_shape(
-    data: TrainingData | EvaluationData, source: batch.Source | batch.Stream
-) -> tuple[int, ...]:
-    prepare = preparation.Preparation(data.transforms, 0, len(source.class_names))
-    examples: typing.Iterable[batch.Example]
-    if batch.is_stream(source):
-        examples = typing.cast(batch.Stream, source).evaluate(0)
-    else:
-        indexed = typing.cast(batch.Source, source)
-        examples = (indexed[index] for index in range(len(indexed)))
-    for example in examples:
-        try:
-            return prepare(example, 0)["image"].shape
-        except batch.Unreadable as reason:
-            if not data.unreadable_share:
-                raise failures.BadInput(preparation.refusal(0, example, reason)) from None
-    raise failures.BadInput("no example of a split is readable; make the data set anew.")
-
-
-def _load(
-    examples: Examples, global_batch: int, rows: np.ndarray, how: loading.Loading, first_step: int
-) -> loading.Iteration:
-    """Batches of prepared examples, from a step on."""
-    one = sum(value.nbytes for value in examples[int(rows[0])].values())
-    steps = grain.MapDataset.source(_Steps(examples, global_batch, rows))
-    return how.batches(steps[first_step:], one * len(rows))
+    def _label(self, example: batch.Example) -> int:
+        if len(example["labels"]) != 1:
+            raise failures.BadInput(
+                f"{example.get('key', 'an example')} has {len(example['labels'])} classes, "
+                "Classification takes pictures of one; leave it out or choose its class."
+            )
+        (label,) = classes.relabelled(example, range(len(self.source.class_names)))
+        return label

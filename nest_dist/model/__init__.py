@@ -1,1 +1,1 @@
-"""NesT and its parts (arXiv 2105.12723), as Linen modules."""
+"""NesT and its layers (arXiv 2105.12723), as Linen modules."""

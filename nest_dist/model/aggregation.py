@@ -1,14 +1,17 @@
 """Between levels: in the image plane, neighbours meet and four blocks become one."""
 
+import functools
 import math
+import typing
 
 import flax.linen as nn
 import jax
 import numpy as np
 from jax import Array
 
-from nest_dist.model import affine, layout, on_cpu
-from nest_dist.parallel import halo, rules
+from nest_dist.model import encoder, linen, on_cpu, patching
+from nest_dist.model.kernels import pool
+from nest_dist.sharding import halo, rules
 
 
 class Aggregation(nn.Module):
@@ -18,12 +21,14 @@ class Aggregation(nn.Module):
         grid: rows and columns of the blocks that come in; both even.
         width: channels of the next level.
         compute_dtype: of activations and products.
+        kernels: "fused" computes norm and pool by one kernel for TPUs.
     Source: arXiv 2105.12723, section 3 and table A3.
     """
 
-    grid: layout.Grid
+    grid: patching.Grid
     width: int
-    compute_dtype: affine.ComputeDtype
+    compute_dtype: linen.ComputeDtype
+    kernels: encoder.Kernels = "plain"
 
     @nn.compact
     def __call__(self, blocks: Array) -> Array:
@@ -31,54 +36,83 @@ class Aggregation(nn.Module):
         *_, N, C = blocks.shape
         rows, _ = self.grid
         block_side = math.isqrt(N)
-        # Whole rows of blocks on each device, and whole pairs of rows of tokens for the pool.
-        shared = rules.if_divided("rows", math.gcd(rows, rows * block_side // 2))
-        shared_after = shared and rules.if_divided("rows", rows // 2)
+        # A device needs complete rows of blocks, and complete pairs of rows of tokens to pool.
+        axis = rules.if_divided("rows", math.gcd(rows, rows * block_side // 2))
+        axis_after = axis and rules.if_divided("rows", rows // 2)
 
-        blocks = rules.constrain(blocks, "batch", shared, None, None)
-        image = layout.to_image(blocks, self.grid)  # [B, H, W, C]
-        kernel, bias = affine.Affine(
+        blocks = rules.constrain(blocks, "batch", axis, None, None)
+        image = patching.to_image(blocks, self.grid)  # [B, H, W, C]
+        kernel, bias = linen.Params(
             (3, 3, C, self.width), (self.width,), self.compute_dtype, name="convolution"
         )()
-        image = halo.over_rows(convolve, image, kernel, bias, axis=shared, reach=(1, 1), border=0)
-        image = affine.Norm(self.compute_dtype, name="norm")(image)
-        image = halo.over_rows(max_pool, image, axis=shared, reach=(0, 1), border=-np.inf)
-        image = rules.constrain(image, "batch", shared_after, None, None)
-        return layout.to_blocks(image, block_side)
+        if self._fused(image):
+            image = self._pooled(convolve(image, kernel, None, axis), bias)
+        else:
+            image = convolve(image, kernel, bias, axis)
+            image = linen.LayerNorm(self.compute_dtype, name="norm")(image)
+            image = max_pool(image, axis)
+        image = rules.constrain(image, "batch", axis_after, None, None)
+        return patching.to_blocks(image, block_side)
+
+    def _fused(self, image: Array) -> bool:
+        """Whether a kernel computes norm and pool; it needs complete images."""
+        context = rules.active()
+        complete = context is None or context.shards("rows") == 1
+        fused = self.kernels == "fused" and not self.is_initializing()
+        return fused and complete and pool.serves(image.shape)
+
+    def _pooled(self, image: Array, bias: Array) -> Array:
+        def on_device(params: typing.Any, image: Array) -> Array:
+            return pool.pooled(image, params["bias"], params["norm"])
+
+        params = {"bias": bias, "norm": self.variables["params"]["norm"]}
+        axes = ("batch", None, None, None)
+        B, H, W, C = image.shape
+        result = (B, H // 2, W // 2, C), axes
+        return rules.on_each_device(on_device, params, [(image, axes)], result)
 
 
-def convolve(image: Array, kernel: Array, bias: Array, padding: halo.Padding = (1, 1)) -> Array:
-    """3x3 convolution with zeros around the image: [B, H, W, width] from [B, H, W, C].
+def convolve(image: Array, kernel: Array, bias: Array | None, axis: str | None) -> Array:
+    """3x3 convolution with zeros around the image: [B, H, W, width].
+
+    `nn.Conv` adds its bias outside of `over_rows`; with rows on several devices, the bias's
+    gradient is then summed in another order, and its last bits differ.
 
     Args:
-        image: where it has rows of its neighbours above and below, they are used up.
+        image: [B, H, W, C].
         kernel: [3, 3, C, width].
-        bias: [width].
-        padding: rows of zeros added above and below.
+        bias: [width]; None adds none.
+        axis: logical axis of the rows; None if every device has all of them.
     """
-    product = jax.lax.conv_general_dilated(
-        image, kernel, (1, 1), (padding, (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    return product + bias
+
+    def of_rows(
+        image: Array, kernel: Array, bias: Array | None = None, *, padding: halo.Padding
+    ) -> Array:
+        product = jax.lax.conv_general_dilated(
+            image, kernel, (1, 1), (padding, (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return product if bias is None else product + bias
+
+    operands = (kernel,) if bias is None else (kernel, bias)
+    return halo.over_rows(of_rows, image, *operands, axis=axis, reach=(1, 1), border=0)
 
 
-def max_pool(image: Array, padding: halo.Padding = (0, 1)) -> Array:
+def max_pool(image: Array, axis: str | None) -> Array:
     """Largest value of each 3x3 window, every second pixel: [B, H / 2, W / 2, C].
 
     The sides are even, so windows reach over the lower and right edge only ("SAME").
 
     Args:
-        image: where it has a row of its neighbour below, that is used up.
-        padding: rows of minus infinity added above and below.
+        image: [B, H, W, C].
+        axis: logical axis of the rows; None if every device has all of them.
     """
-    # Were this a traced value, JAX would not know the window's maximum and could not derive it.
-    lowest = np.array(-np.inf, image.dtype)
-    edges = ((0, 0), padding, (0, 1), (0, 0))
-    largest: Array = jax.lax.platform_dependent(
-        image,
-        cpu=lambda image: on_cpu.max_pool(image, padding),
-        default=lambda image: jax.lax.reduce_window(
-            image, lowest, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges
-        ),
-    )
-    return largest
+
+    def of_rows(image: Array, padding: halo.Padding) -> Array:
+        largest: Array = jax.lax.platform_dependent(
+            image,
+            cpu=functools.partial(on_cpu.max_pool, padding=padding),
+            default=lambda image: nn.max_pool(image, (3, 3), (2, 2), (padding, (0, 1))),
+        )
+        return largest
+
+    return halo.over_rows(of_rows, image, axis=axis, reach=(0, 1), border=-np.inf)

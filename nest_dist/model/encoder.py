@@ -1,21 +1,25 @@
-"""One level of the hierarchy: places, then layers that work inside each block."""
+"""One level of the hierarchy: position embeddings, then layers that work inside each block."""
 
 import dataclasses
-import functools
+import math
 import typing
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from nest_dist.base import chance
-from nest_dist.model import affine, attention
-from nest_dist.parallel import rules
+from nest_dist.base import rng
+from nest_dist.model import attention, linen, patching
+from nest_dist.model.kernels import attention as attention_kernels
+from nest_dist.model.kernels import border
+from nest_dist.model.kernels import mlp as mlp_kernels
+from nest_dist.sharding import rules
 
-Gelu = typing.Literal["tanh", "exact"]
 Remat = typing.Literal["none", "dots", "layer"]
 Layers = typing.Literal["unrolled", "scanned"]
+Kernels = typing.Literal["auto", "fused", "plain"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,23 +34,21 @@ class Options:
         gelu: the exact function, or its tanh approximation.
         compute_dtype: of activations and products.
         remat: what the backward pass computes again: nothing, all but the products with
-            parameters ("dots"), or all that is inside a layer.
-        layers: of a level as copies of the program, or as one program that is repeated, which
-            compiles faster and runs slower.
+            parameters ("dots"), or everything inside a layer.
+        layers: "unrolled" copies the program for every layer of a level; "scanned" repeats one
+            program, which compiles faster and runs slower.
+        kernels: "fused" computes each branch by one kernel for TPUs, all others by XLA.
     """
 
     multi_query: bool
     mlp_ratio: int
     attention_dropout: float
     projection_dropout: float
-    gelu: Gelu
-    compute_dtype: affine.ComputeDtype
+    gelu: linen.Gelu
+    compute_dtype: linen.ComputeDtype
     remat: Remat
     layers: Layers = "unrolled"
-
-    def drops(self) -> bool:
-        """Whether anything but whole branches is dropped."""
-        return self.attention_dropout > 0 or self.projection_dropout > 0
+    kernels: Kernels = "plain"
 
 
 def drop_rates(final_rate: float, depths: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
@@ -63,82 +65,120 @@ def drop_rates(final_rate: float, depths: tuple[int, ...]) -> tuple[tuple[float,
 
 
 class Level(nn.Module):
-    """Tells every token its place, then applies one layer after another.
+    """Adds position embeddings, then applies one layer after another.
 
     Attributes:
         heads: of attention at this level.
-        drop_rates: of the layers, first one first; see `EncoderLayer`.
+        drop_rates: of the layers, first layer first; see `EncoderLayer`.
         options: what all levels have in common.
+        grid: rows and columns of blocks in an image.
+        aggregated: whether an aggregation follows.
     """
 
     heads: int
     drop_rates: tuple[float, ...]
     options: Options
+    grid: patching.Grid = (1, 1)
+    aggregated: bool = False
 
     @nn.compact
-    def __call__(self, blocks: Array, rows: Array | None) -> Array:
+    def __call__(self, blocks: Array, batch_rows: Array | None, bias: Array | None = None) -> Array:
         """New tokens [B, T, N, C] from tokens [B, T, N, C].
 
         Args:
             blocks: tokens.
-            rows: int32 [B], the number of each example in its global batch, by which the choice
-                of what is dropped is keyed; None if nothing is.
+            batch_rows: int32 [B], rows of the examples in the global batch, which key the random
+                numbers; None if nothing is dropped.
+            bias: [C], added with the position embeddings.
         """
         options = self.options
         _, T, N, C = blocks.shape
-        blocks = blocks + affine.parameter(
-            self, "position_embedding", affine.initial, (1, T, N, C), options.compute_dtype
-        )
-        keys = None
-        if rows is not None and (any(self.drop_rates) or options.drops()):
-            keys = chance.keys(self.make_rng("dropout"), rows)
+        embedding = self.param("position_embedding", linen.kernel_init, (1, T, N, C), jnp.float32)
+        position = linen.gather_parameter("/position_embedding", embedding, options.compute_dtype)
+        if bias is not None:
+            position = position + bias
+        keys, dropout = None, max(options.attention_dropout, options.projection_dropout)
+        if batch_rows is not None and (any(self.drop_rates) or dropout):
+            keys = rng.keys(self.make_rng("dropout"), batch_rows)
         if options.layers == "scanned" and not self.is_initializing():
-            return self._scan(blocks, keys)
-        layer_class = _rematerialised(options.remat)
+            return self._scan(blocks + position, keys)
+        at_border = self._kernels_at_border()
+        if not at_border:
+            blocks = blocks + position
+        layer_class, last = self._layer_class(), len(self.drop_rates) - 1
         for index, rate in enumerate(self.drop_rates):
-            layer = layer_class(self.heads, rate, options, name=f"layers_{index}")
-            blocks = layer(blocks, None if keys is None else chance.fold(keys, index))
+            joins = at_border and self.aggregated and index == last
+            layer = layer_class(self.heads, rate, options, self.grid, joins, name=f"layers_{index}")
+            layer_keys = None if keys is None else rng.fold(keys, index)
+            added = position if at_border and index == 0 else None
+            blocks = layer(blocks, layer_keys, added)
         return blocks
+
+    def _kernels_at_border(self) -> bool:
+        """Whether the first kernel reads an image, and the last writes one."""
+        divided = rules.active() is None or rules.if_divided("rows", self.grid[0])
+        return self.options.kernels == "fused" and bool(divided) and not self.is_initializing()
 
     def _scan(self, blocks: Array, keys: Array | None) -> Array:
         """The same layers, their parameters stacked here so that they keep their names."""
         depth = len(self.drop_rates)
         own = self.variables["params"]
-        layers = [own[f"layers_{index}"] for index in range(depth)]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers)
-        # An attribute of a layer that is traced: a detached layer is made anew in each trace.
+        params = [own[f"layers_{index}"] for index in range(depth)]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+        # Traced, and yet an attribute: a detached layer is made anew in each trace.
         rates = jnp.array(self.drop_rates) if any(self.drop_rates) else None
-        layer_class = _rematerialised(self.options.remat, in_loop=True)
+        layer_class = self._layer_class(in_loop=True)
 
-        def body(blocks: Array, of_layer: typing.Any) -> tuple[Array, None]:
+        def body(
+            blocks: Array, of_layer: tuple[Array, dict[str, object], Array | None]
+        ) -> tuple[Array, None]:
             index, params, rate = of_layer
             layer = layer_class(
                 self.heads, 0.0 if rate is None else rate, self.options, parent=None
             )
-            layer_keys = None if keys is None else chance.fold(keys, index)
+            layer_keys = None if keys is None else rng.fold(keys, index)
             return layer.apply({"params": params}, blocks, layer_keys), None
 
         blocks, _ = jax.lax.scan(body, blocks, (jnp.arange(depth), stacked, rates))
         return blocks
 
+    def _layer_class(self, in_loop: bool = False) -> type["EncoderLayer"]:
+        remat = self.options.remat
+        layer = linen.gathered(EncoderLayer, self, self.options.compute_dtype)
+        if remat == "none":
+            return layer
+        # Products with parameters have no batch dimension; attention's own products do.
+        dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        # In a loop, the compiler cannot merge what is computed again with the forward pass.
+        return nn.remat(layer, policy=dots if remat == "dots" else None, prevent_cse=not in_loop)
+
 
 class EncoderLayer(nn.Module):
-    """Attention, then MLP; each sees normalised tokens, and its outcome is added to them.
+    """Attention, then MLP; a norm precedes and a residual connection bypasses both.
 
     Attributes:
         heads: of attention.
-        drop_rate: chance that a branch of one example is dropped when training.
+        drop_rate: probability that a branch of one example is dropped when training.
         options: what all layers have in common.
+        grid: rows and columns of blocks in an image.
+        joins: whether the last kernel writes an image.
     """
 
     heads: int
     drop_rate: float | Array
     options: Options
+    grid: patching.Grid = (1, 1)
+    joins: bool = False
 
     @nn.compact
-    def __call__(self, blocks: Array, keys: Array | None) -> Array:
-        """New tokens [B, T, N, C] from tokens [B, T, N, C]; without keys [B] nothing is dropped."""
+    def __call__(self, blocks: Array, keys: Array | None, position: Array | None = None) -> Array:
+        """New tokens [B, T, N, C] from tokens [B, T, N, C]; without keys [B] nothing is dropped.
+
+        `position` [1, T, N, C] is given to a kernel that adds it.
+        """
         options = self.options
+        if options.kernels == "fused" and not self.is_initializing():
+            return self._fused(blocks, keys, position)
         attend = attention.BlockAttention(
             self.heads,
             options.multi_query,
@@ -146,76 +186,84 @@ class EncoderLayer(nn.Module):
             options.compute_dtype,
             name="attention",
         )
-        mlp = Mlp(
-            options.mlp_ratio,
-            options.projection_dropout,
-            options.gelu,
-            options.compute_dtype,
-            name="mlp",
-        )
-        branch = affine.Norm(options.compute_dtype, name="attention_norm")(blocks)
-        branch = _drop(attend(branch, keys), options.projection_dropout, keys, place=1)
-        blocks = blocks + _drop(branch, self.drop_rate, keys, place=2, whole=True)
-        branch = affine.Norm(options.compute_dtype, name="mlp_norm")(blocks)
-        blocks = blocks + _drop(mlp(branch, keys), self.drop_rate, keys, place=5, whole=True)
+        mlp = Mlp(options, name="mlp")
+        branch = linen.LayerNorm(options.compute_dtype, name="attention_norm")(blocks)
+        branch = attend(branch, keys)
+        branch = _drop(rng.dropout, branch, options.projection_dropout, keys, site=1)
+        blocks = blocks + _drop(rng.drop_path, branch, self.drop_rate, keys, site=2)
+        branch = linen.LayerNorm(options.compute_dtype, name="mlp_norm")(blocks)
+        branch = mlp(branch, keys)
+        blocks = blocks + _drop(rng.drop_path, branch, self.drop_rate, keys, site=5)
         return rules.constrain(blocks, "batch", "rows", None, None)
+
+    def _fused(self, blocks: Array, keys: Array | None, position: Array | None) -> Array:
+        """The same by kernels, which at the border of a level read or write an image.
+
+        XLA cancels the change of layout here against the opposite one outside of the level.
+        """
+
+        def on_device(
+            params: typing.Any,
+            of_attention: Array,
+            of_mlp: Array,
+            blocks: Array,
+            position: Array | None = None,
+        ) -> Array:
+            embeddings = None if position is None else position[0]
+            with jax.named_scope("attention"):
+                norm, branch = params["attention_norm"], params["attention"]
+                blocks = attention_kernels.branch(of_attention, blocks, norm, branch, embeddings)
+            with jax.named_scope("mlp"):
+                norm, branch = params["mlp_norm"], params["mlp"]
+                return mlp_kernels.branch(
+                    of_mlp, blocks, norm, branch, columns if self.joins else None
+                )
+
+        B, _, N, C = blocks.shape
+        side, (_, columns) = math.isqrt(N), self.grid
+        kept = jnp.ones((B, 1, 1, 1))
+        of_attention, of_mlp = (
+            _drop(rng.drop_path, kept, self.drop_rate, keys, site).reshape(-1) for site in (2, 5)
+        )
+        cut, joined = ("batch", "rows", None, None), ("batch", "rows", None, None, None)
+        arrays = [(of_attention, ("batch",)), (of_mlp, ("batch",)), (blocks, cut)]
+        if position is not None:
+            image = border.rows_of_blocks(patching.to_image(blocks, self.grid), side)
+            arrays[2:] = [(image, joined), (position, (None, "rows", None, None))]
+        result: tuple[tuple[int, ...], rules.Axes] = blocks.shape, cut
+        if self.joins:
+            result = border.result(blocks, columns), joined
+        made = rules.on_each_device(on_device, self.variables["params"], arrays, result)
+        if self.joins:
+            made = patching.to_blocks(made.reshape(B, -1, columns * side, C), side)
+        return rules.constrain(made, *cut)
 
 
 class Mlp(nn.Module):
-    """Two affine maps of each token, with a GELU between them.
+    """Two dense layers on each token, with a GELU between them."""
 
-    Attributes:
-        ratio: hidden width over the width of tokens.
-        dropout: rate after each map.
-        gelu: the exact function, or its tanh approximation.
-        compute_dtype: of activations and products.
-    """
-
-    ratio: int
-    dropout: float
-    gelu: Gelu
-    compute_dtype: affine.ComputeDtype
+    options: Options
 
     @nn.compact
     def __call__(self, tokens: Array, keys: Array | None) -> Array:
         """New tokens [B, ..., C] from tokens [B, ..., C]; without keys [B] nothing is dropped."""
         *_, C = tokens.shape
-        hidden = self.ratio * C
-        kernel, bias = affine.Affine((C, hidden), (hidden,), self.compute_dtype, name="hidden")()
-        tokens = gelu(affine.contract(tokens, kernel) + bias, self.gelu)
-        tokens = _drop(tokens, self.dropout, keys, place=3)
-        kernel, bias = affine.Affine((hidden, C), (C,), self.compute_dtype, name="output")()
-        return _drop(affine.contract(tokens, kernel) + bias, self.dropout, keys, place=4)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def gelu(x: Array, kind: Gelu) -> Array:
-    """`jax.nn.gelu`; for its gradient `x` alone is kept, and the derivative computed from it."""
-    return jax.nn.gelu(x, approximate=kind == "tanh")
-
-
-def _gelu_gradient(kind: Gelu, x: Array, gradient: Array) -> tuple[Array]:
-    _, pull_back = jax.vjp(functools.partial(jax.nn.gelu, approximate=kind == "tanh"), x)
-    found: tuple[Array] = pull_back(gradient)
-    return found
-
-
-gelu.defvjp(lambda x, kind: (gelu(x, kind), x), _gelu_gradient)
+        options, rate = self.options, self.options.projection_dropout
+        width = options.mlp_ratio * C
+        hidden = linen.Dense(width, dtype=options.compute_dtype, name="hidden")(tokens)
+        hidden = _drop(rng.dropout, linen.gelu(hidden, options.gelu), rate, keys, site=3)
+        output = linen.Dense(C, dtype=options.compute_dtype, name="output")(hidden)
+        return _drop(rng.dropout, output, rate, keys, site=4)
 
 
 def _drop(
-    x: Array, rate: float | Array, keys: Array | None, place: int, whole: bool = False
+    drop: Callable[[Array, float | Array, Array], Array],
+    x: Array,
+    rate: float | Array,
+    keys: Array | None,
+    site: int,
 ) -> Array:
-    """Drops parts of `x`; `place` tells apart what a layer drops (attention is place 0)."""
+    """`drop` of `x`, its keys folded with the site in a layer; attention's dropout is site 0."""
     if keys is None or (isinstance(rate, float) and rate == 0):
         return x
-    return chance.drop(x, rate, chance.fold(keys, place), whole)
-
-
-def _rematerialised(remat: Remat, in_loop: bool = False) -> type[EncoderLayer]:
-    if remat == "none":
-        return EncoderLayer
-    # Products with parameters have no batch dimension; attention's own products do.
-    policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable if remat == "dots" else None
-    # In a loop nothing can be merged with what was computed before.
-    return nn.remat(EncoderLayer, policy=policy, prevent_cse=not in_loop)
+    return drop(x, rate, rng.fold(keys, site))

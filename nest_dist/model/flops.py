@@ -1,10 +1,13 @@
-"""How many multiply-adds NesT needs by its definition, whatever an implementation does."""
+"""Counts the multiply-adds of NesT's matrix products and convolutions, from its definition.
+
+Norms, softmax, GELU, biases, pools and whatever an implementation computes again do not count.
+"""
 
 from nest_dist.model import nest
 
 
 def multiply_adds(model: nest.NesT) -> int:
-    """Of one image's forward pass: matrix products and convolutions, nothing elementwise."""
+    """Multiply-adds of one image's forward pass."""
     geometry = model.geometry()
     widths = model.widths()
     block_tokens = geometry.block_side**2  # N
@@ -27,7 +30,6 @@ def multiply_adds(model: nest.NesT) -> int:
 def training_flops(model: nest.NesT) -> float:
     """Floating-point operations of one image's training step: forward once, backward twice.
 
-    Nothing that an implementation computes again counts.
     Source: arXiv 2204.02311, appendix B.
     """
     return 3 * 2 * float(multiply_adds(model))

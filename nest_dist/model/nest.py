@@ -2,18 +2,27 @@
 
     image -> patches -> blocks -> [ level -> aggregation ] x (levels - 1) -> level -> mean -> head
 
-Attention stays inside a block; only the aggregations let neighbouring blocks meet, and each of
-them makes one block of four. Source: arXiv 2105.12723, figure 1 and section 3.
+Attention stays inside a block. An aggregation mixes neighbouring blocks and makes one block of
+four. Source: arXiv 2105.12723, figure 1 and section 3.
 """
+
+import dataclasses
+import typing
 
 import flax.linen as nn
 import gin
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from nest_dist.base import checks, failures
-from nest_dist.model import affine, aggregation, embed, encoder, layout
-from nest_dist.parallel import rules
+from nest_dist.base import checks, failures, settings
+from nest_dist.base.checks import Within
+from nest_dist.base.settings import Effect, means
+from nest_dist.model import aggregation, encoder, linen, patching
+from nest_dist.sharding import rules
+
+Size = typing.Annotated[int, Within(1, 2**16)]
+Rate = typing.Annotated[float, Within(0, 1, open_high=True)]
 
 
 @gin.register
@@ -34,48 +43,69 @@ class NesT(nn.Module):
         mlp_ratio: hidden width of an MLP over the width of its tokens.
         widen: whether channels and heads double from level to level.
         multi_query: whether one key and value head serves all query heads.
-        stochastic_depth: drop rate of the last layer's branches, in [0, 1).
-        attention_dropout: rate inside attention, in [0, 1).
-        projection_dropout: rate after projections, in [0, 1).
+        stochastic_depth: drop rate of the last layer's branches.
+        attention_dropout: rate inside attention.
+        projection_dropout: rate after projections.
         gelu: the exact function, or its tanh approximation, as the official weights need.
         compute_dtype: of activations and products; parameters, statistics, softmax and logits
             are float32.
         remat: what the backward pass computes again to save memory, see `encoder.Options`.
         layers: see `encoder.Options`; parameters have the same names either way.
+        kernels: "fused" computes the branches of layers by kernels for TPUs, "plain" by XLA; a run
+            replaces "auto" by what serves on its devices, see `fused.choose`.
+
+    Example:
+        >>> import jax
+        >>> import nest_dist
+        >>> sizes = {"image_size": 32, "patch_size": 4, "dim": 24, "heads": 3, "num_classes": 10}
+        >>> model = nest_dist.NesT(num_hierarchies=2, block_repeats=(1, 1), **sizes)
+        >>> images = jax.numpy.zeros((1, 32, 32, 3))
+        >>> variables = model.init(jax.random.key(0), images)
+        >>> model.apply(variables, images).shape
+        (1, 10)
     """
 
-    image_size: int | tuple[int, int]
-    patch_size: int
-    dim: int
-    heads: int
-    num_hierarchies: int
-    block_repeats: tuple[int, ...]
-    num_classes: int
-    num_channels: int = 3
-    block_side: int | None = None
-    mlp_ratio: int = 4
+    image_size: typing.Annotated[int | tuple[int, int], Within(1, 2**16)]
+    patch_size: Size
+    dim: Size
+    heads: Size
+    num_hierarchies: Size
+    block_repeats: typing.Annotated[tuple[int, ...], Within(1, 1000)]
+    num_classes: typing.Annotated[int, Within(0, 2**24)]
+    num_channels: Size = 3
+    block_side: Size | None = None
+    mlp_ratio: Size = 4
     widen: bool = True
     multi_query: bool = False
-    stochastic_depth: float = 0.0
-    attention_dropout: float = 0.0
-    projection_dropout: float = 0.0
-    gelu: encoder.Gelu = "tanh"
-    compute_dtype: affine.ComputeDtype = "float32"
-    remat: encoder.Remat = "none"
-    layers: encoder.Layers = "unrolled"
+    stochastic_depth: Rate = dataclasses.field(default=0.0, metadata=means(Effect.CHANGES))
+    attention_dropout: Rate = dataclasses.field(default=0.0, metadata=means(Effect.CHANGES))
+    projection_dropout: Rate = dataclasses.field(default=0.0, metadata=means(Effect.CHANGES))
+    gelu: linen.Gelu = dataclasses.field(default="tanh", metadata=means(Effect.CHANGES))
+    compute_dtype: linen.ComputeDtype = dataclasses.field(
+        default="float32", metadata=means(Effect.CHANGES)
+    )
+    remat: encoder.Remat = dataclasses.field(default="none", metadata=means(Effect.NONE))
+    layers: encoder.Layers = dataclasses.field(default="unrolled", metadata=means(Effect.NONE))
+    kernels: encoder.Kernels = dataclasses.field(default="auto", metadata=means(Effect.NONE))
 
     def __post_init__(self) -> None:
         for field in ("image_size", "block_repeats"):
             if isinstance(value := getattr(self, field), list):
                 setattr(self, field, tuple(value))  # gin and JSON know lists
-        checks.types(self, skip=("parent", "name"))
-        self._check_numbers()
+        settings.check(self)
+        if len(self.block_repeats) != self.num_hierarchies:
+            raise failures.BadInput(
+                f"NesT.block_repeats is {self.block_repeats}, for {len(self.block_repeats)} "
+                f"levels, but NesT.num_hierarchies is {self.num_hierarchies}; give one number of "
+                "layers for each level."
+            )
+        checks.divides("NesT.dim", self.dim, self.heads, "NesT.heads", "change either")
         self.geometry()
         super().__post_init__()
 
-    def geometry(self) -> layout.Geometry:
+    def geometry(self) -> patching.Geometry:
         """How this model cuts its images."""
-        return layout.geometry(
+        return patching.geometry(
             self.image_size, self.patch_size, self.num_hierarchies, self.block_side
         )
 
@@ -85,30 +115,36 @@ class NesT(nn.Module):
         return tuple(self.dim * factor**level for level in range(self.num_hierarchies))
 
     @nn.compact
-    def __call__(self, images: Array, train: bool = False, rows: Array | None = None) -> Array:
-        """Float32 logits [B, num_classes] of normalised images [B, H, W, num_channels].
+    def __call__(
+        self, images: Array, train: bool = False, batch_rows: Array | None = None
+    ) -> Array:
+        """Float32 logits [B, num_classes] of normalized images; without a head, features [B, C].
 
-        Without a head, features [B, channels of the last level]. Each level's outcome can be
-        captured: `apply(..., mutable="intermediates")` also gives `level_0` [B, T, N, C] and so
-        on. `train=True` needs a key named "dropout" where a drop rate is above 0; with `rows`, the
-        number of each image in a larger batch, int32 [B], the same is dropped as there.
+        `apply(..., mutable="intermediates")` also gives each level's output: `level_0`
+        [B, T, N, C] and so on.
+
+        Args:
+            images: [B, H, W, num_channels].
+            train: whether to drop; a drop rate above 0 needs `rngs={"dropout": key}`.
+            batch_rows: int32 [B], rows of the images in the global batch, which key what is
+                dropped; by default their rows in `images`.
         """
         geometry = self.geometry()
         self._check_images(images, geometry)
         drop_rates = encoder.drop_rates(self.stochastic_depth, self.block_repeats)
-        if train and rows is None:
-            rows = jnp.arange(images.shape[0])
+        if train and batch_rows is None:
+            batch_rows = jnp.arange(images.shape[0])
 
-        tokens = embed.PatchEmbedding(
-            self.patch_size, self.dim, self.compute_dtype, name="patch_embedding"
-        )(images)  # [B, H, W, C]
-        blocks = layout.to_blocks(tokens, geometry.block_side)  # [B, T, N, C]
+        tokens, bias = self._embedded(images)  # [B, H, W, C]
+        blocks = patching.to_blocks(tokens, geometry.block_side)  # [B, T, N, C]
         for level, width in enumerate(self.widths()):
             if level > 0:
-                blocks = aggregation.Aggregation(
+                aggregate = linen.gathered(aggregation.Aggregation, self, self.compute_dtype)
+                blocks = aggregate(
                     geometry.grids[level - 1],
                     width,
                     self.compute_dtype,
+                    self.kernels,
                     name=f"aggregations_{level - 1}",
                 )(blocks)  # [B, T / 4, N, C]
             blocks = rules.constrain(blocks, "batch", "rows", None, None)
@@ -116,48 +152,48 @@ class NesT(nn.Module):
                 self.heads * width // self.dim,
                 drop_rates[level],
                 self._options(),
+                geometry.grids[level],
+                level + 1 < self.num_hierarchies,
                 name=f"levels_{level}",
-            )(blocks, rows if train else None)
+            )(blocks, batch_rows if train else None, bias if level == 0 else None)
             self.sow("intermediates", f"level_{level}", blocks)
-        features = jnp.mean(affine.Norm("float32", name="norm")(blocks), axis=(1, 2))  # [B, C]
+        norm = linen.gathered(linen.LayerNorm, self, "float32", "norm")
+        features = jnp.mean(norm("float32", name="norm")(blocks), axis=(1, 2))  # [B, C]
         if self.num_classes == 0:
             return features
-        kernel, bias = affine.Affine(
-            (width, self.num_classes), (self.num_classes,), "float32", name="head"
-        )()
-        return features @ kernel + bias
+        head = linen.gathered(nn.Dense, self, "float32", "head")
+        return head(self.num_classes, kernel_init=linen.kernel_init, name="head")(features)
+
+    def _embedded(self, images: Array) -> tuple[Array, Array | None]:
+        """Tokens [B, H, W, C] of patches, and a bias [C] if it is yet to be added."""
+        if self.kernels == "fused" and not self.is_initializing():
+            # With the position embeddings, whose gradient is smaller by the batch.
+            params = self.variables["params"]["patch_embedding"]
+            kernel, bias = (
+                linen.gather_parameter(f"patch_embedding/{name}", params[name], self.compute_dtype)
+                for name in ("kernel", "bias")
+            )
+            with jax.named_scope("patch_embedding"):
+                return linen.convolve_patches(images.astype(self.compute_dtype), kernel), bias
+        patch = (self.patch_size, self.patch_size)
+        embed = linen.gathered(nn.Conv, self, self.compute_dtype, "patch_embedding")
+        tokens = embed(
+            self.dim,
+            kernel_size=patch,
+            strides=patch,
+            padding="VALID",
+            dtype=self.compute_dtype,
+            kernel_init=linen.kernel_init,
+            conv_general_dilated_cls=lambda: linen.convolve_patches,
+            name="patch_embedding",
+        )(images)
+        return tokens, None
 
     def _options(self) -> encoder.Options:
-        return encoder.Options(
-            multi_query=self.multi_query,
-            mlp_ratio=self.mlp_ratio,
-            attention_dropout=self.attention_dropout,
-            projection_dropout=self.projection_dropout,
-            gelu=self.gelu,
-            compute_dtype=self.compute_dtype,
-            remat=self.remat,
-            layers=self.layers,
-        )
+        names = [field.name for field in dataclasses.fields(encoder.Options)]
+        return encoder.Options(**{name: getattr(self, name) for name in names})
 
-    def _check_numbers(self) -> None:
-        lengths = ("image_size", "patch_size", "dim", "heads", "num_hierarchies", "block_repeats")
-        for field in (*lengths, "num_channels", "block_side", "mlp_ratio"):
-            value, most = getattr(self, field), 1000 if field == "block_repeats" else 2**16
-            for number in value if isinstance(value, tuple) else (value,):
-                if number is not None:
-                    checks.in_range(f"NesT.{field}", number, 1, most)
-        checks.in_range("NesT.num_classes", self.num_classes, 0, 2**24)
-        for field in ("stochastic_depth", "attention_dropout", "projection_dropout"):
-            checks.in_range(f"NesT.{field}", getattr(self, field), 0, 1, open_high=True)
-        if len(self.block_repeats) != self.num_hierarchies:
-            raise failures.BadInput(
-                f"NesT.block_repeats is {self.block_repeats}, for {len(self.block_repeats)} "
-                f"levels, but NesT.num_hierarchies is {self.num_hierarchies}; give one number of "
-                "layers for each level."
-            )
-        checks.divides("NesT.dim", self.dim, self.heads, "NesT.heads", "change either")
-
-    def _check_images(self, images: Array, geometry: layout.Geometry) -> None:
+    def _check_images(self, images: Array, geometry: patching.Geometry) -> None:
         wanted = (*geometry.image_sides, self.num_channels)
         if images.ndim != 4 or images.shape[1:] != wanted:
             height, width, channels = wanted

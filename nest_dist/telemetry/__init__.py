@@ -1,1 +1,1 @@
-"""What a person watches: TensorBoard, JSON lines, the terminal."""
+"""Records for people: TensorBoard, JSON lines, the terminal."""

@@ -1,63 +1,66 @@
-"""Where the time of a run went, by cause, kept in its folder across restarts."""
+"""The time of a run by cause, summed over all its restarts in a file of its folder."""
 
+import concurrent.futures
 import contextlib
 import json
+import math
 import os
 import pathlib
 import time
 from collections.abc import Iterator
 
-# Every second since the process began belongs to one of these; what no other one claims is "start"
-# before the first step and after the last. "lost" is what a restart had to do again.
+from nest_dist.base import files
+from nest_dist.telemetry import records
+
+# Every second of the process counts under one of these; "start" has the seconds without another
+# cause. "lost" has the seconds of steps that a restart or a rewind repeats.
 CAUSES = (
     *("start", "restore", "compile", "step", "data_wait"),
     *("evaluation", "save", "profile", "lost"),
 )
-# What a restart from an older checkpoint has to do again.
+# Causes whose work since the last checkpoint is repeated by a restart.
 REPEATED = ("step", "data_wait", "evaluation")
 WRITE_SECONDS = 1.0
 
 
 class Ledger:
-    """Seconds by cause. Causes nest: while an inner one runs, the outer one's clock stands."""
+    """Seconds by cause. Causes nest: while an inner one runs, the clock of the outer one stops."""
 
     def __init__(self) -> None:
-        """Begins to count; what came before in this process is its start."""
+        """Starts the clock; the seconds before this call, from the process's begin, are "start"."""
         self.seconds = dict.fromkeys(CAUSES, 0.0)
         self._path: pathlib.Path | None = None
         self._saved: dict[int, dict[str, float]] = {}
-        self._running = ["start"]
+        self._cause = "start"
         self._since = time.perf_counter() - _seconds_since_process_start()
         self._written = 0.0
+        self._writer = concurrent.futures.ThreadPoolExecutor(1, "goodput")
 
     def resume(self, path: pathlib.Path | None, first_step: int) -> None:
-        """Adds the books of earlier attempts; what they did after `first_step` is lost.
+        """Adds the record of earlier attempts; their time after `first_step` is lost.
 
         Args:
-            path: of the books; None on processes that do not write.
-            first_step: steps that need not be done again.
+            path: of the record; None on processes that do not write.
+            first_step: steps done at the checkpoint.
         """
         self._path = path
-        if path is not None and path.exists():
-            books = json.loads(path.read_text(encoding="utf-8"))
-            for cause, seconds in books["seconds"].items():
-                self.seconds[cause] += seconds
-            self._saved = {int(step): seconds for step, seconds in books["saved"].items()}
+        if path is not None and (record := records.read(path, _parsed)):
+            seconds, self._saved = record
+            self.seconds = {cause: seconds[cause] + self.seconds[cause] for cause in CAUSES}
         self.rewind(first_step)
 
     def rewind(self, step: int) -> None:
-        """Counts as lost what was done after `step`."""
+        """Counts the time after `step` as lost."""
         self._charge()
-        kept = [saved for saved in self._saved if saved <= step]
-        done = self._saved[max(kept)] if kept else dict.fromkeys(REPEATED, 0.0)
+        self._saved = {saved: seconds for saved, seconds in self._saved.items() if saved <= step}
+        valid = self._saved[max(self._saved)] if self._saved else dict.fromkeys(REPEATED, 0.0)
         for cause in REPEATED:
-            self.seconds["lost"] += self.seconds[cause] - done[cause]
-            self.seconds[cause] = done[cause]
-        self._saved = {saved: self._saved[saved] for saved in kept}
+            self.seconds["lost"] += self.seconds[cause] - valid[cause]
+            self.seconds[cause] = valid[cause]
         self.write()
 
     def saved(self, step: int) -> None:
-        """Notes that a checkpoint of `step` is being saved: what came before it is not lost."""
+        """Records that a checkpoint of `step` is being saved: the time before it is not lost."""
         self._charge()
         self._saved[step] = {cause: self.seconds[cause] for cause in REPEATED}
         self.write()
@@ -66,12 +69,12 @@ class Ledger:
     def during(self, cause: str) -> Iterator[None]:
         """Counts the time inside under `cause`."""
         self._charge()
-        self._running.append(cause)
+        outer, self._cause = self._cause, cause
         try:
             yield
         finally:
             self._charge()
-            self._running.pop()
+            self._cause = outer
 
     def metrics(self) -> dict[str, float]:
         """Under TensorBoard names: seconds by cause, and the share that was training steps."""
@@ -83,19 +86,39 @@ class Ledger:
         }
 
     def write(self, at_once: bool = True) -> None:
-        """Brings the books to disk; not `at_once` but every second, where it is done often."""
+        """Writes the record in the background; unless `at_once`, at most every second."""
         self._charge()
         if self._path is None or (not at_once and self._since - self._written < WRITE_SECONDS):
             return
         self._written = self._since
-        new = self._path.with_suffix(".new")
-        new.write_text(json.dumps({"seconds": self.seconds, "saved": self._saved}))
-        new.replace(self._path)
+        text = json.dumps({"seconds": self.seconds, "saved": self._saved})
+        self._writer.submit(self._write, self._path, text)
+
+    def close(self) -> None:
+        """Writes the record, and waits for it."""
+        self.write()
+        self._writer.shutdown()
+
+    def _write(self, path: pathlib.Path, text: str) -> None:
+        with records.tolerated(path):
+            files.write_text_durably(path, text)
 
     def _charge(self) -> None:
         now = time.perf_counter()
-        self.seconds[self._running[-1]] += now - self._since
+        self.seconds[self._cause] += now - self._since
         self._since = now
+
+
+def _parsed(text: bytes) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
+    record = json.loads(text)
+    seconds = {cause: float(record["seconds"].get(cause, 0)) for cause in CAUSES}
+    saved = {
+        int(step): {cause: float(values[cause]) for cause in REPEATED}
+        for step, values in record["saved"].items()
+    }
+    if not all(map(math.isfinite, seconds.values())):
+        raise ValueError("seconds that are not finite")
+    return seconds, saved
 
 
 def _seconds_since_process_start() -> float:

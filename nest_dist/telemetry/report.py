@@ -1,19 +1,29 @@
-"""The voice of a run: everything people see goes through here, and only the lead speaks."""
+"""The records of a run: TensorBoard, JSON lines, and the terminal."""
 
+import concurrent.futures
+import math
 import pathlib
+import time
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from nest_dist.telemetry import goodput, histograms, pictures, vitals
+from nest_dist.base import ranking
+from nest_dist.telemetry import goodput, histograms, pictures, records, staging, system
 
 if typing.TYPE_CHECKING:
-    from nest_dist.telemetry import progress, writer
+    from nest_dist.telemetry import terminal, writer
+
+EVENTS = "tensorboard"
+FLUSH_SECONDS = 30
 
 
 class Report:
-    """Metrics to TensorBoard, JSON lines and the terminal; on the other processes, silence."""
+    """Writes WORKDIR/tensorboard and WORKDIR/metrics.jsonl, and shows the progress of a run.
+
+    It does so on the primary process, and nothing on the others.
+    """
 
     def __init__(
         self,
@@ -22,32 +32,65 @@ class Report:
         num_steps: int,
         steps_per_epoch: float,
         flops_per_image: float,
+        evaluated: bool = True,
     ) -> None:
-        """Opens everything in `workdir`; without one nothing is ever shown."""
-        self._writer: writer.Writer | None = None
-        self._progress: progress.Progress | None = None
-        self._flops_per_image = flops_per_image
-        if workdir is not None:
-            # TensorBoard's library takes seconds to load: the lead process alone pays for it.
-            from nest_dist.telemetry.progress import Progress
-            from nest_dist.telemetry.writer import Writer
+        """Begins after `first_step`; discards later entries of an earlier attempt.
 
-            self._writer = Writer(workdir, first_step)
+        Args:
+            workdir: folder of the run; None on all processes but the primary one.
+            first_step: steps done.
+            num_steps: of the run.
+            steps_per_epoch: of the run.
+            flops_per_image: floating-point operations that training needs for one image.
+            evaluated: whether the evaluation of `first_step` is kept, too.
+        """
+        self._workdir, self._flops_per_image = workdir, flops_per_image
+        self._progress: terminal.Progress | None = None
+        self._events: writer.Events | None = None
+        self._flushed, self._retry_at = time.monotonic(), 0.0
+        if workdir is not None:
+            from nest_dist.telemetry.terminal import Progress
+
+            self._lines = workdir / staging.METRICS
+            self._syncing = concurrent.futures.ThreadPoolExecutor(1, "metrics")
             self._progress = Progress(first_step, num_steps, steps_per_epoch)
+            self.rewind(first_step, evaluated)
+
+    def rewind(self, step: int, evaluated: bool = True) -> None:
+        """Discards all records after `step`, from which the run continues."""
+        if self._workdir is None:
+            return
+
+        def keep(line: records.Line) -> bool:
+            again = line["step"] == step and "eval/loss" in line and not evaluated
+            return line["step"] <= step and not again
+
+        kept = records.truncate(self._lines, keep)
+        top_1 = {line["step"]: line["eval/top_1"] for line in kept if "eval/top_1" in line}
+        self._top_1 = {it: top if isinstance(top, float) else math.nan for it, top in top_1.items()}
+        self._write(lambda events: events.discard_from(step + 1))
 
     def metrics(self, step: int, metrics: Mapping[str, float | np.ndarray]) -> None:
         """Records and shows metrics of a step; arrays are histograms."""
-        if self._writer is None:
+        if self._workdir is None:
             return
-        scalars = {}
-        for name, value in metrics.items():
-            if not isinstance(value, np.ndarray):
-                scalars[name] = value
-            elif found := histograms.read(value):
-                self._writer.histogram(name, found, step)
+        scalars = {it: value for it, value in metrics.items() if not isinstance(value, np.ndarray)}
         if "speed/images_per_second" in scalars:
-            scalars |= vitals.beside(scalars, self._flops_per_image)
-        self._writer.scalars(step, scalars)
+            scalars |= system.metrics(scalars, self._flops_per_image)
+        if "eval/top_1" in scalars:
+            self._top_1[step] = scalars["eval/top_1"]
+
+        def add(events: "writer.Events") -> None:
+            for name, value in {**metrics, **scalars}.items():
+                if not isinstance(value, np.ndarray):
+                    events.add_scalar(name, value, step)
+                elif histogram := histograms.read(value):
+                    events.add_histogram_raw(name, **histogram, global_step=step)
+
+        records.append(self._lines, {"step": step, **ranking.without_nan(scalars)})
+        self._write(add)
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
         self.say_metrics(step, scalars)
 
     def say_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -62,56 +105,73 @@ class Report:
 
     def text(self, name: str, text: str, step: int) -> None:
         """Records a text."""
-        if self._writer is not None:
-            self._writer.text(name, text, step)
+        self._write(lambda events: events.add_text(name, "```\n" + text + "\n```", step))
 
     def hparams(self, values: Mapping[str, bool | float | str]) -> None:
-        """Records what tells this run from others, to compare their outcomes by."""
-        if self._writer is not None:
-            self._writer.hparams(values)
+        """Records the values by which TensorBoard compares this run with others."""
+        self._write(lambda events: events.add_run_hparams(values))
 
     def page(
         self, name: str, images: np.ndarray, captions: Sequence[pictures.Caption], step: int
     ) -> None:
         """Records pictures uint8 [N, H, W, C] over their captions."""
-        if self._writer is not None:
-            self._writer.page(name, images, captions, step)
-
-    def rewind(self, step: int) -> None:
-        """What was recorded after `step` is void; the run goes on from there."""
-        if self._writer is not None:
-            self._writer.rewind(step)
+        # PNG shows each pixel of small pictures; JPEG is small for photographs.
+        small = images.shape[1] < pictures.SMALLEST_SIDE
+        self._write(
+            lambda events: events.add_sheet(name, pictures.page(images, captions), small, step)
+        )
 
     def summary(self, num_steps: int, global_batch: int, ledger: goodput.Ledger) -> None:
-        """Says what came of a finished run, and where its time went."""
-        if self._writer is None:
+        """Shows the results of a finished run, and its time by cause."""
+        if self._workdir is None:
             return
         self.say(f"done: {num_steps} steps, {num_steps * global_batch:,} examples")
-        evaluations = self._writer.evaluations()
-        best = max(evaluations, key=lambda step: evaluations[step]["eval/top_1"])
-        last = max(evaluations)
-        self.say(
-            f"test top-1: best {evaluations[best]['eval/top_1']:.2%} at step {best}, "
-            f"last {evaluations[last]['eval/top_1']:.2%} at step {last}"
-        )
-        spent = (
+        if top_1 := self._top_1:
+            best, last = max(top_1, key=lambda step: ranking.merit(top_1[step])), max(top_1)
+            self.say(
+                f"test top-1: best {top_1[best]:.2%} at step {best}, "
+                f"last {top_1[last]:.2%} at step {last}"
+            )
+        causes = (
             f"{cause.replace('_', ' ')} {_duration(seconds)}"
             for cause, seconds in ledger.seconds.items()
         )
         total = _duration(sum(ledger.seconds.values()))
-        self.say(f"time: {total} over all attempts: {', '.join(spent)}")
+        self.say(f"time: {total} over all attempts: {', '.join(causes)}")
 
     def flush(self) -> None:
-        """Brings what was recorded to disk."""
-        if self._writer is not None:
-            self._writer.flush()
+        """Gives events to the system; brings JSON lines to the disk, in the background."""
+        self._write(lambda events: events.flush())
+        if self._workdir is not None:
+            self._syncing.submit(records.sync, self._lines)
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Ends the bar and closes the files."""
+        """Restores the terminal, and flushes and closes both files."""
         if self._progress is not None:
             self._progress.close()
-        if self._writer is not None:
-            self._writer.close()
+        self._write(lambda events: events.close())
+        if self._workdir is not None:
+            self._syncing.submit(records.sync, self._lines)
+            self._syncing.shutdown()
+
+    def _write(self, action: Callable[["writer.Events"], object]) -> None:
+        """Writes to TensorBoard's file; after an error to another one, some time later.
+
+        An event that was written in part hides all that follow it in its file.
+        """
+        waits = self._events is None and time.monotonic() < self._retry_at
+        if self._workdir is None or waits:
+            return
+        # TensorBoard's library takes a second to load: the primary process alone pays for it.
+        from nest_dist.telemetry import writer
+
+        folder, events = self._workdir / EVENTS, self._events
+        self._events, self._retry_at = None, time.monotonic() + FLUSH_SECONDS
+        with records.tolerated(folder):
+            events = events or writer.Events(folder)
+            action(events)
+            self._events = events
 
 
 def _duration(seconds: float) -> str:

@@ -1,55 +1,52 @@
-"""Counting over a whole split, exactly: each example once, on any number of processes."""
+"""Exact evaluation of a split: each example counts once, on any number of processes."""
 
-from collections.abc import Callable, Iterable, Mapping
+import collections
+from collections.abc import Callable, Iterable
 
 import jax
 
-from nest_dist.train import state, step
+from nest_dist.train import objectives, state
 
 
 def evaluate(
-    evaluation_step: Callable[[state.Params, step.DeviceBatch], step.Metrics],
+    evaluation_step: Callable[[state.Params, objectives.Batch], objectives.Metrics],
     params: state.Params,
-    batches: Iterable[step.DeviceBatch],
-    show: Callable[[step.DeviceBatch, step.Metrics], None] | None = None,
+    batches: Iterable[objectives.Batch],
+    show: Callable[[objectives.Batch, objectives.Metrics], None] | None = None,
     stop_reached: Callable[[], bool] = lambda: False,
 ) -> dict[str, float] | None:
-    """Means over the split under their TensorBoard names; None if it did not come to an end.
+    """Means over the split under their TensorBoard names; None if it was interrupted.
 
     Args:
-        evaluation_step: as of `step.evaluation_step`, jitted.
-        params: what is evaluated.
-        batches: global batches with weights; the same number on every process.
-        show: is given the first batch and what was counted in it.
-        stop_reached: called after each batch; whether to leave off.
+        evaluation_step: `TrainStep.evaluate`, jitted.
+        params: of the model.
+        batches: global batches with weights; the same number on every process, or fewer where
+            `stop_reached` is true then.
+        show: receives the first batch and its values.
+        stop_reached: whether to stop now; called before each batch and after the last.
     """
-    sums = {"examples": 0, "blank": 0, "loss": 0.0, "top_1": 0, "top_5": 0}
-    # The device works on the next batch while the host adds up the last one.
-    pending: step.Metrics | None = None
+    sums: collections.Counter[str] = collections.Counter()
+    # The device computes the next batch while the host adds the values of the last one.
+    pending: objectives.Metrics | None = None
     for batch in batches:
-        counted = evaluation_step(params, batch)
-        if show is not None and pending is None:
-            show(batch, counted)
-        sums = _added(sums, pending)
-        pending = counted
         if stop_reached():
             return None
-    sums = _added(sums, pending)
-    if sums["blank"]:
-        return None  # a process had no data and took part with an empty batch
-    examples = sums["examples"]
-    return {
-        "eval/loss": sums["loss"] / examples,
-        "eval/top_1": sums["top_1"] / examples,
-        "eval/top_5": sums["top_5"] / examples,
-        "eval/examples": examples,
-    }
+        measured = evaluation_step(params, batch)
+        if pending is not None:
+            _add(sums, pending)
+        elif show is not None:
+            show(batch, measured)
+        pending = measured
+    if stop_reached() or pending is None:
+        return None
+    _add(sums, pending)
+    examples = sums.pop("examples")
+    means = {f"eval/{name}": total / examples for name, total in sums.items()}
+    return {**means, "eval/examples": examples}
 
 
-def _added(sums: Mapping[str, float], counted: step.Metrics | None) -> dict[str, float]:
-    if counted is None:
-        return dict(sums)
-    fetched = jax.device_get(counted)
-    # In one order and with 53 bits, so that losses, too, add up alike on any number of devices.
-    fetched["loss"] = fetched["loss"].sum(dtype=float)
-    return {name: total + fetched[name].item() for name, total in sums.items()}
+def _add(sums: collections.Counter[str], measured: objectives.Metrics) -> None:
+    values = jax.device_get({name: x for name, x in measured.items() if name != "predicted"})
+    # One order and 53 bits: the sum of losses does not depend on the number of devices either.
+    values["loss"] = values["loss"].sum(dtype=float)
+    sums.update({name: value.item() for name, value in values.items()})

@@ -1,50 +1,80 @@
-"""What the model is given in a training step, made on the device from the bytes on the wire."""
+"""The inputs of the model in a training step, computed on the device from uint8 images."""
 
-import dataclasses
+import typing
 
 import jax
 import jax.numpy as jnp
 
-from nest_dist.train import erasing, jitter
-from nest_dist.train import mixing as mixings
-from nest_dist.train import pixels as pixel_scale
+from nest_dist.base import failures, settings
+from nest_dist.base.checks import Within
+from nest_dist.train.augment import erasing, jitter
+from nest_dist.train.augment import mixing as mixings
 
 
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """Colour jitter, normalisation, erasing and mixing, in this order; what is None is left out.
+@settings.register
+class Normalize:
+    """Normalises uint8 images by the mean and standard deviation of each channel.
 
     Attributes:
-        pixels: how images are normalised.
-        color_jitter: before normalisation.
-        random_erasing: after it.
-        mixing: last, together with the targets.
+        mean: of each channel, in [0, 1].
+        std: standard deviation of each channel, in (0, 1].
     """
 
-    pixels: pixel_scale.Pixels
+    mean: tuple[float, ...]
+    std: typing.Annotated[tuple[float, ...], Within(0, open_low=True)]
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != len(self.std):
+            raise failures.BadInput(
+                f"Normalize.mean has {len(self.mean)} channels, Normalize.std "
+                f"{len(self.std)}; give one number a channel in both."
+            )
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """float32 [B, H, W, C] from uint8 [B, H, W, C]."""
+        mean = 255 * jnp.asarray(self.mean, jnp.float32)
+        scale = 1 / (255 * jnp.asarray(self.std, jnp.float32))
+        return (images.astype(jnp.float32) - mean) * scale
+
+    def inverted(self, normalised: jax.Array) -> jax.Array:
+        """uint8 images from normalised ones, clipped to [0, 255]."""
+        mean, deviation = jnp.asarray(self.mean), jnp.asarray(self.std)
+        return jnp.clip(jnp.round(255 * (normalised * deviation + mean)), 0, 255).astype(jnp.uint8)
+
+
+@settings.register
+class Inputs:
+    """Colour jitter, normalisation, erasing and mixing, in this order; None skips one of them.
+
+    Their randomness is keyed by the step and the row in the global batch, never by a device.
+
+    Attributes:
+        normalize: mean and standard deviation of the channels.
+        color_jitter: random brightness, contrast and saturation.
+        random_erasing: noise in place of a rectangle.
+        mixing: mixup and CutMix of neighbours.
+    """
+
+    normalize: Normalize
     color_jitter: jitter.ColorJitter | None = None
     random_erasing: erasing.RandomErasing | None = None
     mixing: mixings.Mixing | None = None
 
+    @property
+    def mixing_group(self) -> int:
+        """Neighbouring rows of a batch that must stay in one microbatch."""
+        return 1 if self.mixing is None else 2
+
     def __call__(
         self, images: jax.Array, targets: jax.Array, key: jax.Array, rows: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Normalised images float32 [B, H, W, C] and their targets.
-
-        All chance is keyed by the step and the row in the global batch, never by a device.
-
-        Args:
-            images: uint8 [B, H, W, C].
-            targets: class distributions [B, classes].
-            key: of the step.
-            rows: int32 [B], the number of each example in the global batch.
-        """
+        """Float32 images from uint8 ones, and their targets [B, classes], by `key` and `rows`."""
         jitter_key, erasing_key, mixing_key = jax.random.split(key, 3)
         if self.color_jitter is None:
-            normalised = self.pixels(images)
+            normalised = self.normalize(images)
         else:
-            coloured = self.color_jitter(images.astype(jnp.float32) / 255, jitter_key, rows)
-            normalised = self.pixels(255 * coloured)
+            jittered = self.color_jitter(images.astype(jnp.float32) / 255, jitter_key, rows)
+            normalised = self.normalize(255 * jittered)
         if self.random_erasing is not None:
             normalised = self.random_erasing(normalised, erasing_key, rows)
         if self.mixing is not None:

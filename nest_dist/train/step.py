@@ -1,21 +1,18 @@
-"""One training step and one evaluation step, as pure functions to be jitted."""
+"""The training step: from a batch of uint8 images to the next state."""
 
+import dataclasses
+import functools
+import typing
 from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import optax
 
-from nest_dist.parallel import reproducible, rules
-from nest_dist.telemetry import histograms
-from nest_dist.train import accumulation, losses, state
+from nest_dist.sharding import ordered_mean, rules
+from nest_dist.train import inputs, microbatches, objectives, schedules, state
 
-# logits [B, classes] from params, images [B, H, W, C]; with a key and rows [B] when training.
-Forward = Callable[..., jax.Array]
-DeviceBatch = Mapping[str, jax.Array]
-Metrics = dict[str, jax.Array]
-TrainStep = Callable[[state.TrainState, DeviceBatch], tuple[state.TrainState, Metrics]]
-
-# The logical axes of what a batch holds, and of the number of each example in it.
+# The logical axes of the arrays of a batch; the step adds "row", the row in the global batch.
 BATCH_AXES: Mapping[str, rules.Axes] = {
     "image": ("batch", "rows", None, None),
     "label": ("batch",),
@@ -23,149 +20,180 @@ BATCH_AXES: Mapping[str, rules.Axes] = {
     "row": ("batch",),
 }
 
+Keys = tuple[jax.Array, jax.Array]  # for augmentation, and for the forward pass
 
-def train_step(
-    forward: Forward,
-    inputs: Callable[..., tuple[jax.Array, jax.Array]],
-    rule: state.UpdateRule,
-    schedule: Callable[[jax.Array], jax.Array],
-    layout: rules.Layout,
-    *,
-    num_classes: int,
-    label_smoothing: float,
-    seed: int,
-    microbatches: int = 1,
-    together: int = 1,
-    reduction: reproducible.Reduction | None = None,
-    ema_decay: float | None = None,
-    histograms_every: int | None = None,
-) -> TrainStep:
-    """A function from state and batch to the next state and float32 scalar metrics.
 
-    Args:
-        forward: `forward(params, images, key, rows)` gives logits.
-        inputs: `inputs(images, targets, key, rows)` gives float32 images from uint8 ones, and
-            targets.
-        rule: the update rule.
-        schedule: learning rate by step, for the metrics.
-        layout: where activations lie.
-        num_classes: of the model.
-        label_smoothing: in [0, 1).
-        seed: of the run; the step's randomness is keyed by it, the step and the example's number
-            alone.
-        microbatches: parts of the batch that are computed one after the other, to save memory.
-        together: neighbours that `inputs` needs in one microbatch.
-        reduction: how the parts of the batch are put together so that the devices' number does not
-            matter; None leaves it to the compiler.
-        ema_decay: of the average of the parameters; None if the state keeps none.
-        histograms_every: steps between two that also measure all parameters and gradients.
+@dataclasses.dataclass(frozen=True)
+class TrainStep:
+    """The computations of a step; all methods are pure, to be jitted.
+
+    Attributes:
+        model: gives outputs [B, num_classes] of images [B, H, W, C].
+        inputs: from uint8 images to the inputs of the model.
+        objective: loss and metrics.
+        optimizer: from gradients to updates.
+        learning_rate: by step, for the metrics.
+        sharding: mesh and rules for activations.
+        seed: of the run; with the step and the example's row in the global batch it keys all
+            randomness.
+        microbatches: their number; they are computed one after the other, to save memory.
+        reduction: adds gradients in an order that the number of devices does not change; None
+            leaves the order to the compiler.
+        ema_decay: of the moving average of the parameters, in [0, 1); None computes none.
+        skip_nonfinite: discards an update that is not finite; "train/skipped" is 1 then, else 0.
+        observe: (steps done, {"parameters": ..., "gradients": ...}) -> further metrics, vectors.
     """
 
-    def loss(
-        params: state.Params, batch: DeviceBatch, inputs_key: jax.Array, forward_key: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        with jax.named_scope("inputs"):
-            targets = losses.smoothed_targets(batch["label"], num_classes, label_smoothing)
-            images, targets = inputs(batch["image"], targets, inputs_key, batch["row"])
-        logits = forward(params, images, forward_key, batch["row"])
-        accuracy = losses.in_top(logits, batch["label"], 1).mean()
-        return losses.cross_entropy(logits, targets).mean(), accuracy
+    model: typing.Any
+    inputs: inputs.Inputs
+    objective: objectives.Objective
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    sharding: rules.ShardingContext
+    seed: int
+    microbatches: int = 1
+    reduction: ordered_mean.OrderedMean | None = None
+    ema_decay: float | None = None
+    skip_nonfinite: bool = False
+    observe: Callable[[jax.Array, Mapping[str, state.Params]], objectives.Metrics] | None = None
 
-    def gradients(
-        params: state.Params, keys: tuple[jax.Array, jax.Array], batch: DeviceBatch
-    ) -> tuple[tuple[jax.Array, jax.Array], state.Params]:
-        def of_part(part: DeviceBatch) -> tuple[tuple[jax.Array, jax.Array], state.Params]:
-            return jax.value_and_grad(loss, has_aux=True)(params, part, *keys)
+    def init(self) -> state.TrainState:
+        """The state before the first step, with initial parameters."""
+        H, W = self.model.geometry().image_sides
+        images = jnp.zeros((1, H, W, self.model.num_channels))
+        variables = self.model.init({"params": jax.random.key(self.seed)}, images)
+        return self.init_from(variables["params"])
 
-        found: tuple[tuple[jax.Array, jax.Array], state.Params] = accumulation.mean(
-            of_part, batch, BATCH_AXES, microbatches, together
-        )
-        return found
+    def init_from(self, params: state.Params) -> state.TrainState:
+        """The state before the first step, with these parameters."""
+        ema = None if self.ema_decay is None else jax.tree.map(jnp.copy, params)
+        step = jnp.zeros((), jnp.int32)
+        return state.TrainState(step, params, self.optimizer.init(params), ema)
 
-    def step(before: state.TrainState, batch: DeviceBatch) -> tuple[state.TrainState, Metrics]:
-        numbered = {**batch, "row": jnp.arange(len(batch["label"]))}
-        whole = before.params, keys(seed, before.step)
-        if reduction is None:
-            with layout.active():
-                (value, accuracy), grads = gradients(*whole, numbered)
+    def __call__(
+        self, before: state.TrainState, batch: objectives.Batch
+    ) -> tuple[state.TrainState, objectives.Metrics]:
+        """The next state, and metrics: float32 scalars, and the vectors of `observe`."""
+        batch = {**batch, "row": jnp.arange(len(batch["image"]))}
+        operands = before.params, keys(self.seed, before.step)
+        if self.reduction is None:
+            with self.sharding.active():
+                (loss, values), grads = self._gradients(*operands, batch)
         else:
-            (value, accuracy), grads = reduction.mean(gradients, whole, numbered)
-        after, norms = before.updated(rule, grads, ema_decay)
-        metrics = {
-            "train/loss": value,
-            "train/accuracy": accuracy,
-            "train/learning_rate": jnp.asarray(schedule(before.step), jnp.float32),
-            **norms,
-        }
-        if histograms_every is not None:
-            metrics |= histograms.measure_if(
-                after.step % histograms_every == 0,
-                {"parameters": after.params, "gradients": grads},
-            )
+            (loss, values), grads = self.reduction.mean(self._gradients, operands, batch)
+        after, norms = self._updated(before, grads)
+        values = {"loss": loss, **values, "learning_rate": self.learning_rate(before.step), **norms}
+        metrics = {f"train/{name}": jnp.float32(value) for name, value in values.items()}
+        if self.observe is not None:
+            metrics |= self.observe(after.step, {"parameters": after.params, "gradients": grads})
+        if self.skip_nonfinite:
+            finite = jnp.all(jnp.isfinite(jnp.stack([loss, *norms.values()])))
+            after = _either(finite, after, _skipped(before))
+            metrics["train/skipped"] = 1.0 - finite
         return after, metrics
 
-    return step
+    def evaluate(self, params: state.Params, batch: objectives.Batch) -> objectives.Metrics:
+        """Counts over the examples of weight 1, and values of each example.
+
+        Returns:
+            "examples" and the hits of each metric as int32 scalars. "loss" float32 [B], 0 for
+            weight 0. "predicted" int32 [B].
+        """
+        with self.sharding.active():
+            outputs = self.model.apply({"params": params}, self.inputs.normalize(batch["image"]))
+        real = batch["weight"] > 0
+        values = self.objective.evaluate(outputs, batch)
+        hits = {name: value & real for name, value in values.items() if value.dtype == jnp.bool_}
+        counts = {
+            name: jnp.sum(counted, dtype=jnp.int32)
+            for name, counted in {**hits, "examples": real}.items()
+        }
+        return {**values, **counts, "loss": jnp.where(real, values["loss"], 0.0)}
+
+    def examine(
+        self, before: state.TrainState, batch: objectives.Batch
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """What a step adds up: the loss of each example [B], and gradient norms by module.
+
+        Modules are those of the first level of names, such as "levels_0" or "head".
+        """
+        operands = before.params, keys(self.seed, before.step)
+        numbered = {**batch, "row": jnp.arange(len(batch["image"]))}
+        with self.sharding.active():
+            losses, _ = self._losses(*operands, numbered)
+            _, grads = self._gradients(*operands, numbered)
+        return losses, {name: optax.tree.norm(module) for name, module in grads.items()}
+
+    def model_inputs(
+        self, step: jax.Array, images: jax.Array, targets: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The model's inputs of the batch after `step` steps, float32, and their targets."""
+        inputs_key, _ = keys(self.seed, step)
+        return self.inputs(images, targets, inputs_key, jnp.arange(len(images)))
+
+    def _gradients(self, params: state.Params, keys: Keys, batch: objectives.Batch) -> typing.Any:
+        """((mean loss, mean metrics), gradients) of a batch, microbatch by microbatch."""
+        gradient = jax.value_and_grad(self._mean_loss, has_aux=True)
+        return microbatches.mean(
+            functools.partial(gradient, params, keys),
+            batch,
+            BATCH_AXES,
+            self.microbatches,
+            self.inputs.mixing_group,
+        )
+
+    def _mean_loss(
+        self, params: state.Params, keys: Keys, batch: objectives.Batch
+    ) -> tuple[jax.Array, objectives.Metrics]:
+        losses, values = self._losses(params, keys, batch)
+        return losses.mean(), {name: value.mean() for name, value in values.items()}
+
+    def _losses(
+        self, params: state.Params, keys: Keys, batch: objectives.Batch
+    ) -> tuple[jax.Array, objectives.Metrics]:
+        (inputs_key, forward_key), rows = keys, batch["row"]
+        augment = functools.partial(self.inputs, key=inputs_key, rows=rows)
+        forward = functools.partial(
+            self.model.apply,
+            {"params": params},
+            train=True,
+            batch_rows=rows,
+            rngs={"dropout": forward_key},
+        )
+        return self.objective.losses(forward, augment, batch, self.model.num_classes)
+
+    @jax.named_scope("optimizer")
+    def _updated(
+        self, before: state.TrainState, grads: state.Params
+    ) -> tuple[state.TrainState, objectives.Metrics]:
+        updates, optimizer = self.optimizer.update(grads, before.optimizer, before.params)
+        params = optax.apply_updates(before.params, updates)
+        norms = {"gradient_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
+        ema = None
+        if self.ema_decay is not None:
+            decay = schedules.ema_decay(self.ema_decay, before.step)
+            ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), before.ema, params)
+        return state.TrainState(before.step + 1, params, optimizer, ema), norms
 
 
-def keys(seed: int, step: int | jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of a step's inputs, and of its forward pass."""
+def keys(seed: int, step: int | jax.Array) -> Keys:
+    """The keys of augmentation and of the forward pass, after `step` steps."""
     inputs_key, forward_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
     return inputs_key, forward_key
 
 
-def shown_inputs(
-    inputs: Callable[..., tuple[jax.Array, jax.Array]], *, num_classes: int, seed: int
-) -> Callable[[jax.Array, DeviceBatch], tuple[jax.Array, jax.Array]]:
-    """A function from a step's number and its batch to what the model is given in it.
-
-    Args:
-        inputs: as of `train_step`.
-        num_classes: of the model.
-        seed: of the run.
-    Returns:
-        (steps before it, batch) -> images float32 [B, H, W, C] and the share of each class in
-        each, [B, classes].
-    """
-
-    def show(step: jax.Array, batch: DeviceBatch) -> tuple[jax.Array, jax.Array]:
-        shares = losses.smoothed_targets(batch["label"], num_classes, 0.0)
-        inputs_key, _ = keys(seed, step)
-        return inputs(batch["image"], shares, inputs_key, jnp.arange(len(shares)))
-
-    return show
+def _skipped(before: state.TrainState) -> state.TrainState:
+    """The state with one more step; the schedule goes on, too."""
+    step = before.step + 1
+    of_schedule = "ScaleByScheduleState"
+    optimizer = optax.tree.set(
+        before.optimizer,
+        lambda path, _: getattr(path[-1], "tuple_name", None) == of_schedule,
+        count=step,
+    )
+    return dataclasses.replace(before, step=step, optimizer=optimizer)
 
 
-def evaluation_step(
-    forward: Forward, pixels: Callable[[jax.Array], jax.Array], layout: rules.Layout
-) -> Callable[[state.Params, DeviceBatch], Metrics]:
-    """A function from parameters and a weighted batch to counts of its real examples.
-
-    It also gives the predicted class of each example, int32 [B], and its loss, float32 [B], which
-    is 0 for one that is not real.
-
-    Args:
-        forward: `forward(params, images)` gives logits.
-        pixels: float32 images from uint8 ones.
-        layout: where activations lie.
-    """
-
-    def step(params: state.Params, batch: DeviceBatch) -> Metrics:
-        with layout.active():
-            logits = forward(params, pixels(batch["image"]))
-        real = batch["weight"] > 0
-        targets = losses.smoothed_targets(batch["label"], logits.shape[-1], 0.0)
-        loss = losses.cross_entropy(logits, targets)
-
-        def count(hits: jax.Array) -> jax.Array:
-            return jnp.sum(hits & real, dtype=jnp.int32)
-
-        return {
-            "predicted": jnp.argmax(logits, axis=-1),
-            "examples": count(real),
-            "blank": jnp.sum(batch["label"] < 0, dtype=jnp.int32),
-            "loss": jnp.where(real, loss, 0.0),
-            "top_1": count(losses.in_top(logits, batch["label"], 1)),
-            "top_5": count(losses.in_top(logits, batch["label"], 5)),
-        }
-
-    return step
+@jax.named_scope("optimizer")
+def _either(condition: jax.Array, one: state.TrainState, other: state.TrainState) -> typing.Any:
+    return jax.tree.map(lambda left, right: jnp.where(condition, left, right), one, other)

@@ -9,8 +9,9 @@ import time
 import input_speed
 import numpy as np
 
-from nest_dist.base import memory
-from nest_dist.data import batch, crop, decode, pipeline, randaugment
+from nest_dist.base import allocator
+from nest_dist.data import batch, pipeline
+from nest_dist.data.transforms import crop, decode, randaugment
 
 SIDE = 224
 BATCH = 32
@@ -20,7 +21,7 @@ RECIPE = (*CUT, randaugment.RandAugment(translation=100))
 EXAMPLES = 1_281_167
 
 
-class Pictures:
+class Pictures(batch.Source):
     """JPEGs in memory, so that no disk is measured."""
 
     class_names = ("a", "b")
@@ -29,11 +30,14 @@ class Pictures:
     def __init__(self, pictures: list[bytes]) -> None:
         self.pictures = pictures
 
+    def open(self) -> "Pictures":
+        return self
+
     def __len__(self) -> int:
         return EXAMPLES
 
     def __getitem__(self, index: int) -> batch.Example:
-        return {"image": self.pictures[index % len(self.pictures)], "label": index % 2}
+        return {"image": self.pictures[index % len(self.pictures)], "labels": (index % 2,)}
 
 
 def batches(source, transforms, **fields) -> batch.Batches:
@@ -62,12 +66,9 @@ def bare(source: Pictures, transforms) -> float:
     rng = np.random.default_rng(0)
     start = time.process_time()
     for picture in source.pictures:
-        if transforms:
-            image = transforms[0].decoded(picture, rng)
-            for transform in transforms[1:]:
-                image = transform(image, rng)
-        else:
-            decode.pixels(picture)
+        image = picture if transforms else decode.pixels(picture)
+        for transform in transforms:
+            image = transform(image, rng)
     return 1000 * (time.process_time() - start) / len(source.pictures)
 
 
@@ -100,7 +101,7 @@ def read(folder: str) -> Pictures:
 
 
 def main() -> None:
-    memory.keep_freed()  # as every worker does, and on a CPU every command
+    allocator.keep_freed()  # as every worker does, and on a CPU every command
     if sys.argv[1] == "--scaling":
         source = read(sys.argv[2])
         found = [(images_per_second(source, 1), images_per_second(source, 2)) for _ in range(5)]

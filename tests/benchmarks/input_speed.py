@@ -85,10 +85,10 @@ def write_pictures(folder: pathlib.Path) -> float:
 def write_marked(folder: pathlib.Path) -> str:
     """The same pictures as `prepare --restart_markers` stores them; returns what that took."""
     sys.path.insert(0, str(TOP))
-    from nest_dist.data.preparing import pictures, restarts
+    from nest_dist.dataset_builder import pictures
 
     (folder / MARKED).mkdir()
-    if shutil.which(restarts.PROGRAM) is None:
+    if shutil.which(pictures.JPEGTRAN) is None:
         return "without jpegtran, so without restart markers"
     began, before, after = time.perf_counter(), 0, 0
     for path in sorted(folder.glob("*.jpg")):

@@ -14,15 +14,25 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from support import family, layouts
 
-from nest_dist.base import memory
-from nest_dist.model import axes, on_cpu
-from nest_dist.train import optimizer, state, step
+from nest_dist.base import allocator
+from nest_dist.model import on_cpu, parameters
+from nest_dist.train import optimizer, step
+from nest_dist.train.objectives import classification
 
 BATCH = 16
 
 
+class AsTheyAre:
+    """In place of `Inputs`: images that are float32 already."""
+
+    mixing_group = 1
+
+    def __call__(self, images: jax.Array, targets: jax.Array, *_: object) -> tuple[jax.Array, ...]:
+        return images, targets
+
+
 def main() -> None:
-    memory.keep_freed()  # as every command does
+    allocator.keep_freed()  # as every command does
     # A device for each core, as JAX_NUM_CPU_DEVICES gives every command.
     jax.config.update("jax_num_cpu_devices", math.gcd(BATCH, os.cpu_count() or 1))
     layout = layouts.layout(data=jax.device_count())
@@ -36,26 +46,18 @@ def main() -> None:
         name: jax.device_put(x, layout.sharding(("batch",) + (None,) * (x.ndim - 1), x.shape))
         for name, x in batch.items()
     }
-    rule = optimizer.AdamW(1e-3, 0).build(lambda _: 1e-3, axes.NOT_DECAYED)
-    train_step = jax.jit(
-        step.train_step(
-            lambda params, images, key, rows: model.apply(
-                {"params": params}, images, train=True, rows=rows, rngs={"dropout": key}
-            ),
-            lambda images, targets, key, rows: (images, targets),
-            rule,
-            lambda _: jnp.float32(1e-3),
-            layout,
-            num_classes=1000,
-            label_smoothing=0.0,
-            seed=0,
-        ),
-        donate_argnums=0,
-        compiler_options=on_cpu.compiler_options(),
+    training = step.TrainStep(
+        model=model,
+        inputs=AsTheyAre(),
+        objective=classification.Classification(),
+        optimizer=optimizer.AdamW(1e-3, 0).build(lambda _: 1e-3, parameters.NO_WEIGHT_DECAY),
+        learning_rate=lambda _: jnp.float32(1e-3),
+        sharding=layout,
+        seed=0,
     )
+    train_step = jax.jit(training, donate_argnums=0, compiler_options=on_cpu.compiler_options())
     forward = jax.jit(model.apply, compiler_options=on_cpu.compiler_options())
-    params = jax.jit(model.init)({"params": jax.random.key(0)}, batch["image"][:1])["params"]
-    now = jax.device_put(state.first(rule, False, params), layout.sharding((), ()))
+    now = jax.jit(training.init, out_shardings=layout.replicated())()
 
     def train() -> None:
         nonlocal now

@@ -1,4 +1,4 @@
-"""What `Run.reproducible_reduction` costs: steps with it and without it, on 2 and more devices.
+"""What `Step.reproducible_reduction` costs: steps with it and without it, on 2 and more devices.
 
     JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=8 .venv/bin/python tests/benchmarks/reducing.py
 
@@ -14,22 +14,22 @@ import typing
 
 import jax
 
-from nest_dist.commands import configuration, wiring
-from nest_dist.parallel import hosts
+from nest_dist.cluster import discovery, processes
+from nest_dist.experiment import build
+from nest_dist.experiment import run as runs
 
 
 class Contender:
     """One way to train; turn by turn."""
 
     def __init__(self, devices: int, *bindings: str) -> None:
-        run = configuration.load(["runs/quickstart.gin"], [*bindings, "Run.global_batch = 128"])
-        wired = wiring.wire(run, jax.devices()[:devices])
+        run = runs.load(["runs/quickstart.gin"], [*bindings, "Run.global_batch = 128"])
+        wired = build.build(run, jax.devices()[:devices])
         self._state: typing.Any = wired.init_state()
         batches = wired.training_batches(0)
         self._batch = next(batches)
         batches.close()
-        shapes, _ = wired.batch_shapes()
-        self._step = wired.train_step().lower(wired.shapes, shapes).compile()
+        self._step = wired.compiled_train_step()
         self.temporary_bytes = self._step.memory_analysis().temp_size_in_bytes
         self.seconds: list[float] = []
 
@@ -47,10 +47,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10, help="in a turn")
     parser.add_argument("--devices", type=int, nargs="+", default=[2, 8])
     options = parser.parse_args()
-    hosts.start()
+    processes.start(discovery.Peers())
     print("devices  a step without     with  ratio  temporary memory without      with")
     for devices in options.devices:
-        pair = Contender(devices), Contender(devices, "Run.reproducible_reduction = True")
+        pair = Contender(devices), Contender(devices, "Step.reproducible_reduction = True")
         for number in range(options.rounds + 1):
             for each in pair:
                 each.turn(options.steps)

@@ -14,11 +14,13 @@ import statistics
 import tempfile
 import time
 
-from nest_dist.commands import configuration, wiring
+from nest_dist.cluster import discovery, processes
+from nest_dist.experiment import build
+from nest_dist.experiment import experiment as experiments
+from nest_dist.experiment import run as runs
 from nest_dist.model import flops
-from nest_dist.parallel import hosts
 from nest_dist.telemetry import goodput, profile, report
-from nest_dist.train import loop
+from nest_dist.train import loop, metrics_log
 
 NEVER = 10**9
 
@@ -26,7 +28,9 @@ NEVER = 10**9
 class Contender:
     """One way to run the loop, turn by turn."""
 
-    def __init__(self, wired: wiring.Wiring, parts: loop.Parts, log_every: int) -> None:
+    def __init__(
+        self, wired: experiments.Experiment, parts: loop.LoopCallbacks, log_every: int
+    ) -> None:
         self.parts = parts
         self.state = wired.init_state()
         self.log_every = log_every
@@ -34,9 +38,9 @@ class Contender:
 
     def turn(self, steps: int) -> tuple[float, float]:
         """Seconds a step on the clock, and of the processors."""
-        cadence = loop.Cadence(self.steps + steps, self.log_every, NEVER, NEVER)
+        intervals = loop.Intervals(self.steps + steps, self.log_every, NEVER, NEVER)
         wall, processors = time.perf_counter(), time.process_time()
-        self.state = loop.run(self.state, self.steps, cadence, self.parts)
+        self.state = loop.run(self.state, self.steps, intervals, self.parts)
         self.steps += steps
         wall, processors = time.perf_counter() - wall, time.process_time() - processors
         return wall / steps, processors / steps
@@ -47,16 +51,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--steps", type=int, default=100, help="in a turn")
     options = parser.parse_args()
-    hosts.start()
-    plain = wiring.wire(configuration.load(["runs/quickstart.gin"], []))
-    binding = "Run.histograms_every_steps = 50"
-    watched = wiring.wire(configuration.load(["runs/quickstart.gin"], [binding]))
+    processes.start(discovery.Peers())
+    plain = build.build(runs.load(["runs/quickstart.gin"], []))
+    binding = "Cadence.histograms_every_steps = 50"
+    watched = build.build(runs.load(["runs/quickstart.gin"], [binding]))
     shapes, _ = plain.batch_shapes()
     batches = plain.training_batches(0)
 
-    def parts(wired: wiring.Wiring, **others: object) -> loop.Parts:
-        return loop.Parts(
-            step=wired.train_step().lower(wired.shapes, shapes).compile(),
+    def parts(wired: experiments.Experiment, **others: object) -> loop.LoopCallbacks:
+        return loop.LoopCallbacks(
+            step=wired.train_step().lower(wired.state_shapes, shapes).compile(),
             batches=batches,
             steps_done=lambda state: int(state.step),
             evaluate=lambda _: {},
@@ -72,7 +76,7 @@ def main() -> None:
         ledger = goodput.Ledger()
         ledger.resume(workdir / "goodput.json", 0)
 
-        def record(step: int, metrics: loop.StepMetrics) -> None:
+        def record(step: int, metrics: metrics_log.StepMetrics) -> None:
             shown.metrics(step, metrics)
             ledger.write(at_once=False)
 
@@ -80,7 +84,7 @@ def main() -> None:
             ledger.saved(step)
             shown.metrics(step, ledger.metrics())
 
-        log_every = watched.run.log_every_steps
+        log_every = watched.run.cadence.log_every_steps
         with profile.Profiler(None, 5, workdir, log_every, print) as profiler:
             on = Contender(
                 watched,

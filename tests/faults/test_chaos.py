@@ -4,12 +4,10 @@ import collections
 import random
 import re
 import shlex
-import subprocess
-import sys
 
-import chaos
 import pytest
-from support import commands, readme
+from faults import chaos
+from support import harness, readme
 
 
 def test_every_harm_comes_equally_often():
@@ -23,13 +21,7 @@ def test_every_harm_comes_equally_often():
 
 def run(*flags):
     _, *words = shlex.split(readme.CHAOS)
-    done = subprocess.run(
-        [sys.executable, *words, *flags],
-        cwd=commands.TOP,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = harness.python(*words, *flags)
     print(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

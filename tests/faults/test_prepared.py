@@ -1,17 +1,15 @@
 """README's way from ImageNet's archives to a run, with real photographs: prepared, trained on,
 killed, resumed."""
 
-import os
 import pathlib
-import random
 import shlex
-import subprocess
+import signal
 import sys
 
 import pytest
-from support import archives, commands, datasets, photographs, readme
+from support import archives, commands, datasets, harness, photographs, readme
 
-from nest_dist.data import decode
+from nest_dist.data.transforms import decode
 
 WORDNET = dict(zip(datasets.CLASSES, ("n01440764", "n01443537", "n01484850"), strict=True))
 STEPS = 20
@@ -21,8 +19,12 @@ TINY = (
     *commands.ONE_LEVEL,
     *("RandomResizedCrop.side = 32", "RandAugment.translation = 14"),
     *("ResizedCentreCrop.side = 32", "ResizedCentreCrop.shorter_side = 36"),
-    *("Run.global_batch = 24", "Run.num_epochs = 5", "AdamW.warmup_epochs = 1"),
-    *("Run.evaluate_every_epochs = 5", "Run.save_every_epochs = 0.5", "Run.log_every_steps = 1"),
+    *("Run.global_batch = 24", "Run.num_epochs = 5", "Cosine.warmup_epochs = 1"),
+    *(
+        "Evaluation.every_epochs = 5",
+        "Cadence.save_every_epochs = 0.5",
+        "Cadence.log_every_steps = 1",
+    ),
 )
 
 
@@ -55,35 +57,23 @@ def folder(tmp_path):
     return tmp_path
 
 
-def start(line, folder, *flags, **environment):
+def start(line, folder, *flags, **variables):
     """A line of README, with other flags after it."""
-    return subprocess.Popen(
+    return harness.Process(
         [*shlex.split(line), *flags],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2", **environment},
+        folder=folder,
+        environment=harness.environment(2, **variables),
     )
 
 
-def finished(process):
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return output
+def finished(started):
+    with started as process:
+        assert process.wait() == 0, process.said()
+        return process.said()
 
 
-class Launched:
-    """What `wait_for_step` asks of a launcher, for one process."""
-
-    def __init__(self, popen):
-        self.popen = popen
-
-    def wait(self):
-        return self.popen.returncode, self.popen.communicate()[0]
-
-
-def test_from_archives_to_a_run_that_is_killed_and_goes_on_as_if_nothing_had_been(folder):
+@pytest.mark.slow
+def test_from_archives_to_a_run_that_is_killed_and_goes_on_as_if_nothing_had_been(folder, rng):
     *preparing, training = readme.IMAGENET
     for line, ending in zip(
         preparing,
@@ -94,12 +84,11 @@ def test_from_archives_to_a_run_that_is_killed_and_goes_on_as_if_nothing_had_bee
 
     def train(workdir):
         flags = [f"--workdir={workdir}", *(f"--gin_bindings={each}" for each in TINY)]
-        # Compiling once, and quickly, is enough.
+        # Compiling once is enough.
         return start(
             training,
             folder,
             *flags,
-            XLA_FLAGS="--xla_backend_optimization_level=0",
             JAX_COMPILATION_CACHE_DIR=str(folder / "cache"),
             JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
         )
@@ -107,12 +96,11 @@ def test_from_archives_to_a_run_that_is_killed_and_goes_on_as_if_nothing_had_bee
     output = finished(train("whole"))
     assert f"step {STEPS}/{STEPS}" in output
     assert "96 training and 9 evaluation examples of 3 classes" in output
-    step = random.randint(6, 14)
-    print(f"killed after step {step}")
+    step = rng.randint(6, 14)
     with train("killed") as process:
-        commands.wait_for_step(folder / "killed", step, Launched(process), timeout=600)
+        commands.wait_for_step(folder / "killed", step, process)
         process.kill()
-    assert process.returncode == -commands.SIGNALS["KILL"]
+        assert process.wait() == -signal.SIGKILL
     assert "resuming after step" in finished(train("killed"))
     losses = commands.losses(folder / "killed")
     assert sorted(losses) == list(range(1, STEPS + 1))

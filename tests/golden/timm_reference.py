@@ -1,12 +1,12 @@
-"""What timm's NesT makes of fixed weights and images; run by hand, not in CI.
+"""Logits of timm's NesT for fixed weights and images; run by hand, not in CI.
 
     python tests/golden/timm_reference.py
 
 It needs, besides nest_dist, torch 2.13.0 (CPU) and timm 1.0.31:
 
-    pip install torch==2.13.0 safetensors pyyaml pillow && pip install --no-deps timm==1.0.31
+    pip install torch==2.13.0 pyyaml pillow && pip install --no-deps timm==1.0.31
 
-torchvision is not needed: timm imports it, but NesT uses nothing of it, so a stand-in is enough.
+torchvision is not needed: timm imports it, but NesT does not use it, so a stand-in is enough.
 
 It writes, beside itself,
 - timm_reduced.safetensors: weights, images and logits of a `nest_tiny_jx` of reduced width and
@@ -14,9 +14,9 @@ It writes, beside itself,
 - timm_logits.json: logits of the full `nest_tiny_jx` at 224 and at 96 pixels, whose weights are
   not stored but drawn again by `support.drawn` (they would be 68 MB);
 - torch_checkpoint.pth: a checkpoint of a few small tensors, as PyTorch writes it;
-and then checks that weights which nest_dist exports are loaded by timm strictly and give the same
-logits there, that a .pth file is read without PyTorch just as with it, and that safetensors
-written by nest_dist are what the reference implementation reads.
+and then checks that timm loads weights which nest_dist exports, strictly, and gives the same
+logits; that a .pth file is read without PyTorch just as with it; and that PyTorch reads
+safetensors which nest_dist writes.
 """
 
 import json
@@ -42,13 +42,16 @@ without_torchvision.pretend()
 
 import numpy as np  # noqa: E402
 import safetensors.numpy  # noqa: E402
+import safetensors.torch  # noqa: E402
 import timm  # noqa: E402
 import torch  # noqa: E402
 from support import drawn  # noqa: E402
 from timm.models import nest as timm_nest  # noqa: E402
 
-from nest_dist.checkpointing import safetensors_file, torch_file  # noqa: E402
-from nest_dist.commands import cli, description, pretrained  # noqa: E402
+from nest_dist.base import tree_paths  # noqa: E402
+from nest_dist.commands import cli  # noqa: E402
+from nest_dist.pretrained import description, load  # noqa: E402
+from nest_dist.pretrained.formats import safetensors_file, torch_file  # noqa: E402
 
 
 def main() -> None:
@@ -89,20 +92,20 @@ def _logits(model, images):
 
 
 def _check_export(folder: pathlib.Path) -> None:
-    """Weights of our own, exported by the command, loaded by timm strictly."""
-    ours = pretrained.load("nest_tiny", image_size=96, gelu="exact")
+    """Weights of nest_dist, exported by the command, loaded by timm strictly."""
+    loaded = load.load("nest_tiny", image_size=96, gelu="exact")
     params = {
         name: 0.06 * drawn.array(name, leaf.shape) + (1 if name.endswith("scale") else 0)
-        for name, leaf in pretrained.names.flatten(ours.variables["params"]).items()
+        for name, leaf in tree_paths.flatten(loaded.variables["params"]).items()
     }
-    known = description.Description(ours.model)
-    safetensors_file.write(folder / "ours.safetensors", params, known.texts())
-    paths = [str(folder / name) for name in ("ours.safetensors", "theirs.safetensors")]
-    cli.main(["convert", "--from=nest_dist", "--to=timm", *paths])
-    model = timm.create_model("nest_tiny_jx", img_size=96, checkpoint_path=paths[1]).eval()
+    metadata = description.texts(loaded.model)
+    source, target = (str(folder / f"{form}.safetensors") for form in ("nest_dist", "timm"))
+    safetensors_file.write(pathlib.Path(source), params, metadata)
+    cli.main(["convert", "--from=nest_dist", "--to=timm", source, target])
+    model = timm.create_model("nest_tiny_jx", img_size=96, checkpoint_path=target).eval()
     images = drawn.images("export", (1, 96, 96, 3))
-    variables = {"params": pretrained.names.unflatten(params)}
-    expected = np.asarray(ours.model.apply(variables, images))
+    variables = {"params": tree_paths.unflatten(params)}
+    expected = np.asarray(loaded.model.apply(variables, images))
     difference = np.abs(_logits(model, images) - expected).max()
     size = np.abs(expected).max()
     print(f"exported by us, loaded by timm: logits of size {size:.3f} differ by {difference:.1e}")
@@ -121,21 +124,19 @@ def _check_readers(folder: pathlib.Path, model) -> None:
     wrapped = {"state_dict": {f"module.{name}": leaf for name, leaf in state.items()}, "epoch": 3}
     wrapped["state_dict"].update(small)
     torch.save(wrapped, folder / "checkpoint.pth")
-    found, left_out = torch_file.read(folder / "checkpoint.pth")
+    arrays, left_out = torch_file.read(folder / "checkpoint.pth")
     assert left_out == ("epoch",)
     for name, leaf in wrapped["state_dict"].items():
         leaf = leaf.detach()
         expected = leaf.float().numpy() if leaf.dtype == torch.bfloat16 else leaf.numpy()
         np.testing.assert_array_equal(
-            found[name.removeprefix("module.")].astype(np.float32), expected
+            arrays[name.removeprefix("module.")].astype(np.float32), expected
         )
-    safetensors_file.write(folder / "a.safetensors", found, {"format": "pt"})
+    safetensors_file.write(folder / "a.safetensors", arrays, {"format": "pt"})
     again = safetensors.torch.load_file(folder / "a.safetensors")
     assert all(torch.equal(again[name], leaf) for name, leaf in state.items())
-    print("PyTorch's and safetensors' own readers agree with ours")
+    print("PyTorch's own readers agree with nest_dist's")
 
 
 if __name__ == "__main__":
-    import safetensors.torch
-
     main()

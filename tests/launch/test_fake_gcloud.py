@@ -11,7 +11,7 @@ GCLOUD = shutil.which("gcloud")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not GCLOUD, reason="gcloud is not installed")
+@pytest.mark.skipif(not GCLOUD, reason="install gcloud, https://cloud.google.com/sdk")
 def test_the_fake_knows_no_flag_that_gcloud_lacks(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE_CLOUD", str(tmp_path))
     from support import fake_gcloud

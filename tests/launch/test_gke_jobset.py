@@ -1,4 +1,4 @@
-"""`launch/gke_jobset.yaml` against the published schema of JobSet, and against ours."""
+"""The JobSets of `launch/` against the published schema of JobSet, and against ours."""
 
 import json
 import re
@@ -6,18 +6,27 @@ import re
 import pytest
 import yaml
 from kubeflow_trainer_api import models
-from support import commands
+from support import commands, harness, ports, readme
 
 from nest_dist.base import failures
 from nest_dist.commands import cli
 
-TEXT = (commands.TOP / "launch" / "gke_jobset.yaml").read_text()
+NAMES = ("gke_jobset.yaml", "gke_gpu_jobset.yaml")
 USELESS = [1, failures.USAGE, 126, 127, failures.INTERRUPTED]
 
 
-@pytest.fixture
-def jobset():
-    return yaml.safe_load(TEXT)
+def load(name):
+    return yaml.safe_load((commands.TOP / "launch" / name).read_text())
+
+
+@pytest.fixture(params=NAMES)
+def jobset(request):
+    return load(request.param)
+
+
+def pod_of(jobset):
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    return replicated["template"]["spec"]["template"]["spec"]
 
 
 def known(value):
@@ -71,7 +80,8 @@ def test_a_restart_follows_unless_the_exit_status_says_that_it_is_useless(jobset
     assert (rule["action"], rule["onExitCodes"]["operator"]) == ("FailJob", "In")
 
 
-def test_hosts_and_chips_fit_the_topology(jobset):
+def test_hosts_and_chips_fit_the_topology():
+    jobset = load("gke_jobset.yaml")
     (replicated,) = jobset["spec"]["replicatedJobs"]
     job = replicated["template"]["spec"]
     pod = job["template"]["spec"]
@@ -80,11 +90,56 @@ def test_hosts_and_chips_fit_the_topology(jobset):
     assert job["parallelism"] * chips == rows * columns
 
 
-def test_its_command_is_one_of_ours(jobset):
+def test_a_stop_is_heard_before_python_runs(jobset):
     (replicated,) = jobset["spec"]["replicatedJobs"]
-    program, command, *flags = replicated["template"]["spec"]["template"]["spec"]["containers"][0][
-        "command"
-    ]
+    # Else `nest-dist` is process 1, for which Linux drops signals that nobody handles yet.
+    assert replicated["template"]["spec"]["template"]["spec"]["shareProcessNamespace"] is True
+
+
+def test_its_command_is_one_of_ours(jobset):
+    program, command, *flags = pod_of(jobset)["containers"][0]["command"]
     assert (program, command) == ("nest-dist", "train")
     for flag in flags:
         assert flag.removeprefix("--").split("=")[0] in cli.COMMANDS["train"].flags
+
+
+def test_its_image_is_built_by_the_dockerfile():
+    for name, device in zip(NAMES, ("tpu", "cuda"), strict=True):
+        text = (commands.TOP / "launch" / name).read_text()
+        assert f"docker build --file launch/Dockerfile --build-arg DEVICE={device} " in text
+
+
+def test_nodes_with_gpus_are_as_many_as_processes():
+    jobset = load("gke_gpu_jobset.yaml")
+    (replicated,) = jobset["spec"]["replicatedJobs"]
+    job, (container,) = replicated["template"]["spec"], pod_of(jobset)["containers"]
+    assert replicated["replicas"] == 1
+    assert f"--num_processes={job['parallelism']}" in container["command"]
+    # What JobSet calls the first pod, under the name of its service.
+    name = jobset["metadata"]["name"]
+    assert f"--coordinator={name}-{replicated['name']}-0-0.{name}:8482" in container["command"]
+    assert jobset["spec"]["network"]["enableDNSHostnames"] is True
+    assert [port["containerPort"] for port in container["ports"]] == [8481, 8482]
+
+
+def test_the_processes_of_nodes_with_gpus_find_each_other_and_train(tmp_path):
+    """As the kubelet would start them, but on the CPU and under the address of this machine."""
+    *_, path = readme.GPUS[2].split()
+    jobset = load(path.removeprefix("launch/"))
+    (container,) = pod_of(jobset)["containers"]
+    (node,) = [each["name"] for each in container["env"] if "valueFrom" in each]
+    _, *words = container["command"]
+    own = [*commands.tiny_flags(tmp_path, *commands.ONE_LEVEL, "Run.num_epochs = 0.2")]
+    words = [
+        re.sub("=nest-dist.*", f"=127.0.0.1:{ports.free()}", word)
+        for word in words
+        if not word.startswith(("--gin_file", "--workdir"))
+    ]
+    started = [
+        [*commands.NEST_DIST, *(word.replace(f"$({node})", str(index)) for word in words), *own]
+        for index in range(2)
+    ]
+    environment = harness.environment(JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    with harness.Group(started, environment=environment) as group:
+        assert group.wait() == [0, 0], group.said()
+        assert "2 cpu devices in 2 processes" in group.said()

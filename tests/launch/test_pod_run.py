@@ -9,19 +9,17 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
-import time
 import urllib.request
 
 import pytest
-from support import cloud, commands, fake_buckets, network, ports
+from support import cloud, commands, fake_buckets, harness, network, ports
 
 BINDINGS = (
     *commands.TINY,
     *commands.ONE_LEVEL,
     "Run.num_epochs = 3",
-    "Run.save_every_epochs = 1",
+    "Cadence.save_every_epochs = 1",
 )
 
 
@@ -36,9 +34,11 @@ def tpus(request, tmp_path_factory):
         hosts = None
         if request.param == "hosts":
             if not network.allowed():
-                pytest.skip("needs root and network namespaces")
-            hosts = stack.enter_context(network.hosts(2))
-        here = hosts[1] if hosts else "127.0.0.1"
+                pytest.skip(
+                    "apt install iproute2, and run as root where network namespaces are allowed"
+                )
+            hosts = stack.enter_context(network.Hosts(2))
+        here = hosts.gateway if hosts else "127.0.0.1"
         buckets = stack.enter_context(fake_buckets.Buckets(folder / "buckets", here))
         made = cloud.Cloud(folder / "cloud", cloud.tpu_python(folder), hosts)
         stack.enter_context(made)
@@ -56,24 +56,14 @@ def workdir(tpus):
 
 def start(tpus, command, *more):
     """A line of README, with `more` at its end."""
-    return subprocess.Popen(
-        " ".join([command, *map(shlex.quote, more)]),
-        shell=True,
-        cwd=commands.TOP,
-        env=tpus.environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    line = " ".join([command, *map(shlex.quote, more)])
+    return harness.Process(line, environment=tpus.environment())
 
 
 def succeeds(tpus, command, *more):
-    process = start(tpus, command, *more)
-    output, _ = process.communicate(timeout=600)
-    assert process.returncode == 0, output
-    return output
+    with start(tpus, command, *more) as process:
+        assert process.wait() == 0, process.said()
+        return process.said()
 
 
 def trained(workdir, step):
@@ -87,19 +77,14 @@ def disturbed(tpus, workdir):
         succeeds(tpus, command)
     quick = cloud.RUN.replace(" run ", f" run {' '.join(cloud.QUICK)} ")
     bindings = [f"--gin_bindings={binding}" for binding in BINDINGS]
-    running = start(tpus, quick, *bindings)
-    try:
-        saved = workdir / "checkpoints" / "45" / "SHA256SUMS"
-        cloud.wait_until(lambda: saved.exists() or running.poll() is not None, "a checkpoint")
+    with start(tpus, quick, *bindings) as running:
+        saved = workdir / "checkpoints" / "45" / "metadata.sha256"
+        harness.wait_until(lambda: saved.exists() or not running.running(), running.said)
         survivor, victim = tpus.trainer("nest/0"), tpus.trainer("nest/1")
         victim.send_signal(signal.SIGKILL)
-        output, _ = running.communicate(timeout=600)
-    except BaseException:
-        tpus.end_all()
-        print(running.communicate()[0])
-        raise
+        status, output = running.wait(), running.said()
     assert not survivor.is_running()
-    return running.returncode, output
+    return status, output
 
 
 def test_a_killed_worker_restarts_all_and_the_run_ends_well(tpus, workdir, disturbed):
@@ -134,25 +119,15 @@ def test_the_other_commands_of_readme_show_and_end_the_run(tpus, disturbed):
     lines = succeeds(tpus, cloud.LOGS).splitlines()
     assert any(line.startswith("[0] ") and "done: 135 steps" in line for line in lines)
     port = ports.free()
-    viewer = start(tpus, cloud.TENSORBOARD, f"--port={port}")
-    try:
-        limit = time.monotonic() + 120
-        while viewer.poll() is None and time.monotonic() < limit:
-            try:
-                tags = urllib.request.urlopen(
-                    f"http://localhost:{port}/data/plugin/scalars/tags", timeout=5
-                ).read()
-            except OSError:
-                tags = b""
-            if b"train/loss" in tags:
-                break
-            time.sleep(0.25)
-        assert b"train/loss" in tags
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(viewer.pid, signal.SIGTERM)
-        print(viewer.communicate(timeout=60)[0])
-    cloud.wait_until(lambda: not tpus.processes(), "the end of TensorBoard")
+    address = f"http://localhost:{port}/data/plugin/scalars/tags"
+
+    def shows_loss():
+        return b"train/loss" in urllib.request.urlopen(address, timeout=5).read()
+
+    with start(tpus, cloud.TENSORBOARD, f"--port={port}") as viewer:
+        harness.wait_until(shows_loss, viewer.said, errors=(OSError,))
+        os.killpg(viewer.pid, signal.SIGTERM)
+        harness.wait_until(lambda: not tpus.processes(), viewer.said)
     assert succeeds(tpus, cloud.STOP) == ""
     succeeds(tpus, cloud.DELETE, "--yes")
     assert list(tpus.folder.glob("*/nest*")) == []
@@ -170,14 +145,12 @@ def test_a_bare_worker_is_set_up_once(tmp_path):
         pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
         bare.set(environment={**variables, **pip, "PYTHON": sys.executable})
         assert bare.pod("create", *flags)[0] == 0
-        status, first = bare.pod("setup", *flags, timeout=1800)
+        status, first = bare.pod("setup", *flags)
         assert status == 0, first
         assert "environment: installing requirements-tpu.txt" in first
         python = bare.home(0) / "nest_dist" / ".venv" / "bin" / "python"
         probe = "import jax, libtpu, nest_dist; print(nest_dist.__file__)"
-        done = subprocess.run(
-            [python, "-c", probe], cwd=bare.home(0), capture_output=True, text=True, check=True
-        )
+        done = harness.run([python, "-c", probe], folder=bare.home(0))
         assert done.stdout.startswith(str(bare.home(0)))
         status, again = bare.pod("setup", *flags)
         assert status == 0, again

@@ -2,13 +2,14 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 
 import psutil
 import pytest
-from support import cloud, commands, slurm
+from support import commands, fake_nvidia, harness, readme, slurm
 
 pytestmark = pytest.mark.skipif(
     bool(slurm.missing()),
@@ -26,10 +27,10 @@ def cluster(tmp_path_factory):
 class Job:
     """One submission; `python` is what runs nest-dist."""
 
-    def __init__(self, cluster, folder, python, *arguments, **variables):
+    def __init__(self, cluster, folder, python, *arguments, asked=(), **variables):
         self.log = folder / "log"
         done = subprocess.run(
-            ["sbatch", f"--output={self.log}", "launch/slurm.sbatch", *arguments],
+            ["sbatch", f"--output={self.log}", *asked, "launch/slurm.sbatch", *arguments],
             cwd=commands.TOP,
             env={**cluster, "NEST_DIST_PYTHON": str(python), **variables},
             capture_output=True,
@@ -52,7 +53,7 @@ class Job:
         return done.stdout
 
     def output(self):
-        cloud.wait_until(self.ended, "the end of the job")
+        harness.wait_until(self.ended, lambda: self.log.read_text())
         return self.log.read_text()
 
 
@@ -88,7 +89,9 @@ def test_a_lost_task_ends_the_other_and_the_job_is_queued_again(cluster, tmp_pat
     nasty = ("--workdir=/a b", "--gin_bindings=x = 'it''s \"$HOME\" \\ \n é'")
     job = Job(cluster, tmp_path, python, *nasty)
     pids = [tmp_path / f"pid-{task}" for task in (0, 1)]
-    cloud.wait_until(lambda: all(path.exists() and path.read_text() for path in pids), "the start")
+    harness.wait_until(
+        lambda: all(path.exists() and path.read_text() for path in pids), "the start of both tasks"
+    )
     victim, other = (int(path.read_text()) for path in pids[::-1])
     os.kill(victim, signal.SIGKILL)
     output = job.output()
@@ -110,3 +113,51 @@ def test_the_number_of_restarts_is_bounded(cluster, tmp_path):
     output = Job(cluster, tmp_path, python, MAX_RESTARTS="1").output()
     assert output.count("back into the queue") == 1
     assert output.endswith("slurm.sbatch: 1 restarts were all that MAX_RESTARTS allows\n")
+
+
+# What each task takes of the GPUs of its node, which are numbered devices here.
+TAKEN = """
+import os
+from nest_dist.cluster import discovery, gpus
+peers = discovery.find(None, None, None, 60)
+seen = gpus.visible(gpus.installed())
+mine = seen if peers.local_devices is None else [seen[at] for at in peers.local_devices]
+print("TAKEN", peers.index, peers.count, os.environ["JAX_PLATFORMS"], *mine)
+"""
+
+
+# README's, for the two nodes of this cluster with their two cores each.
+README = [
+    re.sub("=8$", "=2", word)
+    for word in shlex.split(readme.GPUS[1].partition(" launch/")[0])[1:]
+    if not word.startswith("--nodes")
+]
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken"),
+    [
+        (["--gpus-per-node=4"], ["0123", "0123"]),  # a process a node
+        (["--gpus-per-node=2", "--ntasks-per-node=2"], ["0", "1", "0", "1"]),  # a process a GPU
+        (["--gpus-per-node=4", "--ntasks-per-node=2"], ["01", "23", "01", "23"]),
+        (["--gpus-per-task=1", "--ntasks-per-node=2"], ["0", "1", "0", "1"]),
+        (["--gres=gpu:2", "--ntasks-per-node=2"], ["0", "1", "0", "1"]),
+        (README, ["0", "1", "0", "1"]),
+    ],
+)
+def test_each_task_has_gpus_of_its_own(cluster, tmp_path, asked, taken):
+    (tmp_path / "taken.py").write_text(TAKEN)
+    python = stub(tmp_path, f"exec {sys.executable} taken.py")
+    variables = {
+        "PATH": fake_nvidia.path(fake_nvidia.install(tmp_path / "n", count=slurm.GPUS)),
+        "PYTHONPATH": harness.module_path(),
+    }
+    inherited = {name: value for name, value in cluster.items() if name != "JAX_PLATFORMS"}
+    output = Job(inherited, tmp_path, python, asked=asked, **variables).output()
+    assert output.endswith("slurm.sbatch: the run ended with status 0\n"), output
+    lines = [line.split()[2:] for line in re.findall(r"^\d: TAKEN .*$", output, re.MULTILINE)]
+    got = {int(index): identifiers for index, _, _, *identifiers in lines}
+    assert {(count, platforms) for _, count, platforms, *_ in lines} == {(str(len(taken)), "cuda")}
+    assert [got[index] for index in range(len(taken))] == [
+        [f"GPU-n-0000000{number}" for number in numbers] for numbers in taken
+    ]

@@ -9,7 +9,7 @@ import subprocess
 
 import psutil
 import pytest
-from support import cloud, commands
+from support import cloud, harness
 
 TRAIN = ("--", "--gin_file=runs/quickstart.gin", "--workdir=/tmp/unused")
 NASTY = [
@@ -72,8 +72,8 @@ def test_arguments_arrive_byte_for_byte(tpus):
     assert status == 0, output
     for worker in (0, 1):
         noted = tpus.home(worker) / "arguments"
-        cloud.wait_until(noted.exists, "the run")
-        cloud.wait_until(lambda: not tpus.processes(), "the end")
+        harness.wait_until(noted.exists, "the run")
+        harness.wait_until(lambda: not tpus.processes(), "the end")
         expected = "".join(f"{word}\0" for word in ["train", *NASTY])
         assert noted.read_bytes() == expected.encode()
 
@@ -83,13 +83,20 @@ def test_setting_up_again_is_quick_and_keeps_what_was_made(tpus):
     for worker in (0, 1):
         kept = tpus.home(worker) / "nest_dist" / "workdirs" / "mine"
         kept.mkdir(parents=True)
-        (tpus.home(worker) / "nest_dist" / "gin" / "old.gin").touch()
+        # Of one that came with an earlier setup, which notes what it brings.
+        old, mine = (
+            tpus.home(worker) / "nest_dist" / "gin" / name for name in ("old.gin", "my.gin")
+        )
+        mine.touch()
+        old.touch()
+        with (tpus.home(worker) / "nest_dist" / ".setup").open("a") as brought:
+            brought.write("gin/old.gin\n")
     status, again = tpus.pod("setup")
     assert (status, again) == (0, first)
     assert "worker 0 has Python 3." in again
     assert "worker 1 has Python 3." in again
     assert kept.exists()
-    assert not (tpus.home(1) / "nest_dist" / "gin" / "old.gin").exists()
+    assert (old.exists(), mine.exists()) == (False, True)
 
 
 def test_workers_with_different_packages_are_refused(tpus, tmp_path):
@@ -178,7 +185,7 @@ def test_one_of_the_workers_ends_decides(states, expected):
     done = subprocess.run(
         ["bash", "-c", "source launch/tpu_run.sh; verdict"],
         input=lines,
-        cwd=commands.TOP,
+        cwd=harness.TOP,
         capture_output=True,
         text=True,
         check=True,
@@ -210,9 +217,7 @@ def test_a_run_is_not_taken_for_done_while_a_worker_is_silent(looks, pod, expect
         watch 1
         echo "$outcome"
     """
-    done = subprocess.run(
-        ["bash", "-c", code], cwd=commands.TOP, capture_output=True, text=True, check=True
-    )
+    done = harness.run(["bash", "-c", code])
     assert done.stdout == f"{expected}\n"
 
 
@@ -269,10 +274,9 @@ def test_a_connection_that_breaks_starts_nothing_twice(tpus):
 def test_a_run_outlives_the_machine_that_started_it_and_is_found_again(tpus):
     behave(tpus, 'echo >>"$HOME/starts"; sleep 3')
     first = tpus.start("run", *cloud.QUICK, *TRAIN)
-    cloud.wait_until((tpus.home(1) / "starts").exists, "the start")
-    os.killpg(first.pid, 9)
+    harness.wait_until((tpus.home(1) / "starts").exists, first.said)
+    os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    first.stdout.close()  # those that follow the logs outlive it and hold the other end
     status, output = tpus.pod("run", *cloud.QUICK, *TRAIN)
     assert status == 0, output
     assert "is under way; going on with it" in output
@@ -297,28 +301,27 @@ def test_a_lock_is_removed_only_if_its_owner_is_dead(tpus):
 def test_ctrl_c_leaves_the_run_running(tpus):
     behave(tpus, 'touch "$HOME/started"; sleep 300')
     watching = tpus.start("run", *cloud.QUICK, *TRAIN)
-    cloud.wait_until((tpus.home(1) / "started").exists, "the start")
-    cloud.wait_until(lambda: any("log" in call[6] for call in tpus.calls() if len(call) > 6), "x")
+    harness.wait_until((tpus.home(1) / "started").exists, watching.said)
+
+    def follows_logs():
+        return any("log" in call[6] for call in tpus.calls() if len(call) > 6)
+
+    harness.wait_until(follows_logs, watching.said)
     running = sleepers(tpus)
     assert len(running) == 2
     watching.send_signal(signal.SIGINT)
-    output, _ = watching.communicate(timeout=600)
-    assert watching.returncode == 130
-    assert "the run goes on; attach shows it again, stop ends it" in output
+    assert watching.wait() == 130
+    assert "the run goes on; attach shows it again, stop ends it" in watching.said()
     assert sleepers(tpus) == running
 
 
 def test_a_stop_between_two_attempts_is_heard(tpus):
     behave(tpus, "exit 75")
     watching = tpus.start("run", "--poll_seconds=1", "--backoff_seconds=5", *TRAIN)
-    said = ""
-    while "restart 1 of 20 in 5 s" not in said:
-        said = watching.stdout.readline()
-        assert said
+    harness.wait_until(lambda: "restart 1 of 20 in 5 s" in watching.said(), watching.said)
     assert tpus.pod("stop")[0] == 0
-    output, _ = watching.communicate(timeout=600)
-    assert watching.returncode == 76
-    assert "the run was stopped" in output
+    assert watching.wait() == 76
+    assert "the run was stopped" in watching.said()
 
 
 def test_a_queued_resource_is_waited_for(tpus):
@@ -332,6 +335,21 @@ def test_a_queued_resource_is_waited_for(tpus):
     assert (status, output) == (0, "tpu_pod.sh: nest is there\n")
     assert tpus.pod("delete", "--yes")[0] == 0
     assert list(tpus.folder.glob("*/nest*")) == []
+
+
+def test_ctrl_c_in_the_queue_says_that_the_request_stays(tpus):
+    tpus.set(queue=["WAITING_FOR_RESOURCES"])
+    waiting = tpus.start("run", "--queued", *cloud.QUICK, *TRAIN)
+    harness.wait_until(lambda: "the request is WAITING" in waiting.said(), waiting.said)
+    os.killpg(waiting.pid, signal.SIGINT)  # as a terminal does
+    assert waiting.wait() == 130
+    stays = "the request stays in the queue, and the TPU costs from when it comes; "
+    assert f"tpu_pod.sh: {stays}the same command waits on, delete withdraws it" in waiting.said()
+    status, output = tpus.pod("status")
+    assert status == 1
+    assert f"nest: absent\nits request is WAITING_FOR_RESOURCES: {stays}" in output
+    assert tpus.pod("delete", "--yes")[0] == 0
+    assert tpus.pod("status") == (1, "nest: absent\n")
 
 
 def test_a_request_that_is_not_met_in_time_is_withdrawn(tpus):
@@ -351,15 +369,31 @@ def test_a_request_that_is_not_met_in_time_is_withdrawn(tpus):
 def test_a_preempted_tpu_is_made_again(tpus, kind):
     behave(tpus, '[[ -e $FAKE_CLOUD/once ]] && exit 0; touch "$HOME/started"; sleep 300')
     running = tpus.start("run", *kind, *cloud.QUICK, *TRAIN)
-    cloud.wait_until((tpus.home(1) / "started").exists, "the run")
+    harness.wait_until((tpus.home(1) / "started").exists, running.said)
     (tpus.folder / "once").touch()
     tpus.preempt()
-    output, _ = running.communicate(timeout=600)
-    assert running.returncode == 0, output
+    status, output = running.wait(), running.said()
+    assert status == 0, output
     assert "the TPU is gone" in output
     assert "restart 1 of 20 in 1 s" in output
     assert "nest was preempted or ended; deleting what is left of it" in output
     assert sum("create" in call for call in tpus.calls()) == 2
+
+
+def test_a_tpu_that_is_made_again_has_new_keys_and_is_reached(tpus):
+    for _ in range(2):
+        ready(tpus)
+        known = (tpus.folder / "known_hosts").read_text()
+        assert tpus.pod("delete", "--yes")[0] == 0
+    ready(tpus)
+    assert (tpus.folder / "known_hosts").read_text() != known
+    # One that this machine has not made is not trusted; what to do is said.
+    (tpus.folder / "known_hosts").write_text(known)
+    status, output = tpus.pod("setup")
+    assert status == 2
+    assert "HOST IDENTIFICATION HAS CHANGED" in output
+    assert f'ssh-keygen -f "{tpus.folder}/known_hosts" -R "tpu.nest-0"' in output
+    assert output.splitlines()[-1] == ("tpu_pod.sh: the project was not copied to nest; see above.")
 
 
 @pytest.mark.parametrize(("answer", "left"), [("n", 1), ("", 1), ("y", 0)])
@@ -367,13 +401,8 @@ def test_deleting_asks(tpus, answer, left):
     tpus.pod("create")
     ours, theirs = pty.openpty()
     os.write(ours, f"{answer}\n".encode())
-    done = subprocess.run(
-        ["bash", "launch/tpu_pod.sh", "delete"],
-        cwd=commands.TOP,
-        env=tpus.environment(),
-        stdin=theirs,
-        capture_output=True,
-        text=True,
+    done = harness.run(
+        ["bash", "launch/tpu_pod.sh", "delete"], environment=tpus.environment(), stdin=theirs
     )
     os.close(ours)
     os.close(theirs)
@@ -463,10 +492,10 @@ def test_a_dry_run_shows_the_very_commands(tpus):
     _, shown = tpus.pod("run", "--dry_run", "--create_flag=--network=mine", "--", *NASTY)
     shown = "".join(line for line in shown.splitlines(True) if not line.startswith("tpu_pod.sh"))
     assert tpus.calls() == []
-    subprocess.run(["bash", "-c", shown], cwd=commands.TOP, env=tpus.environment(), check=True)
+    assert harness.run(["bash", "-c", shown], environment=tpus.environment()).returncode == 0
     typed = tpus.calls()
     noted = tpus.home(1) / "arguments"
-    cloud.wait_until(noted.exists, "the run")
+    harness.wait_until(noted.exists, "the run")
     assert noted.read_bytes() == "".join(f"{word}\0" for word in ["train", *NASTY]).encode()
     tpus.pod("delete", "--yes")
     (tpus.folder / "calls.jsonl").unlink()

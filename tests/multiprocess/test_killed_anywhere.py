@@ -1,7 +1,5 @@
 """A run that is killed and goes on with other processes and devices: nothing lost or repeated."""
 
-import random
-
 import numpy as np
 import pytest
 from support import commands
@@ -11,12 +9,12 @@ STEPS = 60
 FLAGS = (
     *commands.ONE_LEVEL,
     "Run.num_epochs = 1.335",
-    "Run.save_every_epochs = 0.1",
-    "Run.evaluate_every_epochs = 2",
-    "AdamW.warmup_epochs = 0.1",
+    "Cadence.save_every_epochs = 0.1",
+    "Evaluation.every_epochs = 2",
+    "Cosine.warmup_epochs = 0.1",
 )
 SHORT = (*FLAGS, "Run.num_epochs = 0.667")
-REPRODUCIBLE = ("Run.reproducible_reduction = True",)
+REPRODUCIBLE = ("Step.reproducible_reduction = True",)
 
 
 def recording(folder, *bindings):
@@ -48,15 +46,16 @@ def test_a_run_that_is_killed_goes_on_with_fewer_processes(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("reproducible", [False, True])
-def test_a_run_killed_three_times_goes_on_with_4_then_2_then_1_processes(reproducible, tmp_path):
+def test_a_run_killed_three_times_goes_on_with_4_then_2_then_1_processes(
+    reproducible, rng, tmp_path
+):
     bindings = REPRODUCIBLE if reproducible else ()
     whole, killed = (recording(tmp_path / name, *FLAGS, *bindings) for name in ("whole", "killed"))
     whole.attempt(2, 2)
-    first, second, third = sorted(random.sample(range(6, STEPS - 2), 3))
-    print(f"killed after steps {first}, {second} and {third}")
-    killed.attempt(4, 1, killed_after=first, victim=random.randrange(4))
-    killed.attempt(4, 1, killed_after=second, victim=random.randrange(4))
-    killed.attempt(2, 1, killed_after=third, victim=random.randrange(2))
+    first, second, third = sorted(rng.sample(range(6, STEPS - 2), 3))
+    killed.attempt(4, 1, killed_after=first, victim=rng.randrange(4))
+    killed.attempt(4, 1, killed_after=second, victim=rng.randrange(4))
+    killed.attempt(2, 1, killed_after=third, victim=rng.randrange(2))
     assert "resuming after step" in killed.attempt(1, 8 if reproducible else 1)
     assert sorted(whole.batches()) == list(range(1, STEPS + 1))
     assert killed.batches() == whole.batches()
@@ -68,13 +67,11 @@ def test_a_run_killed_three_times_goes_on_with_4_then_2_then_1_processes(reprodu
 
 
 @pytest.mark.slow
-def test_five_random_kills_leave_the_same_bits_on_the_same_topology(tmp_path):
+def test_five_random_kills_leave_the_same_bits_on_the_same_topology(rng, tmp_path):
     whole, killed = (recording(tmp_path / name, *FLAGS) for name in ("whole", "killed"))
     whole.attempt(2, 1)
-    kills = sorted(random.sample(range(6, STEPS - 2), 5))
-    print(f"killed after steps {kills}")
-    for step in kills:
-        killed.attempt(2, 1, killed_after=step, victim=random.randrange(2))
+    for step in sorted(rng.sample(range(6, STEPS - 2), 5)):
+        killed.attempt(2, 1, killed_after=step, victim=rng.randrange(2))
     killed.attempt(2, 1)
     assert killed.batches() == whole.batches()
     assert sorted(killed.batches()) == list(range(1, STEPS + 1))

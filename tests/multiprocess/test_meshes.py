@@ -6,14 +6,13 @@ import json
 import os
 import pathlib
 import re
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from support import commands, meshes, ports
+from support import harness, meshes, ports
 
-from nest_dist.parallel import collectives
+from nest_dist.rehearsal import collectives, estimates
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "collectives.json"
 # Sums in another order differ in the last of 24 bits, 6e-8 of the loss; twenty steps of Adam
@@ -23,7 +22,7 @@ TOLERANCE = 2e-6
 
 @functools.cache
 def wired(name):
-    return meshes.wire(meshes.MESHES[name])
+    return meshes.built(meshes.MESHES[name])
 
 
 @functools.cache
@@ -36,7 +35,17 @@ def losses(name):
     return meshes.losses(wired(name), step(name), meshes.first_params())
 
 
-@pytest.mark.parametrize("name", [name for name in meshes.MESHES if name != "1"])
+OFTEN = ("data=8", "data=2 fsdp=2 tensor=2", "data=2 rows=4", "data=4 reproducible")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in OFTEN else pytest.mark.slow)
+        for name in meshes.MESHES
+        if name != "1"
+    ],
+)
 def test_the_losses_of_twenty_steps_do_not_depend_on_the_mesh(name):
     assert len(set(losses("1"))) == meshes.STEPS
     np.testing.assert_allclose(losses(name), losses("1"), rtol=TOLERANCE, atol=0)
@@ -53,41 +62,13 @@ def test_the_losses_of_twenty_steps_do_not_depend_on_the_mesh(name):
 )
 def test_two_processes_of_four_devices_have_the_same_losses(names, tmp_path):
     np.savez(tmp_path / "first.npz", **meshes.first_params())
-    port = ports.free()
-    environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_NUM_CPU_DEVICES": "4",
-        "PYTHONPATH": os.pathsep.join(
-            [str(commands.TOP / "tests"), os.environ.get("PYTHONPATH", "")]
-        ),
-    }
-    arguments = [f"127.0.0.1:{port}", "2"]
-    started = [
-        subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "support.meshes",
-                *arguments,
-                str(index),
-                tmp_path / "first.npz",
-                *names,
-            ],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=900)[0] for process in started]
-    finally:
-        for process in started:
-            process.kill()
-    assert [process.returncode for process in started] == [0, 0], "\n".join(outputs)
-    found = [json.loads(line) for line in re.findall(r"^losses (.*)$", outputs[0], re.MULTILINE)]
+    environment = harness.environment(4, PYTHONPATH=harness.module_path())
+    program = [sys.executable, "-m", "support.meshes", f"127.0.0.1:{ports.free()}", "2"]
+    started = [[*program, index, tmp_path / "first.npz", *names] for index in range(2)]
+    with harness.Group(started, environment=environment) as group:
+        assert group.wait() == [0, 0], group.said()
+        said = group.processes[0].said()
+    found = [json.loads(line) for line in re.findall(r"^losses (.*)$", said, re.MULTILINE)]
     assert [each["mesh"] for each in found] == list(names)
     for each in found:
         np.testing.assert_allclose(
@@ -98,10 +79,10 @@ def test_two_processes_of_four_devices_have_the_same_losses(names, tmp_path):
 def exchanged(name):
     """Arrays, and numbers in all of them, by kind of collective and axes of the mesh."""
     arrays, numbers = collections.Counter(), collections.Counter()
-    for each in collectives.found(step(name).as_text(), wired(name).layout.mesh):
+    for each in collectives.read(estimates.read(step(name).as_text()), wired(name).sharding.mesh):
         key = f"{each.kind} over {' and '.join(each.axes)}"
         arrays[key] += len(each.shapes)
-        numbers[key] += each.elements
+        numbers[key] += sum(map(collectives.elements, each.shapes))
     return {key: [arrays[key], numbers[key]] for key in sorted(arrays)}
 
 

@@ -1,61 +1,48 @@
 """One run on several numbers of processes and devices: the same batches, the same losses."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-from support import cluster, commands, ports
+from support import commands, harness
 
-TOPOLOGIES = [(1, 1), (1, 4), (2, 2), (4, 1)]  # processes, devices of each
-# Other ways to lay a run out, and to load for it.
+# Processes, devices of each, and other ways to lay a run out and to load for it.
 LAYOUTS = [
-    (1, 4, "MeshShape.rows = 2"),
-    (1, 4, "MeshShape.fsdp = 4"),
-    (2, 2, "MeshShape.fsdp = 2"),
+    (2, 2, None),
     (2, 1, "TrainingData.workers = 2"),
+    *(
+        pytest.param(*layout, marks=pytest.mark.slow)
+        for layout in (
+            (1, 4, None),
+            (4, 1, None),
+            (1, 4, "MeshShape.rows = 2"),
+            (1, 4, "MeshShape.fsdp = 4"),
+            (2, 2, "MeshShape.fsdp = 2"),
+        )
+    ),
 ]
 SHORT = (
     *commands.ONE_LEVEL,
     "Run.num_epochs = 0.2",
-    "Run.save_every_epochs = 0.1",
-    "Run.evaluate_every_epochs = 0.2",
+    "Cadence.save_every_epochs = 0.1",
+    "Evaluation.every_epochs = 0.2",
 )
 
 
 def batch_digests(processes, devices, *flags):
     """sha256 of global batches by step, as process 0 of a run sees them."""
-    port = ports.free()
-    environment = {
-        **os.environ,
-        "JAX_NUM_CPU_DEVICES": str(devices),
-        "PYTHONPATH": str(commands.TOP / "tests"),
-    }
-    started = []
-    for index in range(processes):
-        peers = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
-        command = [
-            *(sys.executable, "-m", "support.batch_digests", "--gin_file=runs/quickstart.gin"),
-            *(f"--gin_bindings={binding}" for binding in commands.TINY),
-            *(peers if processes > 1 else []),
-            *([f"--process_id={index}"] if processes > 1 else []),
-            *flags,
-        ]
-        started.append(
-            subprocess.Popen(
-                command,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    outputs = [process.communicate(timeout=180)[0] for process in started]
-    assert [process.returncode for process in started] == [0] * processes, "\n".join(outputs)
-    return dict(re.findall(r"^batch (\d+) (\w{64})$", outputs[0], flags=re.MULTILINE))
+    program = [
+        *(sys.executable, "-m", "support.batch_digests", "--gin_file=runs/quickstart.gin"),
+        *(f"--gin_bindings={binding}" for binding in commands.TINY),
+        *flags,
+    ]
+    environment = harness.environment(devices, PYTHONPATH=harness.module_path())
+    with harness.Group.of(processes, program, environment=environment) as group:
+        assert group.wait() == [0] * processes, group.said()
+        said = group.processes[0].said()
+    return dict(re.findall(r"^batch (\d+) (\w{64})$", said, flags=re.MULTILINE))
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +50,7 @@ def reference_batches():
     return batch_digests(1, 1)
 
 
-@pytest.mark.parametrize(
-    ("processes", "devices", "binding"),
-    [*((processes, devices, None) for processes, devices in TOPOLOGIES[1:]), *LAYOUTS],
-)
+@pytest.mark.parametrize(("processes", "devices", "binding"), LAYOUTS)
 def test_global_batches_do_not_depend_on_the_topology(
     processes, devices, binding, reference_batches
 ):
@@ -94,16 +78,18 @@ def reference_run(tmp_path_factory):
     return workdir
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(1, 1), (1, 4), (2, 1), (4, 1)])
+@pytest.mark.parametrize(
+    ("processes", "devices"),
+    [(2, 1), *(pytest.param(*it, marks=pytest.mark.slow) for it in ((1, 1), (1, 4), (4, 1)))],
+)
 def test_evaluation_counts_each_example_once_on_any_number_of_processes(
-    processes, devices, reference_run, tmp_path
+    processes, devices, reference_run
 ):
-    program, environment = ("-m", "nest_dist", "evaluate"), {"JAX_NUM_CPU_DEVICES": str(devices)}
-    flags = [f"--workdir={reference_run}"]
-    with cluster.Cluster(processes, tmp_path, flags, environment, program=program) as started:
-        assert started.wait(240), started.said()
-        assert set(started.codes()) == {0}, started.said()
-    (line,) = re.findall(r"^\{.*\}$", started.said(), flags=re.MULTILINE)
+    program = [*commands.NEST_DIST, "evaluate", f"--workdir={reference_run}"]
+    environment = harness.environment(devices)
+    with harness.Group.of(processes, program, environment=environment) as group:
+        assert set(group.wait()) == {0}, group.said()
+        (line,) = re.findall(r"^\{.*\}$", group.said(), flags=re.MULTILINE)
     found, (during,) = json.loads(line), commands.evaluations(reference_run)
     # 359 examples are no multiple of 32: the last batch is filled up.
     assert found["eval/examples"] == 359
@@ -120,10 +106,8 @@ TOLERANCE = 2e-5
 @pytest.mark.parametrize(
     ("processes", "devices", "bindings"),
     [
-        (1, 4, ()),
-        pytest.param(2, 2, (), marks=pytest.mark.slow),
-        (4, 1, ()),
         (2, 2, ("MeshShape.fsdp = 2",)),
+        *(pytest.param(*it, (), marks=pytest.mark.slow) for it in ((1, 4), (2, 2), (4, 1))),
     ],
 )
 def test_losses_agree_on_every_topology(processes, devices, bindings, reference_run, tmp_path):

@@ -1,4 +1,4 @@
-"""One run of two processes that is watched, traced, killed and resumed: what it leaves behind."""
+"""One run of two processes that is watched, traced, killed and resumed: all that it records."""
 
 import gzip
 import json
@@ -10,29 +10,29 @@ import venv
 
 import jax
 import pytest
-from support import browser, commands, ports
+from support import commands, harness, ports
 from tensorboard.backend.event_processing import event_accumulator
 
 FLAGS = (
     "Run.num_epochs = 6",
-    "Run.save_every_epochs = 1",
-    "Run.evaluate_every_epochs = 2",
-    "Run.log_every_steps = 10",
-    "Run.histograms_every_steps = 50",
-    "Run.profile_first_step = 21",
-    "Run.profile_num_steps = 4",
+    "Cadence.save_every_epochs = 1",
+    "Evaluation.every_epochs = 2",
+    "Cadence.log_every_steps = 10",
+    "Cadence.histograms_every_steps = 50",
+    "Cadence.profile_first_step = 21",
+    "Cadence.profile_num_steps = 4",
 )
 NUM_STEPS, SAVE_EVERY = 270, 45
 
 
 class Watched:
-    """The folder of the run and what both attempts said."""
+    """The folder of the run and the output of both attempts."""
 
     def __init__(self, workdir):
         self.workdir = workdir
         self.seconds = 0.0
         self.outputs = []
-        self.saved_when_killed = self.books_when_killed = None
+        self.ledger_when_killed = None
 
     def traces(self):
         folder = self.workdir / "tensorboard" / "plugins" / "profile"
@@ -41,62 +41,67 @@ class Watched:
     def attempt(self):
         return commands.Local(2, 1, *commands.tiny_flags(self.workdir, *FLAGS))
 
-    def books(self):
+    def ledger(self):
         return json.loads((self.workdir / "goodput.json").read_text())
 
-    def stands_with_more_than_it_saved(self, process):
-        """Halt the run; whether its ledger knows of steps that a restart would repeat.
+    def halts_after_unsaved_steps(self, process):
+        """Halts the run; whether its ledger knows of steps that a restart would repeat.
 
-        If not, the run goes on. One process that is stopped halts all at their next step, so
-        that no save comes between the look and the kill.
+        If not, the run goes on. One stopped process halts all at their next step, so that no save
+        comes between this check and the kill.
         """
         process.send_signal(signal.SIGSTOP)
         time.sleep(1)
-        books = self.books()
-        newest = max(books["saved"], key=int)
-        if any(books["seconds"][cause] > spent for cause, spent in books["saved"][newest].items()):
+        ledger = self.ledger()
+        saved = ledger["saved"][max(ledger["saved"], key=int)]
+        if any(ledger["seconds"][cause] > seconds for cause, seconds in saved.items()):
             return True
         process.send_signal(signal.SIGCONT)
         time.sleep(0.1)
         return False
 
-    def wait_for_trace_beside(self, names):
-        browser.eventually(
-            lambda: any(len(self.traces()[name]) == 2 for name in self.traces().keys() - names)
-        )
+    def wait_for_trace_beside(self, names, launcher):
+        def whole():
+            return any(
+                len(files) == 2 for name, files in self.traces().items() if name not in names
+            )
+
+        harness.wait_until(whole, launcher.said)
 
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        # What is compiled goes to the folder of the run, as it does by default.
+        # Compiled programs go to the folder of the run, as they do by default.
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         return watch(Watched(tmp_path_factory.mktemp("watched")))
 
 
 def watch(run):
-    """Both attempts, with all that is asked for and done to them on the way."""
+    """Both attempts, with requests for traces and the kill."""
     started = time.monotonic()
     with run.attempt() as launcher:
         commands.wait_for_step(run.workdir, 50, launcher)
         (run.workdir / "profile").touch()
-        run.wait_for_trace_beside(set(run.traces()))
+        run.wait_for_trace_beside(set(run.traces()), launcher)
         commands.wait_for_step(run.workdir, 2 * SAVE_EVERY + 10, launcher)
-        browser.eventually(lambda: run.stands_with_more_than_it_saved(launcher.processes()[1]))
-        launcher.processes()[1].kill()
-        run.outputs.append(launcher.wait()[1])
-    run.books_when_killed = run.books()
+        victim = launcher.processes()[1]
+        harness.wait_until(lambda: run.halts_after_unsaved_steps(victim), launcher.said)
+        victim.kill()
+        launcher.wait()
+        run.outputs.append(launcher.said())
+    run.ledger_when_killed = run.ledger()
     # A kill in the middle of writing may leave such an entry.
-    damaged, *_ = sorted((run.workdir / "compiled").rglob("jit_step-*"))
-    damaged.write_bytes(damaged.read_bytes()[:1000])
+    program, *_ = sorted((run.workdir / "compiled").rglob("jit_step-*"))
+    program.write_bytes(program.read_bytes()[:1000])
     with run.attempt() as launcher:
         first = len(commands.metrics(run.workdir))
-        browser.eventually(lambda: len(commands.metrics(run.workdir)) > first + 2)
+        harness.wait_until(lambda: len(commands.metrics(run.workdir)) > first + 2, launcher.said)
         before = set(run.traces())
         launcher.processes()[1].send_signal(signal.SIGUSR1)
-        run.wait_for_trace_beside(before)
-        status, output = launcher.wait()
+        run.wait_for_trace_beside(before, launcher)
+        status, output = launcher.wait(), launcher.said()
         run.outputs.append(output)
     run.seconds = time.monotonic() - started
     assert status == 0, output
@@ -107,9 +112,9 @@ def watch(run):
 def events(watched):
     everything = dict.fromkeys(event_accumulator.DEFAULT_SIZE_GUIDANCE, 0)
     folder = str(watched.workdir / "tensorboard")
-    found = event_accumulator.EventAccumulator(folder, size_guidance=everything)
-    found.Reload()
-    return found
+    accumulator = event_accumulator.EventAccumulator(folder, size_guidance=everything)
+    accumulator.Reload()
+    return accumulator
 
 
 def test_all_processes_trace_the_steps_that_were_planned_and_asked_for(watched):
@@ -137,7 +142,7 @@ def test_a_trace_knows_its_steps(watched):
         assert steps == {21, 22, 23, 24}
 
 
-def test_no_step_stands_twice(watched, events):
+def test_no_step_is_recorded_twice(watched, events):
     lines = commands.metrics(watched.workdir)
     for name in ("train/loss", "eval/top_1", "goodput/fraction", "speed/images_per_second"):
         steps = [line["step"] for line in lines if name in line]
@@ -151,8 +156,8 @@ def test_no_step_stands_twice(watched, events):
 def test_histograms_of_each_level_come_when_asked_for(events):
     names = events.Tags()["histograms"]
     for tree in ("parameters", "gradients"):
-        for part in ("patch_embedding", "levels_0", "aggregations_0", "levels_1", "head"):
-            assert f"{tree}/{part}" in names
+        for module in ("patch_embedding", "levels_0", "aggregations_0", "levels_1", "head"):
+            assert f"{tree}/{module}" in names
     for name in names:
         assert [event.step for event in events.Histograms(name)] == list(range(50, NUM_STEPS, 50))
     (*_, last) = events.Histograms("gradients/head")
@@ -160,23 +165,23 @@ def test_histograms_of_each_level_come_when_asked_for(events):
     assert last.histogram_value.min < 0 < last.histogram_value.max
 
 
-def test_the_second_start_takes_what_the_first_compiled_and_does_not_mind_damage(watched):
+def test_the_second_start_reuses_compiled_programs_and_survives_a_corrupt_one(watched):
     first, second = watched.outputs
-    assert "from an earlier start" not in first
-    assert "programs taken from an earlier start:" in second
+    assert "an earlier start" not in first
+    assert "programs from the cache of an earlier start:" in second
     assert "compiled/" in second
-    assert "was damaged and is emptied" in second
+    assert "was corrupt and is now empty" in second
 
 
 def test_the_ledger_knows_what_the_kill_cost(watched):
-    seconds = watched.books()["seconds"]
+    seconds = watched.ledger()["seconds"]
     assert all(
         seconds[cause] > 0
         for cause in ("start", "restore", "compile", "step", "evaluation", "save", "profile")
     )
     # Both attempts, but for the moments between the last entry and the kill.
     assert sum(seconds.values()) < watched.seconds
-    before = watched.books_when_killed
+    before = watched.ledger_when_killed
     (resumed,) = {
         int(line.split("resuming after step ")[1].split(",")[0])
         for line in watched.outputs[1].splitlines()
@@ -206,7 +211,7 @@ def test_a_finished_run_sums_up(watched):
         assert f" {cause} " in summary
 
 
-def test_only_the_lead_process_speaks(watched):
+def test_only_the_primary_process_prints(watched):
     said = [line for line in watched.outputs[1].splitlines() if f"step 260/{NUM_STEPS}" in line]
     assert [line.split()[0] for line in said] == ["[0]"]
 
@@ -221,16 +226,15 @@ def test_the_profiler_of_tensorboard_opens_a_trace(watched, tmp_path):
     address = f"http://127.0.0.1:{port}/data/plugin/profile"
 
     def answer(question):
-        with urllib.request.urlopen(f"{address}/{question}", timeout=60) as found:
-            data = found.read()
+        with urllib.request.urlopen(f"{address}/{question}", timeout=60) as response:
+            data = response.read()
         zipped = data.startswith(b"\x1f\x8b")
         return json.loads(gzip.decompress(data) if zipped else data)
 
-    server = subprocess.Popen(
+    with harness.Process(
         [programs / "tensorboard", f"--logdir={watched.workdir}/tensorboard", f"--port={port}"]
-    )
-    try:
-        runs = browser.eventually(lambda: answer("runs"))
+    ) as server:
+        runs = harness.wait_until(lambda: answer("runs"), server.said, errors=(OSError,))
         assert set(runs) == set(watched.traces())
         run = "run=steps_21_to_24"
         hosts = [host["hostname"] for host in answer(f"hosts?{run}&tag=trace_viewer")]
@@ -239,6 +243,3 @@ def test_the_profiler_of_tensorboard_opens_a_trace(watched, tmp_path):
             trace = answer(f"data?{run}&tag=trace_viewer@&host={host}")
             names = {event["name"] for event in trace["traceEvents"] if event["ph"] == "X"}
             assert {f"train {step}" for step in (21, 22, 23, 24)} <= names
-    finally:
-        server.terminate()
-        server.wait(timeout=60)

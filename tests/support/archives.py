@@ -1,4 +1,4 @@
-"""Archives and Parquet files with a few pictures, as data sets are handed around."""
+"""Archives and Parquet files with a few pictures, in the forms of published data sets."""
 
 import io
 import json
@@ -18,7 +18,7 @@ def header(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int =
 
 
 def tar_bytes(members: Iterable[tuple[str | tarfile.TarInfo, bytes]]) -> bytes:
-    """An archive; names stand in it exactly as given."""
+    """An archive with exactly these names."""
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         for name, content in members:
@@ -45,7 +45,7 @@ def parquet(
     columns: tuple[str, str] = ("image", "label"),
     group_rows: int = 5,
 ) -> pathlib.Path:
-    """A file as the Hugging Face library writes it, with the names of classes if there are any."""
+    """A file as the Hugging Face library writes it, with the names of classes, if any."""
     table = pyarrow.table(dict(zip(columns, (images, labels), strict=True)))
     if names:
         features = {columns[1]: {"names": list(names), "_type": "ClassLabel"}}

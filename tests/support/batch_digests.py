@@ -10,8 +10,10 @@ import jax
 import numpy as np
 from absl import flags
 
-from nest_dist.commands import configuration, wiring
-from nest_dist.parallel import hosts, watch
+from nest_dist.base import failures
+from nest_dist.cluster import processes, supervisor
+from nest_dist.experiment import build
+from nest_dist.experiment import run as runs
 
 
 def main():
@@ -25,20 +27,20 @@ def main():
     flags.DEFINE_integer("num_steps", 60, "", flag_values=values)
     values(sys.argv)
     flags.FLAGS.mark_as_parsed()
-    configured = configuration.load(values.gin_file, values.gin_bindings)
-    with watch.Watch() as watching:
-        hosts.start(values.coordinator, values.num_processes, values.process_id)
-        watching.connect()
-        wired = wiring.wire(configured)
-        whole = jax.jit(lambda x: x, out_shardings=wired.layout.replicated())
-        batches = wired.training_batches(values.first_step)
+    configured = runs.load(values.gin_file, values.gin_bindings)
+    with supervisor.Supervisor() as watching:
+        watching.start(values.coordinator, values.num_processes, values.process_id, 300)
+        experiment = build.build(configured)
+        whole = jax.jit(lambda x: x, out_shardings=experiment.sharding.replicated())
+        batches = experiment.training_batches(values.first_step)
         for step in range(values.first_step, values.first_step + values.num_steps):
             batch = next(batches)
             contents = [np.asarray(whole(batch[name])).tobytes() for name in sorted(batch)]
             digest = hashlib.sha256(b"".join(contents))
-            if hosts.lead():
+            if processes.is_primary():
                 print("batch", step, digest.hexdigest(), flush=True)
 
 
 if __name__ == "__main__":
     main()
+    failures.end_now(0)

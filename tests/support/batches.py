@@ -1,13 +1,15 @@
-"""Global batches put together from what several processes would load."""
+"""Global batches, joined from the rows of several processes."""
 
+import dataclasses
 import hashlib
 import typing
 
 import numpy as np
 
-from nest_dist.data import crop, pipeline, randaugment
+from nest_dist.data import batch, pipeline
+from nest_dist.data.transforms import crop, randaugment
 
-# What the recipe does on the host.
+# The transforms of a recipe on the host.
 RECIPE = (
     crop.RandomResizedCrop(side=16, area=(0.05, 1.0)),
     crop.Flip(),
@@ -17,10 +19,20 @@ MIDDLE = (crop.ResizedCentreCrop(side=16, shorter_side=18),)
 GREY_RECIPE = (crop.PaddedCrop(side=32, padding=2), crop.Flip())
 
 
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """Configures a source that is open already."""
+
+    source: typing.Any
+
+    def open(self) -> batch.Source:
+        return self.source
+
+
 def rows_of(process: int, processes: int, global_batch: int) -> np.ndarray:
-    """The rows of a process among equals."""
-    each = global_batch // processes
-    return np.arange(process * each, (process + 1) * each)
+    """The rows of one of several processes."""
+    count = global_batch // processes
+    return np.arange(process * count, (process + 1) * count)
 
 
 def training(
@@ -29,14 +41,13 @@ def training(
     processes: int = 1,
     global_batch: int = 8,
     first_step: int = 0,
-    positions: typing.Any = None,
     transforms: typing.Any = RECIPE,
     seed: int = 3,
     **fields: typing.Any,
-) -> tuple[list[dict[str, np.ndarray]], dict[str, typing.Any]]:
-    """Whole batches, and the positions after the last one."""
-    data = pipeline.TrainingData(source, transforms, **fields)
-    parts, after = [], {}
+) -> list[dict[str, np.ndarray]]:
+    """Global batches."""
+    data = pipeline.TrainingData(Opened(source), transforms, **fields)
+    processes_batches = []
     for process in range(processes):
         loaded = data.batches(
             source,
@@ -44,12 +55,10 @@ def training(
             global_batch=global_batch,
             rows=rows_of(process, processes, global_batch),
             first_step=first_step,
-            positions=positions,
         )
-        parts.append([_copied(next(loaded)) for _ in range(steps)])
-        after |= loaded.positions()
+        processes_batches.append([_copied(next(loaded)) for _ in range(steps)])
         loaded.close()
-    return [_joined(each) for each in zip(*parts, strict=True)], after
+    return [_joined(local) for local in zip(*processes_batches, strict=True)]
 
 
 def evaluation(
@@ -60,14 +69,14 @@ def evaluation(
     **fields: typing.Any,
 ) -> list[dict[str, np.ndarray]]:
     """All evaluation batches."""
-    data = pipeline.EvaluationData(source, transforms, **fields)
-    parts = []
+    data = pipeline.EvaluationData(Opened(source), transforms, **fields)
+    processes_batches = []
     for process in range(processes):
         rows = rows_of(process, processes, global_batch)
         loaded = data.batches(source, global_batch=global_batch, rows=rows)
-        parts.append([_copied(each) for each in loaded])
+        processes_batches.append([_copied(batch) for batch in loaded])
         loaded.close()
-    return [_joined(each) for each in zip(*parts, strict=True)]
+    return [_joined(local) for local in zip(*processes_batches, strict=True)]
 
 
 def digests(batches: list[dict[str, np.ndarray]]) -> list[str]:
@@ -78,8 +87,8 @@ def digests(batches: list[dict[str, np.ndarray]]) -> list[str]:
     ]
 
 
-def _joined(parts: typing.Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def _joined(local: typing.Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([batch[name] for batch in local]) for name in local[0]}
 
 
 def _copied(batch: typing.Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

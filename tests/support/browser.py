@@ -4,12 +4,10 @@ import base64
 import json
 import os
 import shutil
-import subprocess
-import time
 import urllib.error
 import urllib.request
 
-from support import ports
+from support import harness, ports
 
 DRIVER = shutil.which("chromedriver")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -32,16 +30,15 @@ class Browser:
 
     def __enter__(self):
         port = ports.free()
-        self._driver = subprocess.Popen(
+        self._driver = harness.Process(
             [DRIVER, f"--port={port}"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
+            environment={**os.environ, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
         )
         self._address = f"http://127.0.0.1:{port}"
         capabilities = {"goog:chromeOptions": {"binary": BROWSER, "args": FLAGS}}
         answer = eventually(
-            lambda: self._call("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
+            lambda: self._call("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}}),
+            self._driver.said,
         )
         self._address += f"/session/{answer['sessionId']}"
         return self
@@ -50,8 +47,7 @@ class Browser:
         try:
             self._call("DELETE", "")
         finally:
-            self._driver.terminate()
-            self._driver.wait(timeout=30)
+            self._driver.__exit__()
 
     def open(self, address):
         self._call("POST", "/url", {"url": address})
@@ -98,15 +94,6 @@ class Browser:
             raise AssertionError(error.read().decode()) from None
 
 
-def eventually(attempt, timeout=120):
-    """What `attempt` gives once it gives something true; until then it may also fail."""
-    limit = time.monotonic() + timeout
-    while True:
-        try:
-            if found := attempt():
-                return found
-        except (OSError, AssertionError):
-            if time.monotonic() > limit:
-                raise
-        assert time.monotonic() < limit, "it never came true"
-        time.sleep(0.2)
+def eventually(attempt, what):
+    """Waits for what `attempt` gives, which may fail until then."""
+    return harness.wait_until(attempt, what, errors=(OSError, AssertionError))

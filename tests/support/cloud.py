@@ -5,13 +5,11 @@ import http.server
 import json
 import os
 import pathlib
-import subprocess
 import sys
 import threading
-import time
 
 import psutil
-from support import commands, ports
+from support import harness, ports
 
 GCLOUD = pathlib.Path(__file__).with_name("fake_gcloud.py")
 # The commands of README, in order.
@@ -44,13 +42,14 @@ QUICK = ("--poll_seconds=1", "--backoff_seconds=1")
 class Cloud:
     """TPUs in a folder; workers, and all that was started on them, are gone when this closes.
 
-    A v5litepod-16 has two workers here. `python` is what runs nest-dist on them. Where `hosts`, as
-    of `network.hosts`, are given, the workers are there.
+    A v5litepod-16 has two workers here. `python` is what runs nest-dist on them. Where `hosts`, a
+    `network.Hosts`, are given, the workers are there.
     """
 
     def __init__(self, folder, python, hosts=None):
         self.folder = folder
-        machines, here = hosts or ([], "127.0.0.1")
+        machines = hosts.names if hosts else []
+        here = hosts.gateway if hosts else "127.0.0.1"
         for name in ("bin", "nodes", "requests", "homes"):
             (folder / name).mkdir(parents=True)
         gcloud = folder / "bin" / "gcloud"
@@ -58,14 +57,14 @@ class Cloud:
         gcloud.chmod(0o755)
         self._metadata = http.server.ThreadingHTTPServer((here, 0), _Metadata)
         self._metadata.folder = folder
-        self._metadata.addresses = [address for _, address in machines]
+        self._metadata.addresses = hosts.addresses if hosts else []
         threading.Thread(target=self._metadata.serve_forever, args=(0.02,), daemon=True).start()
         port = ports.free()
         self.set(
             zones=[ENVIRONMENT["ZONE"]],
             accelerators={"v5litepod-16": 2, "v5litepod-8": 1},
             queue=["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"],
-            machines=[name for name, _ in machines],
+            machines=machines,
             environment={
                 "NEST_DIST_PYTHON": str(python),
                 # The address of the server says who asks.
@@ -93,11 +92,14 @@ class Cloud:
         self._metadata.server_close()
 
     def end_all(self):
-        while family := self._family():
+        def none_left():
+            family = self._family()
             for process, _ in family:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            time.sleep(0.1)
+            return not family
+
+        harness.wait_until(none_left, "the end of all processes of the cloud")
 
     def environment(self, **changes):
         path = f"{self.folder / 'bin'}:{os.environ['PATH']}"
@@ -110,27 +112,14 @@ class Cloud:
         }
 
     def start(self, *arguments, **changes):
-        """Starts `launch/tpu_pod.sh`, which is to be waited for."""
-        return subprocess.Popen(
-            ["bash", "launch/tpu_pod.sh", *arguments],
-            cwd=commands.TOP,
-            env=self.environment(**changes),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        """Starts `launch/tpu_pod.sh`; what it starts on workers outlives it, until this closes."""
+        words = ["bash", "launch/tpu_pod.sh", *arguments]
+        return harness.Process(words, environment=self.environment(**changes))
 
-    def pod(self, *arguments, timeout=600, **changes):
+    def pod(self, *arguments, **changes):
         """Runs `launch/tpu_pod.sh` to its end: exit status and output."""
         process = self.start(*arguments, **changes)
-        try:
-            output, _ = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            self.end_all()
-            raise
-        return process.returncode, output
+        return process.wait(), process.said()
 
     def calls(self):
         """The arguments of every call of gcloud."""
@@ -246,10 +235,3 @@ def _program(path, text):
     path.write_text(text)
     path.chmod(0o755)
     return path
-
-
-def wait_until(true, what, timeout=600):
-    limit = time.monotonic() + timeout
-    while not true():
-        assert time.monotonic() < limit, f"{what} did not happen in {timeout} s"
-        time.sleep(0.05)

@@ -1,20 +1,18 @@
 """Starting the project's commands as a user does, and reading what they leave behind."""
 
-import contextlib
 import json
-import os
 import pathlib
-import signal
-import subprocess
+import re
 import sys
-import time
 
 import numpy as np
 import psutil
+from support import harness
 
-from nest_dist.checkpointing import manager
+from nest_dist.checkpointing import reader
 
-TOP = pathlib.Path(__file__).parents[2]
+TOP = harness.TOP
+NEST_DIST = (sys.executable, "-m", "nest_dist")
 
 # The quick start on a model of a few thousand parameters, which compiles in seconds.
 TINY = (
@@ -24,8 +22,8 @@ TINY = (
     "NesT.block_repeats = (1, 1)",
     "Digits.image_side = 16",
     "PaddedCrop.side = 16",
-    "Run.log_every_steps = 1",
-    "AdamW.warmup_epochs = 0.1",
+    "Cadence.log_every_steps = 1",
+    "Cosine.warmup_epochs = 0.1",
 )
 # Half of that again, where the model does not matter.
 ONE_LEVEL = ("NesT.num_hierarchies = 1", "NesT.block_repeats = (1,)")
@@ -44,61 +42,23 @@ def tiny_flags(workdir, *bindings):
     return [f"--workdir={workdir}", *run_flags(*bindings)]
 
 
-def nest_dist(*arguments, devices=1, timeout=120, **kwargs):
-    """Runs one command in this process's environment to its end."""
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
-    return subprocess.run(
-        [sys.executable, "-m", "nest_dist", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        env=environment,
-        check=False,
-        **kwargs,
-    )
+def nest_dist(*arguments, devices=1, **more):
+    """Runs one command to its end, as `harness.run` does."""
+    environment = harness.environment(devices)
+    return harness.run([*NEST_DIST, *arguments], environment=environment, **more)
 
 
-class Local:
-    """`launch/local.sh` with its processes; everything it started is gone when this closes."""
+class Local(harness.Process):
+    """`launch/local.sh` with its processes."""
 
-    def __init__(self, processes, devices, *arguments, top=TOP):
-        self._output = []
-        self.popen = subprocess.Popen(
-            [
-                *("bash", "launch/local.sh", f"--processes={processes}", f"--devices={devices}"),
-                *("--", *map(str, arguments)),
-            ],
-            cwd=top,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+    def __init__(self, processes, devices, *arguments):
+        flags = (f"--processes={processes}", f"--devices={devices}")
+        super().__init__(["bash", "launch/local.sh", *flags, "--", *arguments])
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        # The launcher's own group, and those of the processes it started.
-        family = self.processes(everything=True)
-        if self.popen.poll() is None:
-            self.popen.kill()
-        for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        self.popen.stdout.close()
-        self.popen.wait()
-
-    def processes(self, everything=False):
-        """The processes that run nest-dist, by process number."""
-        try:
-            children = psutil.Process(self.popen.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            return []
-        if everything:
-            return children
+    def processes(self):
+        """psutil's processes that run nest-dist, by process number."""
         found = {}
-        for child in children:
+        for child in self.descendants():
             try:
                 words = child.cmdline()
             except psutil.Error:
@@ -108,20 +68,11 @@ class Local:
                 found[int(numbers[0].split("=")[1]) if numbers else 0] = child
         return [found[number] for number in sorted(found)]
 
-    def wait(self, timeout=240):
-        """Waits for the end: exit status and everything that was shown."""
-        output, _ = self.popen.communicate(timeout=timeout)
-        return self.popen.returncode, output
 
-    def send(self, number):
-        """Sends a signal to the launcher."""
-        os.kill(self.popen.pid, number)
-
-
-def local(processes, devices, *arguments, timeout=240):
+def local(processes, devices, *arguments):
     """Runs `launch/local.sh` to its end: exit status and output."""
     with Local(processes, devices, *arguments) as launcher:
-        return launcher.wait(timeout)
+        return launcher.wait(), launcher.said()
 
 
 def metrics(workdir):
@@ -136,15 +87,29 @@ def evaluations(workdir):
     return [line for line in metrics(workdir) if "eval/top_1" in line]
 
 
-def wait_for_step(workdir, step, launcher, timeout=120):
-    """Returns once metrics of `step` were written."""
-    limit = time.monotonic() + timeout
-    while time.monotonic() < limit:
-        if any(line["step"] >= step for line in metrics(workdir)):
-            return
-        assert launcher.popen.poll() is None, launcher.wait()[1]
-        time.sleep(0.05)
-    raise AssertionError(f"step {step} was not reached in {timeout} s")
+def begun(processes):
+    """Whether an attempt of a run, a process or a group, knows from which step it goes on."""
+    return bool(re.search(r" steps of \d+ examples", processes.said()))
+
+
+def reached(workdir, step, processes):
+    """Whether this attempt has written metrics of a step; lines before it are of earlier ones."""
+    return begun(processes) and any(line["step"] >= step for line in metrics(workdir)[-3:])
+
+
+def wait_for_step(workdir, step, processes):
+    """Returns once a running attempt has written metrics of a step."""
+
+    def there():
+        assert processes.running(), processes.said()
+        return reached(workdir, step, processes)
+
+    harness.wait_until(there, processes.said)
+
+
+def cause(said):
+    """The line with which nest-dist explains its end; empty if there is none."""
+    return next(iter(re.findall(r"^nest-dist: (.*)$", said, flags=re.MULTILINE)[-1:]), "")
 
 
 def losses(workdir):
@@ -154,11 +119,8 @@ def losses(workdir):
 
 def arrays(workdir, step=None):
     """Every array of a checkpoint's state; of the newest without `step`."""
-    checkpoints = manager.Manager(pathlib.Path(workdir) / "checkpoints", keep=None)
-    try:
-        return checkpoints.arrays(checkpoints.steps()[-1] if step is None else step)
-    finally:
-        checkpoints.close()
+    checkpoints = reader.Reader(pathlib.Path(workdir) / "checkpoints")
+    return checkpoints.arrays(checkpoints.steps()[-1] if step is None else step)
 
 
 def assert_same_bits(left, right):
@@ -166,6 +128,3 @@ def assert_same_bits(left, right):
     assert left.keys() == right.keys()
     for name in left:
         np.testing.assert_array_equal(left[name], right[name], err_msg=name)
-
-
-SIGNALS = {"TERM": signal.SIGTERM, "INT": signal.SIGINT, "KILL": signal.SIGKILL}

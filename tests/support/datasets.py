@@ -10,27 +10,28 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from support import photographs
 
-from nest_dist.data import decode, manifest, records
+from nest_dist.data import manifest
 from nest_dist.data.sources import array_record as array_records
 from nest_dist.data.sources import digits, synthetic
 from nest_dist.data.sources import idx as idx_files
 from nest_dist.data.sources import image_folder as folders
 from nest_dist.data.sources import tfds as tensorflow_datasets
+from nest_dist.data.transforms import decode
 
 CLASSES = ("chelsea", "coffee", "rocket")
 
 
 def pictures(pictures_each: int = 4) -> list[tuple[str, int, bytes]]:
-    """Name, label and JPEG of each: different parts of three photographs."""
-    found = []
+    """Names, labels and JPEGs: different rectangles of three photographs."""
+    entries = []
     for label, name in enumerate(CLASSES):
         photograph = photographs.photograph(name)
         H, W, _ = photograph.shape
         for number in range(pictures_each):
             top, left = 7 * number % (H - 60), 11 * number % (W - 80)
-            part = photograph[top : top + 60, left : left + 80]
-            found.append((f"{name}/{number:03d}.jpg", label, decode.encode(part.copy(), "jpeg")))
-    return found
+            cut = photograph[top : top + 60, left : left + 80].copy()
+            entries.append((f"{name}/{number:03d}.jpg", label, decode.encode(cut, "jpeg")))
+    return entries
 
 
 def opened(name: str, root: pathlib.Path, pictures_each: int = 4) -> typing.Any:
@@ -67,8 +68,11 @@ def array_record(root: pathlib.Path, pictures_each: int = 4, split: str = "train
     shards = []
     for number in range(2):
         path = folder / f"{number}.array_record"
-        packed = [records.pack(*each) for each in everything[number::2]]
-        records.write(path, packed)
+        packed = [
+            array_records.pack(name, (label,), picture)
+            for name, label, picture in everything[number::2]
+        ]
+        array_records.write(path, packed)
         digest = hashlib.sha256(repr(packed).encode()).hexdigest()
         shards.append(manifest.Shard(path.name, len(packed), path.stat().st_size, digest))
     counts = dict.fromkeys(CLASSES, pictures_each)
@@ -94,13 +98,13 @@ def tfds(root: pathlib.Path, pictures_each: int = 4, split: str = "train") -> No
     everything = pictures(pictures_each)
     lengths = []
     for number in range(2):
-        part = everything[number::2]
-        lengths.append(str(len(part)))
-        records.write(
+        shard = everything[number::2]
+        lengths.append(str(len(shard)))
+        array_records.write(
             root / f"photos-{split}.array_record-{number:05d}-of-00002",
             [
                 tf_example({"image": [image], "label": [label], "file_name": [name.encode()]})
-                for name, label, image in part
+                for name, label, image in shard
             ],
         )
     info = {"name": "photos", "splits": [{"name": split, "shardLengths": lengths}]}
@@ -130,11 +134,11 @@ def tf_example(features: Mapping[str, Sequence[typing.Any]], packed: bool = True
             floats = [struct.pack("<f", value) for value in values]
             if packed:
                 return field(2, field(1, b"".join(floats)))
-            return field(2, b"".join(varint(1 << 3 | 5) + each for each in floats))
+            return field(2, b"".join(varint(1 << 3 | 5) + value for value in floats))
         integers = [varint(value) for value in values]
         if packed:
             return field(3, field(1, b"".join(integers)))
-        return field(3, b"".join(varint(1 << 3) + each for each in integers))
+        return field(3, b"".join(varint(1 << 3) + value for value in integers))
 
     entries = [
         field(1, field(1, name.encode()) + field(2, feature(values)))

@@ -9,6 +9,7 @@ gcloud does not have is refused. Commands sent to workers are really run.
 """
 
 import argparse
+import base64
 import contextlib
 import fcntl
 import json
@@ -31,7 +32,7 @@ FLAGS = {
     ("tpu-vm", "create"): ["name", *CREATE, "--version"],
     ("tpu-vm", "list"): ["--zone"],
     ("tpu-vm", "delete"): ["name", "--zone"],
-    ("tpu-vm", "ssh"): ["name", "--zone", "--worker", "--command", "--ssh-flag"],
+    ("tpu-vm", "ssh"): ["name", "--zone", "--worker", "--command", "--ssh-flag", "--dry-run!"],
     ("tpu-vm", "scp"): ["source", "target", "--zone", "--worker"],
     ("queued-resources", "create"): [
         *("name", *CREATE, "--runtime-version", "--node-id", "--node-count", "--node-prefix"),
@@ -48,6 +49,12 @@ FORMATS = {
     "value(name.basename(),state.state)": lambda request: f"{request['name']}\t{request['state']}",
 }
 CLOUD = pathlib.Path(os.environ["FAKE_CLOUD"])
+# The keys of workers that ssh has met, as `ssh-keygen` reads them.
+KNOWN_HOSTS = CLOUD / "known_hosts"
+CHANGED = """\
+@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @
+Offending key in {path}; remove with: ssh-keygen -f "{path}" -R "{alias}"
+Host key verification failed."""
 
 
 class Error(Exception):
@@ -121,7 +128,9 @@ def add_node(name, accelerator_type):
         raise Error(f"ALREADY_EXISTS: Resource '{name}' already exists")
     for worker in range(workers):
         (CLOUD / "homes" / name / str(worker)).mkdir(parents=True)
-    store("nodes", {"name": name, "state": "READY", "workers": workers})
+    kind = b"\0\0\0\x0bssh-ed25519\0\0\0 "
+    keys = [base64.b64encode(kind + os.urandom(32)).decode() for _ in range(workers)]
+    store("nodes", {"name": name, "state": "READY", "workers": workers, "keys": keys})
 
 
 def remove_node(name):
@@ -203,9 +212,26 @@ def reached(name, worker):
     return range(node["workers"]) if worker == "all" else [int(worker or 0)]
 
 
+def is_trusted(name, worker):
+    """Whether ssh goes on: a worker is unknown, or has the key that it had before."""
+    alias, line = f"tpu.{name}-{worker}", f"ssh-ed25519 {load('nodes', name)['keys'][worker]}"
+    with locked():
+        lines = KNOWN_HOSTS.read_text().splitlines() if KNOWN_HOSTS.exists() else []
+        known = [known for known in lines if known.startswith(f"{alias} ")]
+        if not known:
+            with KNOWN_HOSTS.open("a") as file:
+                print(alias, line, file=file)
+    if known and known != [f"{alias} {line}"]:
+        print(CHANGED.format(path=KNOWN_HOSTS, alias=alias), file=sys.stderr)
+        return False
+    return True
+
+
 def tpu_vm_scp(options):
     name, _, path = options.target.partition(":")
     for worker in reached(name, options.worker):
+        if not is_trusted(name, worker):
+            raise Error(f"worker {worker}: [scp] exited with return code [255].")
         shutil.copy(options.source, CLOUD / "homes" / name / str(worker) / path)
 
 
@@ -221,6 +247,11 @@ def hang_up(*_):
 
 def tpu_vm_ssh(options):
     """The first status of a worker that is not 0, as in gcloud."""
+    if options.dry_run:
+        for worker in reached(options.name, options.worker):
+            alias = f"HostKeyAlias=tpu.{options.name}-{worker}"
+            print(f"/usr/bin/ssh -o {alias} -o UserKnownHostsFile={KNOWN_HOSTS} me@tpu -- true")
+        return 0
     signal.signal(signal.SIGTERM, hang_up)
     codes = {}
     threads = [
@@ -229,8 +260,9 @@ def tpu_vm_ssh(options):
     ]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    # A handler of a signal runs between two short waits, in any version of Python.
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(0.02)
     return next((codes[worker] for worker in sorted(codes) if codes[worker]), 0)
 
 
@@ -270,6 +302,8 @@ def forward(flag, there):
 
 
 def connect(options, worker):
+    if not is_trusted(options.name, worker):
+        return 255
     home = CLOUD / "homes" / options.name / str(worker)
     environment = {
         "HOME": str(home),
@@ -289,6 +323,8 @@ def connect(options, worker):
         env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
+        # As sshd does, whatever this program ignores.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     for flag in options.ssh_flag or []:
         if flag == "-tt":

@@ -68,12 +68,14 @@ NARROW = {
     "cifar_nest_small": {"image_size": 16, "dim": 24, "block_repeats": (1, 1, 1, 1)},
     "cifar_nest_base": {"image_size": 16, "dim": 48, "block_repeats": (1, 1, 1, 1)},
 }
-# NesT-S is NesT-T with more layers, and on CIFAR it lies between the other two.
-BETWEEN = ("nest_small", "cifar_nest_small")
+# The other published models have the structure of these, with more layers and heads.
+TINY = ("nest_tiny", "cifar_nest_tiny")
 MEMBERS = (
     *SMALL,
-    *(name for name in NARROW if name not in BETWEEN),
-    *(pytest.param(name, marks=pytest.mark.slow) for name in BETWEEN),
+    *(
+        pytest.param(name, marks=pytest.mark.medium if name in TINY else pytest.mark.slow)
+        for name in NARROW
+    ),
 )
 
 

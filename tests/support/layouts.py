@@ -4,8 +4,8 @@ import functools
 
 import jax
 
-from nest_dist.commands import configuration
-from nest_dist.parallel import mesh, rules
+from nest_dist.experiment import run as runs
+from nest_dist.sharding import mesh, rules
 
 AXES = ("data", "fsdp", "rows", "tensor")
 
@@ -13,13 +13,13 @@ AXES = ("data", "fsdp", "rows", "tensor")
 @functools.cache
 def shipped_rules() -> rules.Rules:
     """What `gin/mesh/rules.gin` says."""
-    return configuration.load(["runs/quickstart.gin"], []).rules
+    return runs.load(["runs/quickstart.gin"], []).rules
 
 
-def layout(**shape: int) -> rules.Layout:
+def layout(**shape: int) -> rules.ShardingContext:
     """A layout over as many devices as the numbers multiply to, `layout(data=2, rows=2)`."""
     whole = mesh.MeshShape(**{"data": 1, "fsdp": 1, **shape})
     count = 1
     for size in shape.values():
         count *= size
-    return rules.Layout(whole.build(jax.devices()[:count]), shipped_rules())
+    return rules.ShardingContext(whole.build(jax.devices()[:count]), shipped_rules())

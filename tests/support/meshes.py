@@ -6,16 +6,19 @@ As a program it is one of several processes: it prints the losses on each mesh a
 import dataclasses
 import functools
 import json
+import os
 import sys
 
 import jax
-from support import commands
+from support import changing, commands
 
-from nest_dist.base import names
-from nest_dist.commands import configuration, run, wiring
-from nest_dist.parallel import hosts
-from nest_dist.parallel import mesh as meshes
-from nest_dist.train import mixing
+from nest_dist.base import tree_paths
+from nest_dist.cluster import discovery, processes
+from nest_dist.experiment import build, run
+from nest_dist.experiment import experiment as experiments
+from nest_dist.experiment import run as runs
+from nest_dist.sharding import mesh as meshes
+from nest_dist.train.augment import mixing
 
 STEPS = 20
 # Mesh axes, and fields of the model and of the run that change nothing but how it is computed.
@@ -36,7 +39,7 @@ MESHES = {
 @functools.cache
 def tiny() -> run.Run:
     """Two levels, 8 x 8 and 4 x 4 blocks, heads and rows enough for every mesh."""
-    tiny = configuration.load(
+    tiny = runs.load(
         ["runs/quickstart.gin"],
         [
             *commands.TINY,
@@ -49,36 +52,35 @@ def tiny() -> run.Run:
             "NesT.projection_dropout = 0.1",
         ],
     )
-    return dataclasses.replace(tiny, mixing=mixing.Mixing(0.8, 1.0), num_epochs=0.5)
+    mixed = {"step.inputs.mixing": mixing.Mixing(0.8, 1.0)}
+    return changing.changed(tiny, {**mixed, "num_epochs": 0.5})
 
 
-def wire(shape, devices=None, base=None) -> wiring.Wiring:
+def built(shape, devices=None, base=None) -> experiments.Experiment:
     """The tiny run, or `base`, on a mesh over the first devices or over the given ones."""
-    changed = base or tiny()
-    shape, fields = dict(shape), {}
-    fields["model"] = changed.model.clone(
-        **{name: shape.pop(name) for name in ("layers", "remat") if name in shape}
-    )
+    base, axes, fields = base or tiny(), dict(shape), {}
+    for name in ("layers", "remat"):
+        if name in axes:
+            base = dataclasses.replace(base, model=base.model.clone(**{name: axes.pop(name)}))
     for name in ("microbatches", "reproducible_reduction"):
-        if name in shape:
-            fields[name] = shape.pop(name)
-    fields["mesh"] = meshes.MeshShape(**{"data": 1, "fsdp": 1, **shape})
+        if name in axes:
+            fields[f"step.{name}"] = axes.pop(name)
+    fields["mesh"] = meshes.MeshShape(**{"data": 1, "fsdp": 1, **axes})
     size = 1
-    for length in shape.values():
+    for length in axes.values():
         size *= length
-    return wiring.wire(dataclasses.replace(changed, **fields), (devices or jax.devices())[:size])
+    return build.build(changing.changed(base, fields), (devices or jax.devices())[:size])
 
 
-def compiled(wired):
+def compiled(experiment):
     """The training step."""
-    batch, _ = wired.batch_shapes()
-    return wired.train_step().lower(wired.shapes, batch).compile()
+    return experiment.compiled_train_step()
 
 
-def losses(wired, step, first=None):
+def losses(experiment, step, first=None):
     """Of each of the steps, beginning with the parameters `first` if they are given."""
-    state = wired.init_state() if first is None else wired.state_from(first)
-    batches = wired.training_batches(0)
+    state = experiment.init_state() if first is None else experiment.state_from(first)
+    batches = experiment.training_batches(0)
     found = []
     try:
         for _ in range(STEPS):
@@ -91,11 +93,13 @@ def losses(wired, step, first=None):
 
 def reproducible(devices, microbatches=1, steps=5):
     """Losses, lengths of gradients, and the state after some steps with the reduction for it."""
-    base = dataclasses.replace(tiny(), reproducible_reduction=True, microbatches=microbatches)
-    wired = wire({"data": devices}, base=base)
-    step = compiled(wired)
-    state = wired.state_from(first_params())
-    batches = wired.training_batches(0)
+    base = changing.changed(
+        tiny(), {"step.reproducible_reduction": True, "step.microbatches": microbatches}
+    )
+    experiment = built({"data": devices}, base=base)
+    step = compiled(experiment)
+    state = experiment.state_from(first_params())
+    batches = experiment.training_batches(0)
     found = []
     try:
         for _ in range(steps):
@@ -109,14 +113,14 @@ def reproducible(devices, microbatches=1, steps=5):
 @functools.cache
 def first_params():
     """What every mesh begins with, made once."""
-    return names.flatten(jax.device_get(wire(MESHES["1"]).init_state().params))
+    return tree_paths.flatten(jax.device_get(built(MESHES["1"]).init_state().params))
 
 
 def main(coordinator, num_processes, process_id, first, *names_of_meshes):
     """One of the processes; `first` is a file of parameters."""
     import numpy as np
 
-    hosts.start(coordinator, int(num_processes), int(process_id))
+    processes.start(discovery.find(coordinator, int(num_processes), int(process_id), 300))
     params = dict(np.load(first))
     here, there = (
         [device for device in jax.devices() if device.process_index == index] for index in range(2)
@@ -124,12 +128,16 @@ def main(coordinator, num_processes, process_id, first, *names_of_meshes):
     for name in names_of_meshes:
         # A mesh of two devices has one of each process.
         devices = [here[0], there[0]] if name == "rows=2" else None
-        wired = wire(MESHES[name], devices)
-        step = compiled(wired)
-        hosts.barrier(name)
-        found = losses(wired, step, params)
-        if hosts.lead():
+        experiment = built(MESHES[name], devices)
+        step = compiled(experiment)
+        processes.barrier(name)
+        found = losses(experiment, step, params)
+        if processes.is_primary():
             print("losses", json.dumps({"mesh": name, "losses": found}), flush=True)
+    # JAX aborts a process that outlives process 0.
+    processes.barrier("end")
+    if not processes.is_primary():
+        os._exit(0)
 
 
 if __name__ == "__main__":

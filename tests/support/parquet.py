@@ -1,14 +1,15 @@
-"""Parquet files as Hugging Face's library writes them, and servers that hand them out."""
+"""Parquet files as Hugging Face's library writes them, and servers of them."""
 
 import contextlib
+import hashlib
 import http.server
+import json
 import pathlib
 import re
 import threading
 import typing
 from collections.abc import Iterator
 
-import datasets as huggingface
 import pyarrow
 import pyarrow.parquet
 from support import datasets
@@ -19,14 +20,20 @@ ROW_GROUP = 5
 def write(
     root: pathlib.Path, files: int = 4, pictures_each: int = 12, split: str = "train"
 ) -> list[str]:
-    """Three photographs in parts, spread over files of different lengths."""
+    """Rectangles of three photographs, spread over files of different lengths."""
     root.mkdir(parents=True, exist_ok=True)
-    features = huggingface.Features(
-        {
-            "image": huggingface.Image(),
-            "label": huggingface.ClassLabel(names=list(datasets.CLASSES)),
-            "caption": huggingface.Value("string"),
-        }
+    features = {
+        "image": {"_type": "Image"},
+        "label": {"_type": "ClassLabel", "names": list(datasets.CLASSES)},
+        "caption": {"_type": "Value", "dtype": "string"},
+    }
+    schema = pyarrow.schema(
+        [
+            ("image", pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])),
+            ("label", pyarrow.int64()),
+            ("caption", pyarrow.string()),
+        ],
+        metadata={"huggingface": json.dumps({"info": {"features": features}})},
     )
     rows = [
         {"image": {"bytes": picture, "path": name}, "label": label, "caption": name}
@@ -35,7 +42,7 @@ def write(
     ends = [len(rows) * (2 * number + number % 2) // (2 * files) for number in range(files)]
     paths = []
     for number, (start, end) in enumerate(zip(ends, [*ends[1:], len(rows)], strict=True)):
-        table = pyarrow.Table.from_pylist(rows[start:end], schema=features.arrow_schema)
+        table = pyarrow.Table.from_pylist(rows[start:end], schema=schema)
         path = root / f"{split}-{number:05d}-of-{files:05d}.parquet"
         pyarrow.parquet.write_table(table, path, row_group_size=ROW_GROUP)
         paths.append(str(path))
@@ -43,12 +50,15 @@ def write(
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Files of a folder over http, with ranges; it can be told to fail.
+    """Files of a folder over http, with ranges; a test can make it fail.
 
     Attributes:
         fails: called with the path of each GET; a status other than 200 is answered instead, and
             0 ends the connection in the middle of the answer.
         asked: paths of all GETs so far.
+        sent: bytes of files so far.
+        ranges: whether requests for ranges of bytes are answered with ranges.
+        connections: so far.
     """
 
     def __init__(self, root: pathlib.Path, handler: type["Handler"]) -> None:
@@ -56,6 +66,13 @@ class Server(http.server.ThreadingHTTPServer):
         self.root = root
         self.fails: typing.Callable[[str], int] = lambda path: 200
         self.asked: list[str] = []
+        self.sent = 0
+        self.ranges = True
+        self.connections = 0
+
+    def get_request(self) -> typing.Any:
+        self.connections += 1
+        return super().get_request()
 
     def handle_error(self, *_: typing.Any) -> None:
         pass  # a client that goes away is none
@@ -92,12 +109,22 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.end_headers()
             return
         content = path.read_bytes()
-        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        version = f'"{hashlib.sha256(content).hexdigest()}"'
+        if self.headers.get("If-None-Match") == version:
+            self.send_response(304)
+            self.end_headers()
+            return
+        wanted = re.fullmatch(
+            r"bytes=(\d*)-(\d*)", self.headers.get("Range", "") * self.server.ranges
+        )
         start, end = 0, len(content)
-        if wanted:
+        if wanted and wanted[1]:
             start, end = int(wanted[1]), min(end, int(wanted[2] or end) + 1)
+        elif wanted:
+            start = max(0, end - int(wanted[2]))
         self.send_response(206 if wanted else 200)
         self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", version)
         self.send_header("Content-Length", str(end - start))
         if wanted:
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
@@ -107,6 +134,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if status == 0:
             end = (start + end) // 2
             self.close_connection = True
+        self.server.sent += end - start
         self.wfile.write(content[start:end])
 
     def log_message(self, *_: typing.Any) -> None:

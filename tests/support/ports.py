@@ -14,12 +14,16 @@ _places = itertools.count(random.randrange(_COUNT))
 
 
 def free():
-    """A port of this host that nobody listens at, and that is not given twice."""
-    for place in itertools.islice(_places, _COUNT):
-        port = _FIRST + place % _COUNT
-        with socket.socket() as probe:
+    """A port that nobody listens at, as at the one below; neither is given twice.
+
+    The leader of a run has the port below that of its coordinator.
+    """
+    for place in itertools.islice(_places, _COUNT // 2):
+        port = _FIRST + 2 * place % _COUNT + 1
+        with socket.socket() as probe, socket.socket() as below:
             try:
                 probe.bind(("", port))
+                below.bind(("", port - 1))
             except OSError:
                 continue
             return port

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import unittest.mock
 
 import pytest
 
@@ -10,9 +11,17 @@ from nest_dist.commands import cli
 
 
 def succeeds(*arguments: object) -> str:
-    """What a command prints."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    """What a command prints; one that fails fails the test, and does not end its process."""
+
+    def end(code: int) -> None:
+        raise AssertionError(f"exit code {code}: {said.getvalue()}")
+
+    printed, said = io.StringIO(), io.StringIO()
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(said),
+        unittest.mock.patch.object(failures, "end_now", end),
+    ):
         cli.main(list(map(str, arguments)))
     return printed.getvalue()
 

@@ -10,15 +10,17 @@ import sys
 import jax
 import numpy as np
 
-from nest_dist.commands import cli, wiring
-from nest_dist.parallel import hosts
+from nest_dist.base import failures
+from nest_dist.cluster import processes
+from nest_dist.commands import cli
+from nest_dist.experiment import experiment as experiments
 
 
 class Recorded:
     """Batches on their way to the loop."""
 
-    def __init__(self, wired, batches, first_step):
-        self._whole = jax.jit(lambda x: x, out_shardings=wired.layout.replicated())
+    def __init__(self, experiment, batches, first_step):
+        self._whole = jax.jit(lambda x: x, out_shardings=experiment.sharding.replicated())
         self._batches = batches
         self._step = first_step
 
@@ -32,20 +34,21 @@ class Recorded:
         batch = next(self._batches)
         self._step += 1
         contents = [np.asarray(self._whole(batch[name])).tobytes() for name in sorted(batch)]
-        if hosts.lead():
+        if processes.is_primary():
             with open(os.environ["BATCHES"], "a") as file:
                 print(self._step, hashlib.sha256(b"".join(contents)).hexdigest(), file=file)
         return batch
 
 
 def main():
-    plain = wiring.Wiring.training_batches
+    plain = experiments.Experiment.training_batches
 
     def recorded(self, first_step, *rest):
         return Recorded(self, plain(self, first_step, *rest), first_step)
 
-    wiring.Wiring.training_batches = recorded
+    experiments.Experiment.training_batches = recorded
     cli.main(["train", *sys.argv[1:]])
+    failures.end_now(0)
 
 
 if __name__ == "__main__":

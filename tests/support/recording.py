@@ -1,6 +1,8 @@
 """Runs that are started again and again, and what every attempt was given."""
 
-from support import cluster, commands
+import sys
+
+from support import commands, harness
 
 
 class Recording:
@@ -16,27 +18,21 @@ class Recording:
         folder.mkdir(exist_ok=True)
         self.workdir = folder / "run"
         self._batches = folder / "batches"
-        self._folder = folder
         self._flags = [f"--workdir={self.workdir}", *flags]
 
     def attempt(self, processes, devices, *more, killed_after=None, victim=0):
         """Trains to the end, or until a process is killed once some step was done."""
-        environment = {
-            "BATCHES": str(self._batches),
-            "PYTHONPATH": str(commands.TOP / "tests"),
-            "JAX_NUM_CPU_DEVICES": str(devices),
-        }
-        flags, program = [*self._flags, *more], ("-m", "support.recorded")
-        with cluster.Cluster(
-            processes, self._folder, flags, environment, program=program
-        ) as started:
+        environment = harness.environment(
+            devices, BATCHES=str(self._batches), PYTHONPATH=harness.module_path()
+        )
+        program = [sys.executable, "-m", "support.recorded", *self._flags, *more]
+        with harness.Group.of(processes, program, environment=environment) as group:
             if killed_after is not None:
-                assert started.wait_for_step(self.workdir, killed_after, 600), started.said()
-                started.processes[victim].kill()
-            assert started.wait(600), started.said()
-            ended_well = set(started.codes()) == {0}
-            assert ended_well == (killed_after is None), started.said()
-        return started.said()
+                commands.wait_for_step(self.workdir, killed_after, group)
+                group.processes[victim].kill()
+            ended_well = set(group.wait()) == {0}
+            assert ended_well == (killed_after is None), group.said()
+            return group.said()
 
     def batches(self):
         """The digest of each step's batch; those that were given twice were the same."""

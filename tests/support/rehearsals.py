@@ -12,11 +12,11 @@ SMALL = (
     "NesT.compute_dtype = 'bfloat16'",
     "num_classes = 5",
     "Run.global_batch = 32",
-    "Run.microbatches = 1",
+    "Step.microbatches = 1",
 )
 FILES = ("runs/nest_tiny_imagenet.gin", "mesh/fsdp.gin")
 
 README = (
     ".venv/bin/nest-dist rehearse --gin_file=runs/nest_tiny_imagenet.gin --topology=v5e:2x2 "
-    '--gin_bindings="Run.global_batch = 256" --gin_bindings="Run.microbatches = 8"'
+    '--gin_bindings="Run.global_batch = 256"'
 )

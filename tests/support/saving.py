@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nest_dist.checkpointing import keep, manager
+from nest_dist.checkpointing import manager, retention
 
 
 def state(step):
@@ -33,13 +33,13 @@ def state(step):
 
 
 def opened(folder):
-    return manager.Manager(folder, keep.Keep(last=2))
+    return manager.Manager(folder, retention.Retention(last=2))
 
 
 def save(folder, *steps):
     checkpoints = opened(folder)
     for step in steps:
-        checkpoints.save(step, state(step), {"configuration": ""}, {})
+        checkpoints.save(step, state(step), {"configuration": ""})
     checkpoints.close()
 
 

@@ -1,14 +1,19 @@
-"""A real Slurm of two nodes on this machine, from Debian's packages, for one test module."""
+"""A real Slurm of two nodes on this machine, from Debian's packages, for one test module.
+
+Each node has GPUS devices, which stand for GPUs.
+"""
 
 import contextlib
 import os
 import secrets
 import shutil
 import socket
+import stat
 import subprocess
 
-from support import cloud, ports
+from support import harness, ports
 
+GPUS = 4
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch")
 # JAX goes to the first node by its name, so the nodes are called as their addresses.
 CONFIGURATION = """
@@ -26,12 +31,14 @@ SlurmdPidFile={folder}/slurmd-%n.pid
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 MpiDefault=none
-SelectType=select/linear
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+GresTypes=gpu
 SchedulerParameters=batch_sched_delay=0,sched_interval=1
 ReturnToService=2
 KillWait=5
-NodeName=127.0.0.1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs={cpus}
-NodeName=127.0.0.2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs={cpus}
+NodeName=127.0.0.1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} {resources}
+NodeName=127.0.0.2 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} {resources}
 PartitionName=all Nodes=ALL Default=YES
 """
 
@@ -56,9 +63,16 @@ def cluster(folder):
             folder=folder,
             ports=[ports.free() for _ in range(3)],
             user=user,
-            cpus=os.cpu_count(),
+            resources=f"CPUs={os.cpu_count()} Gres=gpu:{GPUS}",
         )
     )
+    files = folder / "gpu"
+    try:
+        for number in range(GPUS):  # Slurm wants devices: these are /dev/null by another name
+            os.mknod(f"{files}{number}", 0o666 | stat.S_IFCHR, os.makedev(1, 3))
+    except PermissionError:
+        files = "/dev/tty"
+    (folder / "gres.conf").write_text(f"Name=gpu File={files}[0-{GPUS - 1}]\n")
     environment = {**os.environ, "SLURM_CONF": str(configuration)}
     munge = [
         f"--{name}={folder}/munge.{end}"
@@ -70,18 +84,6 @@ def cluster(folder):
             ("seed-file", "seed"),
         )
     ]
-    daemons = []
-
-    def start(*command):
-        daemons.append(
-            subprocess.Popen(
-                command,
-                env=environment,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-        )
 
     def idle():
         done = subprocess.run(
@@ -89,17 +91,17 @@ def cluster(folder):
         )
         return done.stdout.split() == ["2", "idle"]
 
-    try:
-        start("munged", "--foreground", "--force", *munge)
-        cloud.wait_until((folder / "munge.socket").exists, "munge")
-        start("slurmctld", "-D")
+    with contextlib.ExitStack() as stack:
+
+        def start(*command):
+            return stack.enter_context(harness.Process(command, environment=environment))
+
+        munged = start("munged", "--foreground", "--force", *munge)
+        harness.wait_until((folder / "munge.socket").exists, munged.said)
+        controller = start("slurmctld", "-D")
         for node in ("127.0.0.1", "127.0.0.2"):
             start("slurmd", "-D", "-N", node)
-        cloud.wait_until(idle, "Slurm")
+        harness.wait_until(idle, controller.said)
         yield environment
-    finally:
         subprocess.run(["scancel", "--full", "--user", user], env=environment, check=False)
-        for daemon in reversed(daemons):
-            daemon.terminate()
-        for daemon in daemons:
-            daemon.wait(timeout=60)
+        harness.wait_until(idle, controller.said)

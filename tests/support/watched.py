@@ -2,51 +2,66 @@
 
     python -m support.watched --coordinator=... --num_processes=N --process_id=I WHAT@TICK ...
 
-WHAT happens to this process at that tick: fail, input, stuck, exit or long (a step of ten seconds);
-`unbegun` in place of all, and it never begins. It prints each tick, and ends as `nest-dist` does.
+WHAT happens to this process at that tick: fail, input, stuck, stalled (waits for data that never
+comes), or long (a step of ten seconds). In place of all, `unbegun`: it never begins; `gone`: it is
+killed after its goodbye. It prints each tick, and ends as `nest-dist` does.
 """
 
+import os
+import signal
 import sys
 import time
 
-from absl import flags
-
-from nest_dist.base import failures
-from nest_dist.commands import cli
-from nest_dist.parallel import hosts, hub, watch
+from nest_dist import __main__ as program
+from nest_dist.cluster import stop_signals
 
 TICKS = 60
 TICK_SECONDS = 0.1
 
 
 def main():
-    values = flags.FlagValues()
-    flags.DEFINE_string("coordinator", None, "", flag_values=values)
-    flags.DEFINE_integer("num_processes", None, "", flag_values=values)
-    flags.DEFINE_integer("process_id", None, "", flag_values=values)
-    flags.DEFINE_float("silent_seconds", 6.0, "", flag_values=values)
-    flags.DEFINE_float("stuck_seconds", 4.0, "", flag_values=values)
-    _, *what = values(sys.argv)
-    hub.SILENT_SECONDS = values.silent_seconds
-    events = {int(tick): name for name, _, tick in (it.partition("@") for it in what) if tick}
+    stop_signals.hold_back()
+    from nest_dist.cluster import protocol
+    from nest_dist.commands import cli
 
-    def run(_):
-        with watch.Watch() as watching:
-            hosts.start(values.coordinator, values.num_processes, values.process_id)
-            watching.connect(values.stuck_seconds)
-            print("connected", flush=True)
-            if "unbegun" in what:
-                time.sleep(60)
-            hosts.barrier("begin")
-            watching.begin()
-            ticks(watching, events)
+    protocol.SILENT_SECONDS = 6.0
+    cli.FLAGS["stuck_seconds"] = cli.Flag("integer", 4, "")
+    cli.COMMANDS = {"watched": cli.Command("", (*cli.HOSTS, "stuck_seconds"), "WHAT@TICK ...")}
+    sys.modules["nest_dist.commands.watched"] = sys.modules[__name__]
+    sys.argv[1:1] = ["watched"]
+    program.main()
 
-    cli.COMMANDS = {"watched": cli.Command("", ())}
-    sys.modules["nest_dist.commands.watched"] = type("Program", (), {"run": staticmethod(run)})
-    cli.main(["watched"])
+
+def run(options):
+    from nest_dist.cluster import processes, supervisor
+
+    what = options.arguments
+    with supervisor.Supervisor() as watching:
+        if "gone" in what:
+            send = watching._send
+            watching._send = lambda kind, **more: (send(kind, **more), kind == "bye" and end())
+        watching.start(
+            options.coordinator, options.num_processes, options.process_id, options.wait_seconds
+        )
+        print("connected", flush=True)
+        if "unbegun" in what:
+            time.sleep(1e6)
+        processes.barrier("begin")
+        watching.begin(options.stuck_seconds)
+        ticks(
+            watching,
+            {int(tick): name for name, _, tick in (it.partition("@") for it in what) if tick},
+        )
+
+
+def end():
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def ticks(watching, events):
+    from nest_dist.base import failures
+    from nest_dist.cluster import processes
+
     for tick in range(1, TICKS + 1):
         happens = events.get(tick)
         if happens == "fail":
@@ -55,12 +70,14 @@ def ticks(watching, events):
             raise failures.BadInput("the disk is full; make room.")
         if happens == "stuck":
             with watching.phase("data_wait"):
-                time.sleep(600)
-        time.sleep(10 if happens == "long" else TICK_SECONDS)
-        hosts.barrier(f"tick {tick}")  # in the place of a collective
-        print("tick", tick, flush=True)
+                time.sleep(1e6)
+        while happens == "stalled" and not watching.stop_is_next():
+            time.sleep(0.1)
         if watching.tick():
-            raise failures.Preempted(f"stopped after tick {tick}")
+            raise failures.Preempted(f"stopped after tick {tick - 1}")
+        time.sleep(10 if happens == "long" else TICK_SECONDS)
+        processes.barrier(f"tick {tick}")  # in the place of a collective
+        print("tick", tick, flush=True)
 
 
 if __name__ == "__main__":

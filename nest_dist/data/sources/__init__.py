@@ -1,1 +1,1 @@
-"""Data sets, one file each; each alone imports the library it reads with."""
+"""Data sets: one file for each kind, which alone imports the library of that kind."""

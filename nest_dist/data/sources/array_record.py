@@ -1,51 +1,67 @@
-"""ArrayRecord, the production format: many pictures in few files, each found by its number.
+"""ArrayRecord, the production format: many pictures in few files, read by index.
 
-`nest-dist prepare` writes FOLDER/SPLIT with shards and a manifest, which this reads.
+`nest-dist prepare` writes FOLDER/SPLIT with shards and a manifest. A record is a fixed header, a
+key by which a person finds the picture, and the encoded picture.
 """
 
+import bisect
+import concurrent.futures
+import contextlib
 import dataclasses
+import errno
+import itertools
 import os
-import typing
-from collections.abc import Sequence
+import pathlib
+import re
+import struct
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-import gin
-import grain
+from array_record.python import array_record_module
 from etils import epath
 
-from nest_dist.base import checks, failures
-from nest_dist.data import batch, manifest, records
+from nest_dist.base import failures, files, settings
+from nest_dist.data import batch, manifest
+
+MAGIC = b"NDR2"
+# Magic, length of the key, number of labels; the labels, the key (UTF-8) and the picture follow.
+HEADER = struct.Struct("<4sHI")
+OLD_MAGIC = b"NDR1"  # of version 0.1: one label in place of their number
+LONGEST_KEY = 0xFFFF
+OPENING_THREADS = 16
+BUFFER_BYTES = 1 << 15  # that a reader holds
+# Without reading ahead, an error belongs to the record that is read.
+READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+# One record a group makes random access cheap; pictures are compressed already.
+WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
-@gin.register
-@dataclasses.dataclass(frozen=True)
+@settings.register
 class ArrayRecord:
     """Pictures that `nest-dist prepare` has written to FOLDER/SPLIT.
 
     Attributes:
-        folder: its --output; local, or remote as far as the array_record library can.
+        folder: its --output; local, or remote if the array_record library can read it.
         split: its --split.
     """
 
     folder: str
     split: str
 
-    def __post_init__(self) -> None:
-        checks.types(self)
-
     def open(self) -> "Records":
-        """The files of the split, opened.
+        """The open files of the split.
 
         Raises:
             BadInput: if the manifest is missing, newer, or does not fit the files.
         """
         root = epath.Path(self.folder).expanduser() / self.split
-        written = manifest.read(root)
+        split = manifest.read(root)
         paths = []
-        for shard in written.shards:
+        for shard in split.shards:
             path = root / shard.name
             try:
                 length = path.stat().length
-            except OSError:
+            except FileNotFoundError:
                 raise failures.BadInput(
                     f"{path} is missing, {manifest.NAME} lists it; run `nest-dist prepare` again."
                 ) from None
@@ -55,20 +71,14 @@ class ArrayRecord:
                     "short or altered; run `nest-dist prepare` again or copy the file anew."
                 )
             paths.append(os.fspath(path))
-        return Records(open_files(paths), tuple(written.classes), written.fingerprint)
+        return Records(open_files(paths), tuple(split.classes), split.fingerprint)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Records:
-    """Records by number.
+class Records(batch.Source):
+    """Records by index."""
 
-    Attributes:
-        files: all shards, as one sequence of bytes.
-        class_names: the name of each label.
-        fingerprint: the digest of all records, from the manifest.
-    """
-
-    files: typing.Any
+    files: Sequence[bytes]  # the records of all shards, in order
     class_names: tuple[str, ...]
     fingerprint: str
 
@@ -76,37 +86,148 @@ class Records:
         return len(self.files)
 
     def __getitem__(self, index: int) -> batch.Example:
-        key, label, picture = records.unpack(read(self.files, index))
-        return {"image": picture, "label": label, "key": key}
+        key, labels, picture = unpack(self.files[index])
+        return {"image": picture, "labels": labels, "key": key}
 
 
-def open_files(paths: Sequence[str]) -> typing.Any:
-    """All records of some ArrayRecord files, in their order.
+class Files(Sequence[bytes]):
+    """The records of some files, in order; a file is opened when it is first read.
+
+    Args:
+        paths: of the files.
+        lengths: records of each.
+    """
+
+    def __init__(self, paths: Sequence[str], lengths: Sequence[int]) -> None:
+        self._paths, self._lengths = paths, lengths
+        self._ends = list(itertools.accumulate(lengths))
+        self._readers: dict[int, array_record_module.ArrayRecordReader] = {}
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> bytes:  # type: ignore[override]  # no slices
+        """A record.
+
+        Raises:
+            Corrupt: if its checksum does not fit.
+            OSError: if the system cannot read it.
+        """
+        number = bisect.bisect_right(self._ends, index)
+        try:
+            with self._lock:
+                if number not in self._readers:
+                    self._readers[number] = _reader(self._paths[number])
+                reader = self._readers[number]
+            with _reading():
+                (record,) = reader.read([index - self._ends[number] + self._lengths[number]])
+            return record
+        except OSError:
+            # A reader that failed once fails for ever, and a table of files may be full.
+            with self._lock:
+                self._readers = {}
+            raise
+
+    def __reduce__(self) -> tuple[type["Files"], tuple[Sequence[str], Sequence[int]]]:
+        return Files, (self._paths, self._lengths)
+
+
+def pack(key: str, labels: Sequence[int], picture: batch.Encoded) -> bytes:
+    """The record of a picture."""
+    name = key.encode(errors="surrogateescape")[:LONGEST_KEY]
+    header = HEADER.pack(MAGIC, len(name), len(labels))
+    return header + struct.pack(f"<{len(labels)}I", *labels) + name + picture
+
+
+def unpack(record: bytes) -> tuple[str, tuple[int, ...], memoryview]:
+    """Key, labels and picture of a record; the picture is not copied.
 
     Raises:
-        BadInput: naming the first file that is damaged.
+        Corrupt: if it was not made by `pack`.
     """
+    if len(record) < HEADER.size or record[:4] not in (MAGIC, OLD_MAGIC):
+        raise batch.Corrupt(f"the record starts with {record[:4]!r}, not with {MAGIC!r}")
+    magic, length, count = HEADER.unpack_from(record)
+    labels, start = (count,), HEADER.size
+    if magic == MAGIC:
+        start += 4 * count
+        if len(record) < start:
+            raise batch.Corrupt(f"the record announces {count} labels and has {len(record)} bytes")
+        labels = struct.unpack_from(f"<{count}I", record, HEADER.size)
+    key = record[start : start + length].decode(errors="surrogateescape")
+    return key, labels, memoryview(record)[start + length :]
+
+
+def digest_one(update: Callable[[bytes], object], record: bytes) -> None:
+    """Updates the digest of the records of a file with one record and its length."""
+    update(len(record).to_bytes(8, "little"))
+    update(record)
+
+
+def write(path: pathlib.Path, records: Iterable[bytes]) -> None:
+    """Writes an ArrayRecord file, which has another name until it is complete.
+
+    Raises:
+        OSError: if the disk is full or the folder cannot be written.
+    """
+
+    def fill(partial: pathlib.Path) -> None:
+        writer = array_record_module.ArrayRecordWriter(str(partial), WRITER_OPTIONS)
+        try:
+            for record in records:
+                _checked(writer.write, record)
+        finally:
+            _checked(writer.close)  # writes the index, without which nothing can be read
+
+    files.write_durably(path, fill)
+
+
+def open_files(paths: Sequence[str]) -> Files:
+    """The records of some files, in order.
+
+    Raises:
+        BadInput: naming the first file that is corrupt.
+    """
+    with concurrent.futures.ThreadPoolExecutor(OPENING_THREADS) as pool:
+        return Files(paths, list(pool.map(_length, paths)))
+
+
+def _length(path: str) -> int:
     try:
-        return grain.sources.ArrayRecordDataSource(list(paths))
+        reader = _reader(path)
+    except batch.Corrupt as reason:
+        raise failures.BadInput(
+            f"{path} is no complete ArrayRecord file ({reason}); it was cut short or altered: make "
+            "or copy it anew."
+        ) from None
+    length: int = reader.num_records()
+    reader.close()
+    return length
+
+
+def _reader(path: str) -> array_record_module.ArrayRecordReader:
+    with _reading():
+        return array_record_module.ArrayRecordReader(
+            path, READER_OPTIONS, file_reader_buffer_size=BUFFER_BYTES
+        )
+
+
+@contextlib.contextmanager
+def _reading() -> Iterator[None]:
+    """Tells trouble of the system, which the library names by its function, from damage."""
+    try:
+        yield
     except (RuntimeError, ValueError) as error:
-        for path in paths:
-            try:
-                grain.sources.ArrayRecordDataSource([path])
-            except (RuntimeError, ValueError) as reason:
-                raise failures.BadInput(
-                    f"{path} is no whole ArrayRecord file ({failures.first_line(reason)[:120]}); "
-                    "it was cut short or altered: make or copy it anew."
-                ) from None
-        raise failures.BadInput(failures.first_line(error)) from None
+        text = failures.first_line(error)[:200]
+        if failed := re.match(r"\w+\(\) failed: ([^;]*)(?:; \w+ (.*))?", text):
+            codes = {os.strerror(code): code for code in errno.errorcode}
+            raise OSError(codes.get(failed[1], errno.EIO), failed[1], failed[2]) from None
+        raise batch.Corrupt(text) from None
 
 
-def read(files: typing.Any, index: int) -> bytes:
-    """One record.
-
-    Raises:
-        Unreadable: if its checksum does not fit.
-    """
+def _checked(method: Callable[..., object], *arguments: bytes) -> None:
     try:
-        return files[index]
+        method(*arguments)
     except RuntimeError as error:
-        raise batch.Unreadable(failures.first_line(error)[:200]) from None
+        raise OSError(errno.EIO, failures.first_line(error)[:200]) from None

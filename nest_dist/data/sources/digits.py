@@ -1,53 +1,49 @@
-"""Handwritten digits that travel with the package, for trying things without a download.
+"""Handwritten digits that the package contains, for a first run without a download.
 
 1,797 pictures written by 43 people: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten
 Digits", UCI Machine Learning Repository, 1998, licensed CC BY 4.0. The pixels are unchanged.
 """
 
-import dataclasses
 import importlib.resources
 import typing
 
-import gin
 import numpy as np
 
-from nest_dist.base import checks
-from nest_dist.data.sources import arrays
+from nest_dist.base import checks, settings
+from nest_dist.data import batch
 
 STORED_SIDE = 8
 STORED_WHITE = 16
 TEST_EVERY = 5
 
 
-@gin.register
-@dataclasses.dataclass(frozen=True)
+@settings.register
 class Digits:
     """Handwritten digits, 10 classes, one channel; every fifth picture is in the test split.
 
     Attributes:
         split: "train" (1,438 pictures) or "test" (359).
-        image_side: pixels; a multiple of 8, to which the stored 8 x 8 are interpolated.
+        image_side: pixels; a multiple of 8. The stored pictures of 8 x 8 are interpolated to it.
     """
 
     split: typing.Literal["train", "test"]
     image_side: int = 32
 
     def __post_init__(self) -> None:
-        checks.types(self)
         checks.divides(
             "Digits.image_side", self.image_side, STORED_SIDE, "the stored side", "set one of them"
         )
 
-    def open(self) -> arrays.Arrays:
+    def open(self) -> batch.Arrays:
         """The pictures of the split, in memory: uint8 [N, image_side, image_side, 1]."""
         resource = importlib.resources.files("nest_dist.data.sources") / "digits.npz"
         with resource.open("rb") as file, np.load(file) as stored:
             images, labels = stored["image"], stored["label"]
         is_test = np.arange(len(images)) % TEST_EVERY == TEST_EVERY - 1
-        chosen = is_test if self.split == "test" else ~is_test
-        return arrays.Arrays(
-            images=_enlarge(images[chosen], self.image_side)[..., None],
-            labels=labels[chosen],
+        in_split = is_test if self.split == "test" else ~is_test
+        return batch.Arrays(
+            images=_enlarge(images[in_split], self.image_side)[..., None],
+            labels=labels[in_split],
             class_names=tuple(str(digit) for digit in range(10)),
         )
 

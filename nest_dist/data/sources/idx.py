@@ -1,28 +1,28 @@
-"""Data sets in the four IDX files of MNIST: Fashion-MNIST, MNIST, Kuzushiji-MNIST and others."""
+"""Data sets in four IDX files: MNIST, Fashion-MNIST, Kuzushiji-MNIST and others."""
 
-import dataclasses
 import gzip
+import math
 import pathlib
 import struct
 import typing
+import zlib
 
-import gin
 import numpy as np
 
-from nest_dist.base import checks, failures
-from nest_dist.data.sources import arrays
+from nest_dist.base import failures, settings
+from nest_dist.data import batch
 
 FILE_PREFIX = {"train": "train", "test": "t10k"}
 UNSIGNED_BYTE = 0x08
+LARGEST_BYTES = 1 << 32  # of a file, which is held in memory
 
 
-@gin.register
-@dataclasses.dataclass(frozen=True)
+@settings.register
 class Idx:
     """Grey pictures from a folder with {train,t10k}-{images-idx3,labels-idx1}-ubyte, also `.gz`.
 
     Attributes:
-        folder: where the four files are.
+        folder: of the four files.
         split: "train" or "test".
         class_names: the name of each label.
     """
@@ -31,10 +31,7 @@ class Idx:
     split: typing.Literal["train", "test"]
     class_names: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        checks.types(self)
-
-    def open(self) -> arrays.Arrays:
+    def open(self) -> batch.Arrays:
         """The split in memory: uint8 [N, H, W, 1].
 
         Raises:
@@ -53,33 +50,36 @@ class Idx:
                 f"{self.folder} has label {highest}, but Idx.class_names has "
                 f"{len(self.class_names)} names; name every class."
             )
-        return arrays.Arrays(images[..., None], labels, self.class_names)
+        return batch.Arrays(images[..., None], labels, self.class_names)
 
 
 def _read(path: pathlib.Path, dimensions: int) -> np.ndarray:
     compressed = path.with_name(path.name + ".gz")
+    length = 4 + 4 * dimensions
     try:
-        if compressed.exists():
-            content = gzip.decompress(compressed.read_bytes())
-        else:
-            content = path.read_bytes()
-    except (OSError, EOFError) as error:
+        with gzip.open(compressed) if compressed.exists() else path.open("rb") as file:
+            header = file.read(length)
+            shape = struct.unpack(f">{dimensions}I", header[4:].ljust(length - 4, b"\0"))
+            # No more than the header announces: little may be compressed to say a lot.
+            announced = math.prod(shape)
+            content = file.read(min(announced, LARGEST_BYTES) + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        failures.raise_trouble(error)
         reason = getattr(error, "strerror", None) or str(error)
         raise failures.BadInput(
             f"{path}(.gz) cannot be read ({reason}); set Idx.folder to the folder with the four "
             "IDX files."
         ) from None
-    header = 4 + 4 * dimensions
     magic = struct.pack(">BBBB", 0, 0, UNSIGNED_BYTE, dimensions)
-    if len(content) < header or content[:4] != magic:
+    if len(header) < length or header[:4] != magic:
         raise failures.BadInput(
-            f"{path} starts with {content[:4].hex()}, an IDX file of {dimensions} dimensions with "
+            f"{path} starts with {header[:4].hex()}, an IDX file of {dimensions} dimensions with "
             f"{magic.hex()}; fetch the file again."
         )
-    shape = struct.unpack(f">{dimensions}I", content[4:header])
-    if len(content) - header != np.prod(shape):
+    if len(content) != announced:
+        has = "more" if len(content) > announced else f"{len(content)}"
         raise failures.BadInput(
-            f"{path} has {len(content) - header} bytes of data, its header announces "
-            f"{int(np.prod(shape))}; fetch the file again."
+            f"{path} has {has} bytes of data, its header announces {announced}; fetch the file "
+            "again."
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)

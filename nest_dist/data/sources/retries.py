@@ -1,43 +1,102 @@
-"""Reading from servers that fail now and then: again after a growing pause, and not for ever."""
+"""Reading from storage that fails now and then: again after growing pauses, a few times.
 
+Trouble of the system is no damage of the data: it never makes an example corrupt.
+"""
+
+import contextlib
 import dataclasses
 import logging
+import os
+import threading
 import time
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from nest_dist.base import failures
+from nest_dist.data import batch
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
 # Libraries whose errors are about the network or about an answer that was cut short.
-NETWORK = ("aiohttp", "fsspec", "httpcore", "httpx", "huggingface_hub", "pyarrow", "requests")
+NETWORK = ("http", "httpcore", "httpx", "httpx2", "huggingface_hub", "requests")
 TOO_EARLY = (408, 425, 429)  # of the answers "your request is wrong", those that pass with time
 
 Result = typing.TypeVar("Result")
+_THREAD = threading.local()
+
+
+class Closing:
+    """Tells the threads that read for some batches that nobody wants these any more.
+
+    A worker process gets one of its own, since it ends anyway.
+    """
+
+    def __init__(self) -> None:
+        """Open."""
+        self._event = threading.Event()
+
+    def __reduce__(self) -> tuple[type["Closing"], tuple[()]]:
+        return Closing, ()
+
+    def close(self) -> None:
+        """Ends what waits in `require_open`."""
+        self._event.set()
+
+    def require_open(self, pause: float) -> None:
+        """Waits for so many seconds.
+
+        Raises:
+            Closed: if nobody wants the batches, at once.
+        """
+        if self._event.wait(pause):
+            raise Closed("the batches were closed.")
+
+
+class Closed(failures.Failure):
+    """Nobody wants what is read."""
+
+
+@contextlib.contextmanager
+def until(closing: Closing) -> Iterator[None]:
+    """Lets reads of this thread end when `closing` says so."""
+    _THREAD.closing = closing
+    try:
+        yield
+    finally:
+        del _THREAD.closing
+
+
+def current() -> Closing:
+    """Of this thread; one that is never closed outside of `until`."""
+    closing: Closing = getattr(_THREAD, "closing", Closing())
+    return closing
 
 
 @dataclasses.dataclass(frozen=True)
 class Retries:
-    """Repeats what fails.
+    """Repeats reads that fail.
 
     Attributes:
-        attempts: at most, each after twice the pause of the one before.
+        attempts: at most; the pause between them doubles.
     """
 
-    attempts: int
+    attempts: int = 8
 
-    def run(self, name: str, read: Callable[[], Result]) -> Result:
-        """What `read` returns in the end.
+    def run(self, name: str, read: Callable[[], Result], listed: bool = False) -> Result:
+        """The result of `read`.
 
         Args:
-            name: what is read, for the text of errors.
+            name: of the file, for error texts.
             read: may be called several times.
+            listed: whether the file was there before, so that it may come back.
         Raises:
-            BadInput: if it is not there or may not be read; that no repetition changes.
+            BadInput: if the file is missing or forbidden, which no repetition changes.
             Unavailable: if every attempt fails.
+            Closed: as of `until`.
         """
-        for attempt in range(1, self.attempts + 1):
+        attempt = 0
+        while True:
+            attempt += 1
             try:
                 return read()
             except failures.Failure:
@@ -45,8 +104,9 @@ class Retries:
             except Exception as error:
                 if not _is_of_storage(error):
                     raise
+                name = os.fsdecode(getattr(error, "filename", None) or name)
                 reason = _reason(error, name)
-                if _is_final(error):
+                if _is_final(error) and not (listed and isinstance(error, FileNotFoundError)):
                     raise failures.BadInput(
                         f"{name} is not there or may not be read ({reason}); correct its name, or "
                         "give this program access."
@@ -61,8 +121,20 @@ class Retries:
                     "%s: %s; attempt %d of %d in %.1f s",
                     *(name, reason, attempt + 1, self.attempts, pause),
                 )
-                time.sleep(pause)
-        raise AssertionError("unreachable")
+                if hasattr(_THREAD, "closing"):
+                    _THREAD.closing.require_open(pause)
+                else:
+                    time.sleep(pause)
+
+
+def opened(name: str, config: batch.SourceConfig) -> batch.Source:
+    """An open data set, with the errors of `Retries.run`."""
+    return Retries().run(name, config.open)
+
+
+def example(source: batch.Source, index: int) -> batch.Example:
+    """An example of a source, with the errors of `Retries.run`, or `Corrupt`."""
+    return Retries().run(f"example {index}", lambda: source[index], listed=True)
 
 
 def _is_of_storage(error: Exception) -> bool:
@@ -73,7 +145,7 @@ def _is_of_storage(error: Exception) -> bool:
 def _reason(error: Exception, name: str) -> str:
     if isinstance(error, FileNotFoundError):  # its text is the address once more
         return "404 not found" if "://" in name else "no such file"
-    return failures.first_line(error)[:200]
+    return (getattr(error, "strerror", None) or failures.first_line(error))[:200]
 
 
 def _is_final(error: Exception) -> bool:

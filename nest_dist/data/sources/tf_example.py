@@ -1,91 +1,59 @@
-"""The wire format of tf.train.Example, read without TensorFlow or protobuf.
+"""tf.train.Example, read without TensorFlow.
 
-    Example { 1: Features { 1: repeated map entry { 1: name, 2: Feature } } }
-    Feature { 1: BytesList | 2: FloatList | 3: Int64List }, each { 1: repeated value }
-
-Source: protobuf.dev, "Encoding"; tensorflow/core/example/{example,feature}.proto.
+Source: tensorflow/core/example/{example,feature}.proto.
 """
 
-import struct
+import functools
 import typing
-from collections.abc import Iterator
+from collections.abc import Sequence
 
-VARINT, EIGHT_BYTES, LENGTH_DELIMITED, FOUR_BYTES = 0, 1, 2, 5
-BYTES, FLOATS, INTEGERS = 1, 2, 3
+from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
+
+Field = descriptor_pb2.FieldDescriptorProto
+LISTS = {"bytes": Field.TYPE_BYTES, "floats": Field.TYPE_FLOAT, "integers": Field.TYPE_INT64}
 
 
-def parse(record: bytes) -> dict[str, list[typing.Any]]:
-    """The values of each feature: memoryviews into `record`, floats or integers.
+def parse(record: bytes) -> dict[str, Sequence[typing.Any]]:
+    """The values of each feature: bytes, floats or integers.
 
     Raises:
-        ValueError: if it is no tf.train.Example.
+        ValueError: if the record is no tf.train.Example.
     """
-    view = memoryview(record)
-    found: dict[str, list[typing.Any]] = {}
     try:
-        for _, features in _fields(view):
-            for _, entry in _fields(features):
-                parts = dict(_fields(entry))
-                found[bytes(parts[1]).decode()] = _values(parts.get(2, memoryview(b"")))
-    except (IndexError, KeyError, TypeError, struct.error) as error:
+        example = _example().FromString(record)
+    except message.DecodeError as error:
         raise ValueError("the record is no tf.train.Example") from error
-    return found
+    values: dict[str, Sequence[typing.Any]] = {}
+    for entry in example.features.feature:
+        lists = [content.value for _, content in entry.value.ListFields()]
+        values[entry.key.decode()] = list(lists[0]) if lists else []
+    return values
 
 
-def _values(feature: memoryview) -> list[typing.Any]:
-    for kind, listed in _fields(feature):
-        if kind == BYTES:
-            return [value for _, value in _fields(listed)]
-        if kind == FLOATS:
-            # Packed, or one field of four bytes each; both are four bytes in a row.
-            packed = b"".join(bytes(value) for _, value in _fields(listed))
-            return list(struct.unpack(f"<{len(packed) // 4}f", packed))
-        return [_signed(value) for _, field in _fields(listed) for value in _integers(field)]
-    return []
+@functools.cache
+def _example() -> typing.Any:
+    """The class of these messages, in a pool of its own: TensorFlow may be there as well."""
+    file = descriptor_pb2.FileDescriptorProto(name="example.proto", syntax="proto3")
 
+    def message_type(name: str, *fields: typing.Any) -> None:
+        file.message_type.add(name=name, field=fields)
 
-def _integers(field: typing.Any) -> Iterator[int]:
-    if isinstance(field, int):
-        yield field
-        return
-    at = 0
-    while at < len(field):
-        value, at = _varint(field, at)
-        yield value
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
-
-
-def _fields(view: memoryview) -> Iterator[tuple[int, typing.Any]]:
-    """Number and content of each field: an integer, or the bytes."""
-    at = 0
-    while at < len(view):
-        tag, at = _varint(view, at)
-        kind = tag & 7
-        if kind == VARINT:
-            value, at = _varint(view, at)
-            yield tag >> 3, value
-            continue
-        if kind == LENGTH_DELIMITED:
-            length, at = _varint(view, at)
-        elif kind in (EIGHT_BYTES, FOUR_BYTES):
-            length = 8 if kind == EIGHT_BYTES else 4
-        else:
-            raise ValueError(f"the record is no tf.train.Example: it has wire type {kind}")
-        if at + length > len(view):
-            raise ValueError("the record is no tf.train.Example: a field reaches over its end")
-        yield tag >> 3, view[at : at + length]
-        at += length
-
-
-def _varint(view: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = view[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
+    for name, kind in LISTS.items():
+        message_type(name, Field(name="value", number=1, label=Field.LABEL_REPEATED, type=kind))
+    message_type(
+        "Feature",
+        *(Field(name=name, number=at, type_name=name) for at, name in enumerate(LISTS, 1)),
+    )
+    message_type(
+        "Entry",
+        Field(name="key", number=1, type=Field.TYPE_BYTES),
+        Field(name="value", number=2, type_name="Feature"),
+    )
+    message_type(
+        "Features",
+        Field(name="feature", number=1, label=Field.LABEL_REPEATED, type_name="Entry"),
+    )
+    message_type("Example", Field(name="features", number=1, type_name="Features"))
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("Example"))

@@ -5,23 +5,22 @@ import hashlib
 import json
 import pathlib
 import re
-import typing
+from collections.abc import Callable, Sequence
 
-import gin
-
-from nest_dist.base import checks, failures
+from nest_dist.base import checks, failures, settings
 from nest_dist.data import batch
 from nest_dist.data.sources import array_record, tf_example
 
+SAMPLES, SAMPLE_BYTES = 256, 1 << 12
 
-@gin.register
-@dataclasses.dataclass(frozen=True)
+
+@settings.register
 class Tfds:
     """A split that TensorFlow Datasets prepared with `file_format="array_record"`.
 
     Attributes:
-        folder: of one version, such as ~/tensorflow_datasets/imagenet2012/5.1.0, with
-            dataset_info.json in it.
+        folder: of one version, with dataset_info.json in it, such as
+            ~/tensorflow_datasets/imagenet2012/5.1.0.
         split: such as "train" or "validation".
         image: name of the feature with the encoded picture.
         label: name of the feature with the class.
@@ -32,48 +31,40 @@ class Tfds:
     image: str = "image"
     label: str = "label"
 
-    def __post_init__(self) -> None:
-        checks.types(self)
-
     def open(self) -> "TfdsRecords":
-        """The files of the split, opened.
+        """The open files of the split.
 
         Raises:
             BadInput: if the folder is none of TensorFlow Datasets, has no such split or feature, or
-                a file is missing or damaged.
+                a file is missing or corrupt.
         """
         root = pathlib.Path(self.folder).expanduser()
-        splits = _splits(root)
+        splits = _shard_lengths(root)
         checks.one_of("Tfds.split", self.split, splits)
-        names = class_names(root, self.label)
-        lengths = [int(length) for length in splits[self.split]["shardLengths"]]
-        paths = split_files(root, self.split, len(lengths))
+        names = _class_names(root, self.label)
+        lengths = [int(length) for length in splits[self.split]]
+        paths = _split_files(root, self.split, len(lengths))
         files = array_record.open_files([str(path) for path in paths])
         if len(files) != sum(lengths):
             raise failures.BadInput(
                 f"{root} holds {len(files)} examples of {self.split}, dataset_info.json says "
                 f"{sum(lengths)}; prepare the data set again."
             )
-        digest = hashlib.sha256(repr(names).encode())
+        digest = hashlib.sha256(repr((names, self.image, self.label)).encode())
         digest.update((root / "dataset_info.json").read_bytes())
-        digest.update(repr([path.stat().st_size for path in paths]).encode())
-        source = TfdsRecords(files, names, digest.hexdigest()[:16], self)
-        source.require_features()
-        return source
+        for path in paths:
+            _sample(path, digest.update)
+        known = tf_example.parse(files[0])
+        checks.one_of("Tfds.image", self.image, known)
+        checks.one_of("Tfds.label", self.label, known)
+        return TfdsRecords(files, names, digest.hexdigest()[:16], self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class TfdsRecords:
-    """Records by number.
+class TfdsRecords(batch.Source):
+    """Records by index."""
 
-    Attributes:
-        files: all shards, as one sequence of bytes.
-        class_names: the name of each label.
-        fingerprint: of the description and the sizes of all files.
-        config: names of the features.
-    """
-
-    files: typing.Any
+    files: Sequence[bytes]  # the records of all shards, in order
     class_names: tuple[str, ...]
     fingerprint: str
     config: Tfds
@@ -83,56 +74,39 @@ class TfdsRecords:
 
     def __getitem__(self, index: int) -> batch.Example:
         try:
-            features = tf_example.parse(array_record.read(self.files, index))
+            features = tf_example.parse(self.files[index])
             image, label = features[self.config.image][0], features[self.config.label][0]
         except (ValueError, LookupError) as error:
-            raise batch.Unreadable(failures.first_line(error)) from None
-        key = features.get("file_name")
-        name = bytes(key[0]).decode(errors="replace") if key else f"{self.config.split} {index}"
-        return {"image": image, "label": label, "key": name}
-
-    def require_features(self) -> None:
-        """Looks for the configured features in the first example.
-
-        Raises:
-            BadInput: listing the features there are.
-        """
-        known = tf_example.parse(array_record.read(self.files, 0))
-        checks.one_of("Tfds.image", self.config.image, known)
-        checks.one_of("Tfds.label", self.config.label, known)
+            raise batch.Corrupt(failures.first_line(error)) from None
+        names = features.get("file_name")
+        key = names[0].decode(errors="replace") if names else f"{self.config.split} {index}"
+        return {"image": image, "labels": (label,), "key": key}
 
 
-def split_files(root: pathlib.Path, split: str, count: int) -> list[pathlib.Path]:
-    """The array record files of a split, in order.
-
-    Raises:
-        BadInput: if some are missing or have another format.
-    """
+def _split_files(root: pathlib.Path, split: str, count: int) -> list[pathlib.Path]:
+    """The array record files of a split, in order."""
     pattern = re.compile(rf".+-{re.escape(split)}\.array_record-(\d+)-of-\d+")
-    found = sorted(path for path in root.iterdir() if pattern.fullmatch(path.name))
-    if len(found) != count:
+    paths = sorted(path for path in root.iterdir() if pattern.fullmatch(path.name))
+    if len(paths) != count:
         other = next((path.name for path in root.glob(f"*-{split}.tfrecord-*")), None)
-        reason = f"it has {other}" if other else f"it has {len(found)}"
+        reason = f"it has {other}" if other else f"it has {len(paths)}"
         raise failures.BadInput(
             f"{root} should have {count} array record files of {split}, but {reason}; prepare it "
             'with file_format="array_record", or convert it with `nest-dist prepare`.'
         )
-    return found
+    return paths
 
 
-def class_names(root: pathlib.Path, label: str) -> tuple[str, ...]:
-    """The names of the classes of a label feature.
-
-    Raises:
-        BadInput: if the feature is no class label.
-    """
+def _class_names(root: pathlib.Path, label: str) -> tuple[str, ...]:
+    """The names of the classes of a label feature."""
     path = root / f"{label}.labels.txt"
     if path.is_file():
         return tuple(path.read_text(encoding="utf-8").splitlines())
     try:
         features = json.loads((root / "features.json").read_text(encoding="utf-8"))
         count = int(features["featuresDict"]["features"][label]["classLabel"]["numClasses"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError) as error:
+        failures.raise_trouble(error)
         raise failures.BadInput(
             f"{root} has neither {label}.labels.txt nor a class label {label!r} in features.json; "
             "set Tfds.label to the feature that holds the class."
@@ -140,13 +114,25 @@ def class_names(root: pathlib.Path, label: str) -> tuple[str, ...]:
     return tuple(str(number) for number in range(count))
 
 
-def _splits(root: pathlib.Path) -> dict[str, typing.Any]:
+def _sample(path: pathlib.Path, update: Callable[[bytes], object]) -> None:
+    """Updates a digest with a file of up to 1 MiB, or with samples from all over a larger one."""
+    size = path.stat().st_size
+    update(repr(size).encode())
+    with path.open("rb") as file:
+        for number in range(SAMPLES):
+            file.seek(max(number * SAMPLE_BYTES, number * size // SAMPLES))
+            update(file.read(SAMPLE_BYTES))
+
+
+def _shard_lengths(root: pathlib.Path) -> dict[str, list[str]]:
+    """The numbers of examples in the shards of each split."""
     path = root / "dataset_info.json"
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
+        failures.raise_trouble(error)
         raise failures.BadInput(
             f"{path} cannot be read ({failures.first_line(error)}); set Tfds.folder to the folder "
             "of one version of a prepared data set."
         ) from None
-    return {split["name"]: split for split in info["splits"]}
+    return {split["name"]: split.get("shardLengths", []) for split in info["splits"]}

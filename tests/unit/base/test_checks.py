@@ -1,22 +1,19 @@
-import dataclasses
 import re
 import typing
 
 import pytest
 
-from nest_dist.base import checks, failures
+from nest_dist.base import checks, failures, settings
+from nest_dist.base.checks import Within
 
 
-@dataclasses.dataclass(frozen=True)
+@settings.frozen
 class Settings:
     rate: float = 0.5
     steps: int = 3
     sides: tuple[int, ...] = (1, 2)
     kind: typing.Literal["a", "b"] = "a"
     folder: str | None = None
-
-    def __post_init__(self):
-        checks.types(self)
 
 
 def refusal(text):
@@ -55,9 +52,30 @@ def test_ranges_name_value_and_limit():
     with refusal("x is 2; it must be in [0, 1]."):
         checks.in_range("x", 2, 0, 1)
     with refusal("x is 1; it must be in [0, 1)."):
-        checks.in_range("x", 1, 0, 1, open_high=True)
+        Within(0, 1, open_high=True).check("x", 1)
     with refusal("x is -1; it must be at least 0."):
         checks.in_range("x", -1, 0)
+
+
+def test_what_is_no_number_is_outside_every_range():
+    nan = float("nan")
+    with refusal("x is nan; it must be at least 0."):
+        checks.in_range("x", nan, 0)
+    with refusal("x is nan; it must be in [0, 1)."):
+        Within(0, 1, open_high=True).check("x", nan)
+    with refusal("x is nan; it must be above 0."):
+        Within(0, open_low=True).check("x", nan)
+    for value in ((nan, 1.0), (0.5, nan)):
+        with refusal("the smallest above 0 and at most 2."):
+            checks.interval("x", value, 0, 2)
+
+
+def test_an_open_end_is_excluded():
+    Within(0, open_low=True).check("x", 1e-300)
+    with refusal("x is 0; it must be above 0."):
+        Within(0, open_low=True).check("x", 0)
+    with refusal("x is 0; it must be in (0, 1)."):
+        Within(0, 1, open_low=True, open_high=True).check("x", 0)
 
 
 def test_division_names_the_nearest_that_fit():

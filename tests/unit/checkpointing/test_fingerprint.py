@@ -19,20 +19,21 @@ LEAVES = {
 }
 
 
-def numbers(leaves):
-    return fingerprint.of_whole(jax.tree.map(jnp.asarray, leaves))
+def fingerprints(leaves):
+    tree = jax.tree.map(jnp.asarray, leaves)
+    return fingerprint.combine([fingerprint.Fingerprint(tree).local_sums()])
 
 
 @pytest.mark.parametrize("name", LEAVES)
 def test_any_flipped_bit_changes_the_number_of_its_leaf_alone(name):
-    before = numbers(LEAVES)
+    before = fingerprints(LEAVES)
     leaf = np.array(LEAVES[name])
     words = leaf.reshape(-1).view(np.uint8)
-    for place in (0, words.size // 2, words.size - 1):
-        words[place] ^= 1
-        assert fingerprint.differing(before, numbers({**LEAVES, name: leaf})) == [name]
-        words[place] ^= 1
-    assert numbers({**LEAVES, name: leaf}) == before
+    for index in (0, words.size // 2, words.size - 1):
+        words[index] ^= 1
+        assert fingerprint.differing(before, fingerprints({**LEAVES, name: leaf})) == [name]
+        words[index] ^= 1
+    assert fingerprints({**LEAVES, name: leaf}) == before
 
 
 @pytest.mark.parametrize("name", ["vector", "matrix", "long"])
@@ -40,7 +41,9 @@ def test_exchanged_elements_change_the_number(name):
     leaf = np.array(LEAVES[name])
     flat = leaf.reshape(-1)
     flat[0], flat[-1] = flat[-1], flat[0]
-    assert fingerprint.differing(numbers(LEAVES), numbers({**LEAVES, name: leaf})) == [name]
+    assert fingerprint.differing(fingerprints(LEAVES), fingerprints({**LEAVES, name: leaf})) == [
+        name
+    ]
 
 
 @pytest.mark.parametrize(
@@ -58,17 +61,17 @@ def test_exchanged_elements_change_the_number(name):
         ("halves", ("two", "one")),
     ],
 )
-def test_the_numbers_do_not_depend_on_how_a_leaf_lies_on_devices(name, spec):
+def test_the_numbers_do_not_depend_on_the_sharding(name, spec):
     mesh = jax.make_mesh((2, 4), ("one", "two"))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
     leaf = jax.device_put(LEAVES[name], sharding)
     assert leaf.is_fully_replicated == (spec == ())
-    assert numbers({**LEAVES, name: leaf}) == numbers(LEAVES)
+    assert fingerprints({**LEAVES, name: leaf}) == fingerprints(LEAVES)
 
 
-def test_the_parts_of_several_processes_make_the_number_of_the_whole():
-    parts = [{"a": 2**32 - 1, "b": 0}, {"a": 2, "b": 0}]
-    assert fingerprint.numbers(parts) == {"a": "00000001", "b": "00000000"}
+def test_the_sums_of_several_processes_are_added_modulo_their_bits():
+    sums = [{"a": 2**32 - 1, "b": 0}, {"a": 2, "b": 0}]
+    assert fingerprint.combine(sums) == {"a": "00000001", "b": "00000000"}
 
 
 def test_a_leaf_that_is_missing_or_new_differs():

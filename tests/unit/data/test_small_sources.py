@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import resource
 
 import numpy as np
 import pytest
@@ -57,7 +58,7 @@ def test_idx_files_are_read_plain_and_compressed(folder):
     source = opened(folder)
     assert len(source) == 2
     np.testing.assert_array_equal(source[1]["image"], IMAGES[1][..., None])
-    assert [source[index]["label"] for index in (0, 1)] == [1, 0]
+    assert [source[index]["labels"] for index in (0, 1)] == [(1,), (0,)]
 
 
 def test_a_missing_idx_file_is_named(folder):
@@ -76,6 +77,17 @@ def test_a_truncated_file_is_named(folder):
     (folder / "train-images-idx3-ubyte").write_bytes(idx_bytes(IMAGES)[:-5])
     with refusal("has 19 bytes of data, its header announces 24; fetch the file again"):
         opened(folder)
+
+
+def test_an_archive_of_more_than_its_header_announces_is_not_unpacked(folder):
+    with gzip.open(folder / "train-labels-idx1-ubyte.gz", "wb") as file:
+        file.write(idx_bytes(LABELS))
+        for _ in range(400):
+            file.write(bytes(1 << 20))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with refusal("has more bytes of data, its header announces 2; fetch the file again"):
+        opened(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kilobytes
 
 
 def test_a_truncated_archive_is_named(folder):

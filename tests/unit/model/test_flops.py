@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 from support import family
 
-from nest_dist.commands import variants
 from nest_dist.model import flops
+from nest_dist.pretrained import variants
 
 
 # arXiv 2105.12723, table 3: multiply-adds of one image of 224 pixels a side, in billions.
@@ -32,10 +32,10 @@ def products(jaxpr):
             outputs = equation.params["dimension_numbers"].rhs_spec[0]
             total += results * math.prod(kernel) // kernel[outputs]
         for value in equation.params.values():
-            # Branches are the same arithmetic, in other words for each platform.
+            # Branches are the same arithmetic in the forms of the platforms.
             choices = value if isinstance(value, tuple) else (value,)
             inner = [getattr(choice, "jaxpr", choice) for choice in choices]
-            counts = {products(each) for each in inner if hasattr(each, "eqns")}
+            counts = {products(branch) for branch in inner if hasattr(branch, "eqns")}
             assert len(counts) <= 1
             total += sum(counts)
     return total

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from support import family
 
-from nest_dist.base import chance, names
-from nest_dist.model import aggregation, attention, encoder, layout
+from nest_dist.base import rng, tree_paths
+from nest_dist.model import aggregation, attention, encoder, patching
 
 
 def level_outputs(member, images):
@@ -49,17 +49,18 @@ def reach_of_an_aggregation(grid, block_side):
     after = tuple(blocks // 2 for blocks in grid)
     layer = aggregation.Aggregation(grid, width=32, compute_dtype="float32")
     image = jax.random.normal(jax.random.key(0), (1, H, W, 6))
-    variables = layer.init(jax.random.key(1), layout.to_blocks(image, block_side))
+    variables = layer.init(jax.random.key(1), patching.to_blocks(image, block_side))
 
     @jax.jit
     @functools.partial(jax.vmap, in_axes=(0, 0))
     def changed_at(row, column):
-        blocks = layout.to_blocks(image.at[0, row, column].add(100.0), block_side)
-        return layout.to_image(layer.apply(variables, blocks), after)[0]
+        blocks = patching.to_blocks(image.at[0, row, column].add(100.0), block_side)
+        return patching.to_image(layer.apply(variables, blocks), after)[0]
 
-    row, column = (places.ravel() for places in jnp.indices((H, W)))
-    whole = layout.to_image(layer.apply(variables, layout.to_blocks(image, block_side)), after)[0]
-    seen = np.any(np.abs(changed_at(row, column) - whole) > 1e-6, axis=-1)  # [H * W, H / 2, W / 2]
+    row, column = (indices.ravel() for indices in jnp.indices((H, W)))
+    unchanged = layer.apply(variables, patching.to_blocks(image, block_side))
+    difference = np.abs(changed_at(row, column) - patching.to_image(unchanged, after)[0])
+    seen = np.any(difference > 1e-6, axis=-1)  # [H * W, H / 2, W / 2]
     return seen.reshape(H, W, H // 2, W // 2)
 
 
@@ -83,10 +84,10 @@ def test_one_shared_key_and_value_head_equals_many_heads_that_are_copies_of_it()
     )
     shared = jax.jit(one.init)(jax.random.key(1), blocks, None)["params"]
     copied = {
-        name: jax.tree.map(lambda leaf: jnp.repeat(leaf, 3, axis=-2), part)
+        name: jax.tree.map(lambda leaf: jnp.repeat(leaf, 3, axis=-2), params)
         if name in ("key", "value")
-        else part
-        for name, part in shared.items()
+        else params
+        for name, params in shared.items()
     }
     np.testing.assert_allclose(
         jax.jit(one.apply)({"params": shared}, blocks, None),
@@ -99,7 +100,7 @@ def test_every_parameter_has_a_finite_gradient_that_is_not_zero(member):
     def loss(variables):
         return jnp.sum(jnp.square(member.model.apply(variables, member.images)))
 
-    for name, gradient in names.flatten(
+    for name, gradient in tree_paths.flatten(
         jax.jit(jax.grad(loss))(member.variables)["params"]
     ).items():
         assert np.all(np.isfinite(gradient)), name
@@ -181,15 +182,15 @@ def test_each_drop_rate_has_its_own_effect():
 def test_stochastic_depth_drops_whole_examples_and_is_unbiased_at_every_rate(name):
     model, B = family.published(name), 20_000
     branch = 1 + jnp.arange(4.0)  # [C]
-    drop = jax.jit(functools.partial(chance.drop, whole=True))
+    drop = jax.jit(rng.drop_path)
     rates = itertools.chain(*encoder.drop_rates(model.stochastic_depth, model.block_repeats))
     for layer, rate in enumerate(rates):
         keys = jax.random.split(jax.random.key(layer), B)
         dropped = np.asarray(drop(jnp.tile(branch, (B, 1)), rate, keys))
         stays = dropped[:, 0] != 0
         np.testing.assert_array_equal(dropped[~stays], 0)
-        kept = np.broadcast_to(branch / (1 - rate), (stays.sum(), 4))
-        np.testing.assert_allclose(dropped[stays], kept, rtol=1e-6)
+        scaled = np.broadcast_to(branch / (1 - rate), (stays.sum(), 4))
+        np.testing.assert_allclose(dropped[stays], scaled, rtol=1e-6)
         # Five standard deviations of the mean of B draws of 0 or 1 / (1 - rate).
         limit = 5 * math.sqrt(rate / (1 - rate) / B) + 1e-6
         np.testing.assert_allclose(dropped.mean(axis=0) / branch, 1, atol=limit)
@@ -212,8 +213,8 @@ def test_a_branch_of_a_layer_adds_in_expectation_what_it_adds_without_drops(bran
     added = apply(jnp.tile(blocks, (B, 1, 1, 1)), jax.random.split(jax.random.key(1), B))
     # Five standard deviations of the mean of B draws of 0 or 1 / (1 - rate).
     limit = 5 * math.sqrt(rate / (1 - rate) / B)
-    whole = np.asarray(apply(blocks, None)[0])
-    assert np.max(np.abs(added.mean(axis=0) - whole)) < limit * np.max(np.abs(whole))
+    undropped = np.asarray(apply(blocks, None)[0])
+    assert np.max(np.abs(added.mean(axis=0) - undropped)) < limit * np.max(np.abs(undropped))
 
 
 def test_a_layer_whose_branches_are_dropped_passes_its_input_on():
@@ -231,15 +232,15 @@ def test_remat_keeps_less_for_the_backward_pass(member):
     def loss(model, variables):
         return jnp.sum(model.apply(variables, member.images) ** 2)
 
-    kept = {}
+    residuals = {}
     for remat in ("none", "dots", "layer"):
         model = member.model.clone(remat=remat)
         backward = jax.eval_shape(
             lambda variables, model=model: jax.vjp(functools.partial(loss, model), variables)[1],
             member.variables,
         )
-        kept[remat] = sum(leaf.size for leaf in jax.tree.leaves(backward))
-    assert kept["layer"] < kept["dots"] < kept["none"]
+        residuals[remat] = sum(leaf.size for leaf in jax.tree.leaves(backward))
+    assert residuals["layer"] < residuals["dots"] < residuals["none"]
 
 
 def test_remat_drops_the_same_and_gives_the_same_gradients():
@@ -258,8 +259,8 @@ def test_remat_drops_the_same_and_gives_the_same_gradients():
         lambda params: [jax.grad(loss)(params, remat) for remat in ("none", "dots", "layer")]
     )(params)
     for gradients in others:
-        for name, gradient in names.flatten(gradients).items():
-            expected = names.flatten(reference)[name]
+        for name, gradient in tree_paths.flatten(gradients).items():
+            expected = tree_paths.flatten(reference)[name]
             # The same operations, fused otherwise: float32 rounding of sums.
             tolerance = 1e-5 * np.max(np.abs(expected)) + 1e-3
             np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=tolerance, err_msg=name)
@@ -273,7 +274,7 @@ def test_scanned_layers_have_the_names_of_unrolled_ones_drop_the_same_and_give_t
         family.small("multi_head", **small, **rates, layers=layers, remat=remat)
         for layers, remat in (("unrolled", "none"), ("scanned", "none"), ("scanned", "dots"))
     ]
-    shapes = [names.flatten(family.shapes(model)) for model in models]
+    shapes = [tree_paths.flatten(family.shapes(model)) for model in models]
     assert shapes[0] == shapes[1] == shapes[2]
 
     def loss(params, model):
@@ -285,8 +286,8 @@ def test_scanned_layers_have_the_names_of_unrolled_ones_drop_the_same_and_give_t
     reference, *others = jax.jit(
         lambda params: [jax.grad(loss, has_aux=True)(params, model) for model in models]
     )(params)
-    for found in others:
-        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(reference), strict=True):
+    for scanned in others:
+        for one, other in zip(jax.tree.leaves(scanned), jax.tree.leaves(reference), strict=True):
             # The same operations, fused otherwise: float32 rounding of sums.
             tolerance = 1e-5 * np.max(np.abs(other)) + 1e-3
             np.testing.assert_allclose(one, other, rtol=1e-4, atol=tolerance)

@@ -8,8 +8,9 @@ import pytest
 from support import family
 
 from nest_dist import NesT
-from nest_dist.base import failures, names
-from nest_dist.model import axes, encoder
+from nest_dist.base import failures, tree_paths
+from nest_dist.model import encoder
+from nest_dist.model import parameters as parameter_axes
 
 
 @pytest.mark.parametrize("name", family.PUBLISHED)
@@ -20,19 +21,23 @@ def test_a_published_model_has_exactly_the_parameters_of_the_paper(name):
 
 @pytest.mark.parametrize("name", family.PUBLISHED)
 def test_each_parameter_has_one_rule_for_its_axes_and_no_rule_is_idle(name):
-    fitting = dict.fromkeys(axes.PARAMETER_AXES, 0)
-    for parameter, leaf in names.flatten(family.shapes(family.published(name))).items():
-        found = [p for p in axes.PARAMETER_AXES if names.matches("/" + parameter, [p])]
-        assert len(found) == 1, parameter
-        assert len(axes.PARAMETER_AXES[found[0]]) == leaf.ndim, parameter
-        fitting[found[0]] += 1
-    assert all(fitting.values())
+    uses = dict.fromkeys(parameter_axes.PARAMETER_AXES, 0)
+    for parameter, leaf in tree_paths.flatten(family.shapes(family.published(name))).items():
+        patterns = [
+            p for p in parameter_axes.PARAMETER_AXES if tree_paths.matches("/" + parameter, [p])
+        ]
+        assert len(patterns) == 1, parameter
+        assert len(parameter_axes.PARAMETER_AXES[patterns[0]]) == leaf.ndim, parameter
+        uses[patterns[0]] += 1
+    assert all(uses.values())
 
 
-def test_weight_decay_spares_position_embeddings_and_nothing_else():
-    parameters = names.flatten(family.shapes(family.published("nest_tiny")))
-    spared = {name for name in parameters if names.matches(name, axes.NOT_DECAYED)}
-    assert spared == {f"levels_{level}/position_embedding" for level in range(3)}
+def test_position_embeddings_alone_have_no_weight_decay():
+    parameters = tree_paths.flatten(family.shapes(family.published("nest_tiny")))
+    without = {
+        name for name in parameters if tree_paths.matches(name, parameter_axes.NO_WEIGHT_DECAY)
+    }
+    assert without == {f"levels_{level}/position_embedding" for level in range(3)}
 
 
 def test_the_interface_of_the_seed_works_as_it_was():
@@ -65,7 +70,7 @@ def test_a_model_bound_by_gin_equals_the_one_made_in_python():
     assert model == family.small("multi_query")
 
 
-def test_the_outcome_of_each_level_can_be_captured(member):
+def test_the_output_of_each_level_can_be_captured(member):
     logits, captured = member.capture(member.variables, member.images)
     model = member.model
     for level, (rows, columns) in enumerate(model.geometry().grids):
@@ -79,7 +84,7 @@ def test_without_a_head_the_model_gives_features_from_which_the_head_makes_logit
     headless = member.model.clone(num_classes=0)
     params = dict(member.variables["params"])
     head = params.pop("head")
-    assert names.flatten(family.shapes(headless)).keys() == names.flatten(params).keys()
+    assert tree_paths.flatten(family.shapes(headless)).keys() == tree_paths.flatten(params).keys()
     features = jax.jit(headless.apply)({"params": params}, member.images)
     logits, _ = member.capture(member.variables, member.images)
     # float32 sums of some ten terms in another order

@@ -7,13 +7,15 @@ import pathlib
 import pytest
 from support import family
 
-from nest_dist.base import names
+from nest_dist.base import tree_paths
 
 GOLDEN = pathlib.Path(__file__).parents[2] / "golden" / "parameters.json"
 
 
 def names_and_shapes(model):
-    return {name: list(leaf.shape) for name, leaf in names.flatten(family.shapes(model)).items()}
+    return {
+        name: list(leaf.shape) for name, leaf in tree_paths.flatten(family.shapes(model)).items()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +23,8 @@ def golden():
     if os.environ.get("UPDATE_GOLDEN"):
         models = []
         for name in family.PUBLISHED:
-            found = sorted(names_and_shapes(family.published(name)).items())
-            lines = [f"    {json.dumps(key)}: {json.dumps(shape)}" for key, shape in found]
+            shapes = sorted(names_and_shapes(family.published(name)).items())
+            lines = [f"    {json.dumps(key)}: {json.dumps(shape)}" for key, shape in shapes]
             models.append(f"  {json.dumps(name)}: {{\n" + ",\n".join(lines) + "\n  }")
         GOLDEN.write_text("{\n" + ",\n".join(models) + "\n}\n")
     return json.loads(GOLDEN.read_text())

@@ -1,4 +1,5 @@
 import colorsys
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +10,22 @@ from PIL import Image, ImageEnhance
 from support import photographs
 
 from nest_dist.base import failures
-from nest_dist.train import erasing, inputs, jitter, mixing, pixels
+from nest_dist.train import inputs
+from nest_dist.train.augment import erasing, jitter, mixing
 
 IMAGE = photographs.photograph("astronaut", 64)
 UNIT = jnp.asarray(IMAGE)[None] / 255
-PIXELS = pixels.Pixels(mean=(0.485, 0.456, 0.406), standard_deviation=(0.229, 0.224, 0.225))
+PIXELS = inputs.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 RECIPE = inputs.Inputs(
     PIXELS,
     jitter.ColorJitter(strength=0.3),
     erasing.RandomErasing(probability=0.25),
     mixing.Mixing(mixup_alpha=0.8, cutmix_alpha=1.0),
 )
+
+
+# Each function is compiled once, and not operation by operation.
+compiled = functools.cache(jax.jit)
 
 
 def amount(value: float) -> jax.Array:
@@ -32,14 +38,14 @@ def as_hsv(image: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("change", [-0.24, 0.0, 0.24])
 def test_brightness_does_what_pillow_does(change):
-    ours = jnp.clip(jitter.brighten(UNIT, amount(change)), 0, 1)[0] * 255
+    ours = jnp.clip(compiled(jitter.brighten)(UNIT, amount(change)), 0, 1)[0] * 255
     pillow = np.asarray(ImageEnhance.Brightness(Image.fromarray(IMAGE)).enhance(1 + change))
     assert np.abs(np.asarray(ours) - pillow).max() < 1.01  # Pillow cuts fractions off
 
 
 @pytest.mark.parametrize("change", [-0.24, 0.24])
 def test_contrast_moves_each_channel_away_from_its_mean(change):
-    ours = np.asarray(jitter.contrast(UNIT, amount(change)))[0]
+    ours = np.asarray(compiled(jitter.contrast)(UNIT, amount(change)))[0]
     np.testing.assert_allclose(ours.mean((0, 1)), np.asarray(UNIT)[0].mean((0, 1)), atol=1e-5)
     np.testing.assert_allclose(
         ours.std((0, 1)), (1 + change) * np.asarray(UNIT)[0].std((0, 1)), rtol=1e-4
@@ -48,7 +54,10 @@ def test_contrast_moves_each_channel_away_from_its_mean(change):
 
 @pytest.mark.parametrize("change", [-0.24, 0.24, 5.0])
 def test_saturation_scales_only_the_saturation(change):
-    ours, before = as_hsv(np.asarray(jitter.saturate(UNIT, amount(change)))[0]), as_hsv(UNIT[0])
+    ours, before = (
+        as_hsv(np.asarray(compiled(jitter.saturate)(UNIT, amount(change)))[0]),
+        as_hsv(UNIT[0]),
+    )
     np.testing.assert_allclose(ours[:, 2], before[:, 2], atol=1e-5)
     expected = np.minimum(before[:, 1] * (1 + change), 1)
     np.testing.assert_allclose(ours[:, 1], expected, atol=1e-4)
@@ -56,7 +65,10 @@ def test_saturation_scales_only_the_saturation(change):
 
 @pytest.mark.parametrize("change", [-0.06, 0.06, 0.4, 1.0])
 def test_a_turn_of_the_hue_keeps_saturation_and_value(change):
-    ours, before = as_hsv(np.asarray(jitter.turn_hue(UNIT, amount(change)))[0]), as_hsv(UNIT[0])
+    ours, before = (
+        as_hsv(np.asarray(compiled(jitter.turn_hue)(UNIT, amount(change)))[0]),
+        as_hsv(UNIT[0]),
+    )
     np.testing.assert_allclose(ours[:, 1:], before[:, 1:], atol=1e-4)
     colourful = (before[:, 1] > 0.1) & (before[:, 2] > 0.1)
     turned = (ours[:, 0] - before[:, 0] - change + 0.5) % 1 - 0.5
@@ -65,9 +77,8 @@ def test_a_turn_of_the_hue_keeps_saturation_and_value(change):
 
 def test_jitter_changes_four_pictures_of_five_and_makes_one_of_five_grey():
     images = jnp.broadcast_to(jnp.array([0.6, 0.4, 0.3]), (4000, 2, 2, 3))
-    changed = np.asarray(
-        jitter.ColorJitter(strength=0.3)(images, jax.random.key(0), jnp.arange(4000))
-    )[:, 0, 0]
+    jittered = compiled(jitter.ColorJitter(strength=0.3))
+    changed = np.asarray(jittered(images, jax.random.key(0), jnp.arange(4000)))[:, 0, 0]
     is_grey = np.ptp(changed, axis=-1) < 1e-6
     assert abs(is_grey.mean() - 0.2) < 0.032  # five standard deviations
     untouched = np.abs(changed - np.array([0.6, 0.4, 0.3])).max(-1) < 1e-6
@@ -81,7 +92,7 @@ def test_jitter_changes_four_pictures_of_five_and_makes_one_of_five_grey():
 
 
 def test_jitter_refuses_grey_pictures():
-    with pytest.raises(failures.BadInput, match="got images of 1 channels, it needs 3; leave Run"):
+    with pytest.raises(failures.BadInput, match="got images of 1 channels, not 3; set Inputs"):
         jitter.ColorJitter(strength=0.3)(jnp.zeros((2, 4, 4, 1)), jax.random.key(0), jnp.arange(2))
 
 
@@ -149,6 +160,13 @@ def test_the_recipe_does_not_depend_on_the_number_of_devices():
 
 def test_another_step_is_augmented_differently():
     images, targets, rows = jnp.asarray(IMAGE)[None].repeat(2, 0), jnp.eye(2), jnp.arange(2)
-    first, _ = RECIPE(images, targets, jax.random.fold_in(jax.random.key(0), 0), rows)
-    second, _ = RECIPE(images, targets, jax.random.fold_in(jax.random.key(0), 1), rows)
+    keys = (jax.random.fold_in(jax.random.key(0), step) for step in (0, 1))
+    (first, _), (second, _) = (compiled(RECIPE)(images, targets, key, rows) for key in keys)
     assert not np.allclose(first, second)
+
+
+@pytest.mark.parametrize("deviation", [0.0, -1.0, float("nan")])
+def test_a_standard_deviation_that_is_not_above_zero_is_refused(deviation):
+    text = f"Normalize.std is {deviation}; it must be above 0."
+    with pytest.raises(failures.BadInput, match=text):
+        inputs.Normalize(mean=(0.5, 0.5), std=(0.5, deviation))

@@ -1,0 +1,114 @@
+"""Frozen dataclasses for gin: their fields are checked, and say what a change means for a run."""
+
+import dataclasses
+import enum
+import typing
+from collections.abc import Iterator
+
+import gin
+
+from nest_dist.base import checks, failures
+
+# No field needs a larger number; "1e400" in gin is infinite.
+LARGEST = 1e15
+
+Class = typing.TypeVar("Class", bound=type)
+
+
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def register(cls: Class) -> Class:
+    """A frozen dataclass under its name in gin, checked by `check` whenever it is made.
+
+    A `__post_init__` of its own follows those checks.
+    """
+    return gin.register(frozen(cls))
+
+
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
+def frozen(cls: Class) -> Class:
+    """As `register`, without gin."""
+    own = cls.__dict__.get("__post_init__")
+
+    def post_init(self: object) -> None:
+        check(self)
+        if own is not None:
+            own(self)
+
+    cls.__post_init__ = post_init  # type: ignore[attr-defined]
+    made: Class = dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
+    return made
+
+
+class Effect(enum.Enum):
+    """The effect of a changed field on a run that resumes, in order of severity."""
+
+    NONE = "the run stays the same"
+    CHANGES = "the run goes on differently"
+    ANOTHER_RUN = "the checkpoint belongs to another run"
+
+
+@dataclasses.dataclass(frozen=True)
+class Meaning:
+    """The meaning of a changed field.
+
+    Attributes:
+        effect: on a run that resumes from a checkpoint.
+        in_step: whether the compiled training step depends on the field.
+    """
+
+    effect: Effect = Effect.CHANGES
+    in_step: bool = True
+
+
+def means(effect: Effect, *, in_step: bool | None = None) -> dict[str, object]:
+    """Metadata of a field that gin binds, for `dataclasses.field(metadata=...)`.
+
+    A field without metadata inherits the meaning of the field that holds its object. A field
+    without `in_step` inherits that value alone.
+    """
+    return {"effect": effect} | ({} if in_step is None else {"in_step": in_step})
+
+
+def fields(owner: typing.Any) -> Iterator["dataclasses.Field[typing.Any]"]:
+    """The fields that gin can bind, of a dataclass or Linen module or an instance of one."""
+    cls = owner if isinstance(owner, type) else type(owner)
+    # Every Linen module also has the fields `parent` and `name`, which Linen sets itself.
+    is_module = any(base.__module__.startswith("flax.linen") for base in cls.__mro__)
+    for field in dataclasses.fields(cls):
+        if field.init and not (is_module and field.name in ("parent", "name")):
+            yield field
+
+
+def check(instance: object) -> None:
+    """Checks `fields` against the types and ranges of their annotations: gin checks none.
+
+    Raises:
+        BadInput: naming the field, its value and the limit.
+    """
+    cls = type(instance)
+    hints, annotations = typing.get_type_hints(cls), typing.get_type_hints(cls, include_extras=True)
+    for field in fields(instance):
+        name, value = f"{cls.__name__}.{field.name}", getattr(instance, field.name)
+        checks.type_of(name, value, hints[field.name])
+        for number in value if isinstance(value, tuple) else (value,):
+            if not isinstance(number, int | float):
+                continue
+            for within in _ranges(annotations[field.name]):
+                within.check(name, number)
+            if not abs(number) < LARGEST:
+                raise failures.BadInput(
+                    f"{name} is {str(number)[:20]}; give a number below {LARGEST:.0e}."
+                )
+
+
+def of_field(field: "dataclasses.Field[typing.Any]", holder: Meaning) -> Meaning:
+    """The meaning of a field, from its metadata and from the field that holds its object."""
+    return dataclasses.replace(holder, **field.metadata)
+
+
+def _ranges(annotation: object) -> Iterator[checks.Within]:
+    """The ranges in an annotation, or in a member of a union."""
+    if isinstance(annotation, checks.Within):
+        yield annotation
+    for member in typing.get_args(annotation):
+        yield from _ranges(member)

@@ -1,0 +1,1 @@
+"""The processes of a run: discovered, started, supervised, stopped together."""

@@ -1,0 +1,56 @@
+"""JAX's private names that have no public twin: this file alone reaches them."""
+
+import contextlib
+import inspect
+import typing
+from collections.abc import Iterator, Sequence
+
+import jax
+
+from nest_dist.base import failures
+
+# As in pyproject.toml: the versions whose private names these are.
+VERSIONS = "jax>=0.10,<0.13"
+
+# "host:port" of process 0, number of processes, index of this one, indices of its local devices.
+Detected = tuple[str | None, int | None, int | None, Sequence[int] | None]
+
+
+def detect_processes(wait_seconds: int) -> Detected:
+    """Asks the environment as `jax.distributed.initialize()` does; None for unknown values.
+
+    Args:
+        wait_seconds: how long the name of process 0's host may stay unknown.
+    Raises:
+        Failure: if this version of JAX has no such function.
+        RuntimeError, ValueError, KeyError: from JAX, for an environment that lacks something.
+    """
+    with _reaching("clusters.ClusterEnv.auto_detect_unset_distributed_params"):
+        from jax._src import clusters
+
+        detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
+        signature = inspect.signature(detect)
+        # It has no defaults, and detects each parameter that is None.
+        arguments = {**dict.fromkeys(signature.parameters), "initialization_timeout": wait_seconds}
+        call = signature.bind(**arguments)
+    detected: Detected = detect(*call.args, **call.kwargs)
+    return detected
+
+
+def coordination_client() -> typing.Any:
+    """The client of the coordination service, once `jax.distributed` is initialized."""
+    with _reaching("distributed.global_state.client"):
+        from jax._src import distributed
+
+        return distributed.global_state.client
+
+
+@contextlib.contextmanager
+def _reaching(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (ImportError, AttributeError, TypeError) as error:
+        raise failures.Failure(
+            f"jax is {jax.__version__}, where jax._src.{name} is not as nest_dist needs it "
+            f"({failures.first_line(error)}); install '{VERSIONS}'."
+        ) from error

@@ -1,0 +1,328 @@
+"""The supervisor of a process: a stop request stops all processes, a failure ends all of them.
+
+Once a second a thread sends the status of the main thread to the leader on process 0. Another one
+receives the leader's messages. They need no device and no collective. They work while the main
+thread compiles, waits for data or hangs: they can end the process.
+"""
+
+import contextlib
+import faulthandler
+import json
+import math
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+import typing
+from collections.abc import Iterator
+
+import jax
+
+from nest_dist.base import failures
+from nest_dist.cluster import discovery, leader, processes, protocol, stop_signals
+
+# Limit from the agreed stop to the end of the process: long enough for a checkpoint.
+STOP_SECONDS = 300.0
+# How long a stop waits for data, without which the steps that others have begun cannot be done.
+STALL_SECONDS = 30.0
+# How long a process whose collective failed waits for the termination notice with the cause.
+REASON_SECONDS = protocol.SILENT_SECONDS + 5
+STUCK_SECONDS = 600.0
+# Of a stack that is shown.
+_FRAMES = 4
+_PACKAGE = os.path.dirname(os.path.dirname(__file__))
+_UNSAVED = "; the run goes on from the checkpoint before"
+
+
+class Supervisor:
+    """Supervises one process; a context manager around all its work in a run.
+
+    A stop request before `begin` ends the run without a checkpoint.
+    """
+
+    def __init__(self) -> None:
+        """Serves SIGTERM, SIGINT and SIGHUP, if they are held back."""
+        self._lock = threading.Condition()
+        self._sending = threading.Lock()
+        self._peers = discovery.Peers()
+        self._met = threading.Event()
+        self._tick = -1  # before `begin`
+        self._holding = False
+        self._stop_at: int | None = None
+        self._stop_agreed_at = math.inf
+        self._stop_requested = self._interrupted = False  # by a signal to this process
+        self._now = self._heard_at = 0.0  # own time of the watch
+        self._stuck_seconds = STUCK_SECONDS
+        self._enter("start")
+        self._ending = False  # by itself, whatever the leader says
+        # Set when all are done or at the termination notice; on process 0 after the others' end.
+        self._terminated = threading.Event()
+        self._leader: leader.Leader | None = None
+        self._connection: socket.socket | None = None
+        stop_signals.listen(self._handle_signal)
+
+    def start(
+        self,
+        coordinator: str | None,
+        num_processes: int | None,
+        process_id: int | None,
+        wait_seconds: int,
+    ) -> None:
+        """Meets the other processes, then starts JAX; arguments are those of `discovery.find`.
+
+        Raises:
+            BadInput: if flags or environment name no peers, or a port is in use.
+            PeerLost: if process 0 cannot be reached within `wait_seconds`.
+        """
+        self._peers = discovery.find(coordinator, num_processes, process_id, wait_seconds)
+        connection = self._connect(wait_seconds)
+        with self._sending:  # a stop follows the hello
+            with contextlib.suppress(OSError):  # `_listen` notices a broken connection
+                hello = protocol.encode("hello", index=self._peers.index, count=self._peers.count)
+                connection.sendall(hello)
+            self._connection = connection
+        if self._stop_requested:
+            self._send("stop")
+        for target in (self._listen, self._watch):
+            threading.Thread(target=target, name="supervisor", daemon=True).start()
+        self._met.wait()
+        processes.start(self._peers)
+
+    def begin(self, stuck_seconds: float = STUCK_SECONDS) -> None:
+        """From now on a stop saves a checkpoint, and training may not stand still for longer."""
+        self._stuck_seconds = stuck_seconds
+        if self._leader is not None:
+            self._leader.stuck_seconds = stuck_seconds
+        self._enter("step")
+        self._tick = 0
+
+    def tick(self) -> bool:
+        """Whether all processes stop now. All of them call this at the same points of the program.
+
+        It waits while the processes agree on the tick of a stop.
+        """
+        with self._lock:
+            self._lock.wait_for(lambda: not self._holding or self._stop_at is not None)
+            self._tick += 1
+            return self._stop_at is not None and self._tick >= self._stop_at
+
+    def stop_is_next(self) -> bool:
+        """Whether the next tick is that of the stop; for a main thread that waits for data.
+
+        Raises:
+            Unsaved: if the data stays away, and the others have begun steps that need it.
+        """
+        with self._lock:
+            if self._stop_at is None or self._tick + 1 >= self._stop_at:
+                return self._stop_at is not None
+            if self._now - self._stop_agreed_at < STALL_SECONDS:
+                return False
+        raise failures.Unsaved(f"asked to stop, and no data comes{_UNSAVED}.")
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Names the work of the main thread while this is open, in one or two words."""
+        before = self._phase
+        self._enter(name)
+        try:
+            yield
+        finally:
+            self._enter(before)
+
+    def __enter__(self) -> "Supervisor":
+        return self
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        """Leaves the run together with the others.
+
+        Raises:
+            Interrupted: if Ctrl-C stopped the run.
+            PeerLost: if a collective failed and no termination notice came.
+        """
+        if self._connection is None:
+            return
+        error = error and failures.known(error)
+        if self._peers.count == 1:
+            self._ending = True
+            self._connection.shutdown(socket.SHUT_RDWR)  # ends all threads
+        elif error is None or isinstance(error, failures.Preempted):
+            self._send("bye")
+            self._terminated.wait()
+            if self._leader is not None:  # process 0 goes last, since JAX ends who misses it
+                self._leader.over.wait()
+        elif _is_lost_peer(error):
+            # The leader knows the cause; its termination notice ends this process, too.
+            time.sleep(REASON_SECONDS)
+            raise failures.PeerLost(
+                f"another process of the run is gone ({failures.first_line(error)[:200]}); start "
+                "all of them again, the run goes on from its last checkpoint."
+            ) from error
+        else:
+            self._ending = True
+            code, cause = 1, f"{type(error).__name__}: {failures.first_line(error)}"
+            if isinstance(error, failures.Failure):
+                code, cause = error.exit_code, failures.first_line(error)
+            self._send("failed", code=code, cause=f"process {self._peers.index}: {cause}")
+            self._terminated.wait(protocol.GRACE_SECONDS + 5)
+        if self._interrupted and isinstance(error, failures.Preempted | failures.Unsaved):
+            raise failures.Interrupted(str(error)) from None
+
+    def _connect(self, wait_seconds: float) -> socket.socket:
+        """A connection to the leader, which this process starts if it is process 0."""
+        host, port = self._peers.host, self._peers.port - 1
+        if self._peers.index == 0:
+            ours, theirs = socket.socketpair()
+            try:
+                if self._peers.count > 1:
+                    # gRPC shares a port silently with another gRPC server: two runs would mix.
+                    protocol.listen(self._peers.port).close()
+                self._leader = leader.Leader(
+                    self._peers.count, port, wait_seconds, theirs, self._stuck_seconds
+                )
+            except OSError as error:
+                raise failures.BadInput(
+                    f"process 0 needs ports {port} and {port + 1} of this host "
+                    f"({failures.first_line(error)}); end the run that holds one, or choose others "
+                    "(--coordinator, or JAX_COORDINATOR_PORT where JAX detects the processes)."
+                ) from None
+            return ours
+        try:
+            return protocol.connect(host, port, wait_seconds)
+        except OSError as error:
+            raise failures.PeerLost(
+                f"process {self._peers.index} did not reach process 0 at {host}:{port} within "
+                f"{wait_seconds} s ({failures.first_line(error)}); start process 0 within "
+                "--wait_seconds, correct --coordinator, or let the hosts reach each other on ports "
+                f"{port} and up."
+            ) from None
+
+    def _enter(self, phase: str) -> None:
+        self._phase, self._phase_since = phase, time.monotonic()
+
+    # All methods below run in the threads of supervisor and signals, not in the main thread.
+
+    def _watch(self) -> None:
+        """Each second sends a pulse, and looks for a silent leader and a stop without end."""
+        own_time = protocol.OwnTime()
+        while not self._ending:
+            # First of all: a leader that refuses this process closes the connection, and whatever
+            # it has not read by then would take its words along.
+            time.sleep(protocol.PULSE_SECONDS)
+            self._now = now = own_time()
+            silence = now - self._heard_at
+            if silence > protocol.silence_limit(self._phase, self._stuck_seconds):
+                self._lose_leader(f"has not answered for {silence:.0f} s")
+            if now > self._stop_agreed_at + STOP_SECONDS:
+                cause = f"the stop took longer than {STOP_SECONDS:.0f} s ({self._phase}){_UNSAVED}"
+                self._end(failures.PREEMPTED, cause, self._peers.index)
+            self._pulse()
+
+    def _listen(self) -> None:
+        assert self._connection is not None
+        with contextlib.suppress(OSError):
+            for line in self._connection.makefile("rb"):
+                self._heard_at = self._now
+                self._handle(json.loads(line))
+        self._lose_leader("is gone")
+
+    def _handle(self, message: protocol.Message) -> None:
+        kind = message["kind"]
+        if kind == "met":
+            self._met.set()
+        elif kind == "hold":
+            with self._lock:
+                self._holding = True
+            self._pulse()
+        elif kind == "stop_at":
+            with self._lock:
+                self._stop_at, self._stop_agreed_at = message["tick"], self._now
+                self._lock.notify_all()
+        elif kind == "done":
+            self._ending = True
+            self._terminated.set()
+        elif kind == "end":
+            self._heard_at = math.inf  # while this thread waits
+            if self._leader is not None and not self._interrupted:
+                self._leader.over.wait()
+            self._terminated.set()
+            if not self._ending:
+                self._end(message["code"], message["cause"], message["failed_process"])
+
+    def _pulse(self) -> None:
+        with self._lock:
+            tick, held = self._tick, self._holding
+        seconds = time.monotonic() - self._phase_since
+        self._send(
+            "pulse", tick=tick, held=held, phase=self._phase, seconds=seconds, stack=_main_stack()
+        )
+
+    def _lose_leader(self, how: str) -> None:
+        if not self._ending and self._peers.count > 1:
+            self._end(failures.PEER_LOST, f"process 0 {how}", 0)
+
+    def _end(self, code: int, cause: str, failed_process: int) -> None:
+        """Ends this process; all processes print the same cause."""
+        if code == failures.PEER_LOST:
+            cause += "; start all processes again, the run goes on from its last checkpoint."
+        _print_error(f"nest-dist: {cause}")
+        if failed_process == self._peers.index and code == failures.PEER_LOST:
+            with contextlib.suppress(OSError):
+                faulthandler.dump_traceback(all_threads=True)
+        if code == failures.PREEMPTED and self._interrupted:
+            code = failures.INTERRUPTED
+        failures.end_now(code)
+
+    def _send(self, kind: str, **fields: float | str) -> None:
+        # `_listen` notices a broken connection, and so does the leader.
+        with self._sending, contextlib.suppress(OSError):
+            if self._connection is not None:
+                self._connection.sendall(protocol.encode(kind, **fields))
+
+    def _handle_signal(self, number: int) -> None:
+        if number == signal.SIGINT:
+            if self._interrupted:
+                failures.end_now(failures.INTERRUPTED)
+            self._interrupted = True
+            if self._tick >= 0:
+                _print_error(
+                    "\nnest-dist: saving a checkpoint, then stopping; Ctrl-C again stops now."
+                )
+        self._stop_requested = True
+        self._send("stop")
+        if self._interrupted:
+            self._stop_alone()  # Ctrl-C reaches all processes of a terminal
+        elif self._connection is None:
+            # The others would wait for a process that ends now. So it first connects and informs.
+            timer = threading.Timer(protocol.MEETING_SECONDS, self._stop_alone)
+            timer.daemon = True
+            timer.start()
+
+    def _stop_alone(self) -> None:
+        if self._connection is None:
+            self._end(failures.PREEMPTED, leader.NOTHING_TO_SAVE, -1)
+
+
+def _print_error(text: str) -> None:
+    with contextlib.suppress(OSError):  # a log on a full disk must not prevent the end
+        os.write(2, text.encode() + b"\n")
+
+
+def _is_lost_peer(error: BaseException) -> bool:
+    signs = ("Gloo", "closed by peer", "heartbeat", "UNAVAILABLE")
+    from_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+    from_jax = from_jax and not isinstance(error, failures.Failure)
+    return from_jax and any(sign in str(error) for sign in signs)
+
+
+def _main_stack() -> str:
+    """The innermost frame of the main thread, and the frames of this package that led to it."""
+    frame = sys._current_frames().get(typing.cast(int, threading.main_thread().ident))
+    frames: list[str] = []
+    for inner, line in traceback.walk_stack(frame) if frame else ():
+        code = inner.f_code
+        if not frames or _PACKAGE in code.co_filename:
+            frames.append(f"{os.path.basename(code.co_filename)}:{line} {code.co_name}")
+    return " < ".join(frames[:_FRAMES]) or "its end"

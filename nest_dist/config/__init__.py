@@ -1,0 +1,1 @@
+"""Strict gin, the run as JSON, and the folder of a run."""

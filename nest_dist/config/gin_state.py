@@ -1,0 +1,204 @@
+"""gin's private tables. Only this file reaches them; pyproject.toml bounds the version of gin.
+
+gin keeps one configuration for the whole program. nest_dist's own stays inside `isolated`, so a
+program that uses gin itself finds its configuration as it left it.
+"""
+
+import contextlib
+import dataclasses
+import io
+import logging
+import os
+import typing
+from collections.abc import Iterator
+
+import gin
+from etils import epath
+from gin import config, config_parser
+
+from nest_dist.base import failures, settings
+from nest_dist.config import shipped
+
+# Scope and selector, as ("train", "nest_dist.data.sources.digits.Digits").
+Key = tuple[str, str]
+_TABLES = ("_CONFIG", "_OPERATIVE_CONFIG", "_SINGLETONS", "_IMPORTS")
+
+
+@contextlib.contextmanager
+def isolated() -> Iterator[None]:
+    """Empties gin's configuration while this is open, and restores the program's own afterwards.
+
+    gin would look for an include in the working folder and in Python packages. Here it is a shipped
+    file, whatever else is there, or a file beside the one that includes it.
+    """
+    saved = {name: getattr(config, name).copy() for name in _TABLES}
+    locked = config.config_is_locked()
+    readers, prefixes = config._FILE_READERS, config._LOCATION_PREFIXES
+    includes = _Includes(str(shipped.folder()))
+    config._FILE_READERS = [(includes.open, lambda name: includes.find(name) is not None)]
+    config._LOCATION_PREFIXES = [""]
+    logging.disable(logging.CRITICAL)  # gin logs each path that it tries for an include
+    try:
+        gin.clear_config()
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        config._FILE_READERS, config._LOCATION_PREFIXES = readers, prefixes
+        gin.clear_config()
+        for name, table in saved.items():
+            getattr(config, name).update(table)
+        config._set_config_is_locked(locked)
+
+
+class _Includes:
+    """Finds and opens the files that gin reads."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
+        self._reading: list[str] = []  # each is included by the one before
+
+    def find(self, name: str) -> str | None:
+        """The path of a file, of which a gin file or the command line tells the name."""
+        including = [self._folder, os.path.dirname(self._reading[-1])] if self._reading else []
+        paths = [os.path.join(folder, name) for folder in [*including, ""]]
+        return next((path for path in paths if epath.Path(path).is_file()), None)
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[typing.TextIO]:
+        """Opens a file that `find` finds; without a byte order mark.
+
+        Raises:
+            BadInput: if it includes itself.
+        """
+        path = str(self.find(name))
+        if path in self._reading:
+            raise failures.BadInput(f"the file {path} includes itself; leave that include out.")
+        self._reading.append(path)
+        try:
+            yield io.StringIO(epath.Path(path).read_bytes().decode("utf-8-sig"))
+        finally:
+            self._reading.pop()
+
+
+class Statement(typing.NamedTuple):
+    """One binding as it is written.
+
+    Attributes:
+        name: SCOPE/CLASS.FIELD, or that of a macro.
+        text: the value, references as @SCOPE/CLASS() and %MACRO.
+        where: "FILE:LINE", or what stands for the command line.
+    """
+
+    name: str
+    text: str
+    where: str
+
+
+class _AsWritten(config_parser.ParserDelegate):
+    """Keeps references as their text."""
+
+    class Reference(str):
+        """Without quotes where it stands in a tuple."""
+
+        def __repr__(self) -> str:
+            return str(self)
+
+    def configurable_reference(self, scoped_selector: str, evaluate: bool) -> str:
+        return self.Reference(f"@{scoped_selector}{'()' if evaluate else ''}")
+
+    def macro(self, name: str) -> str:
+        return self.Reference(f"%{name}")
+
+
+def statements(path: typing.Any) -> Iterator[Statement]:
+    """The bindings of a gin file that has been parsed before, and of what it includes, in order."""
+    includes = _Includes(str(shipped.folder()))
+    yield from _statements_of_file(str(path), includes)
+
+
+def _statements_of_file(name: str, includes: _Includes) -> Iterator[Statement]:
+    path = str(includes.find(name))
+    shown = path.removeprefix(f"{shipped.folder()}/")
+    with includes.open(name) as file:
+        for statement in config_parser.ConfigParser(file, _AsWritten()):
+            if isinstance(statement, config_parser.IncludeStatement):
+                yield from _statements_of_file(statement.filename, includes)
+            elif isinstance(statement, config_parser.BindingStatement):
+                yield _statement(statement, f"{shown}:{statement.location.line_num}")
+
+
+def statements_in(text: str, where: str) -> Iterator[Statement]:
+    """The bindings of a text, such as one of the command line."""
+    for statement in config_parser.ConfigParser(text, _AsWritten()):
+        if isinstance(statement, config_parser.BindingStatement):
+            yield _statement(statement, where)
+
+
+def _statement(statement: typing.Any, where: str) -> Statement:
+    name = statement.selector.rpartition(".")[2]
+    if statement.arg_name:
+        name = f"{name}.{statement.arg_name}"
+    name = f"{statement.scope}/{name}" if statement.scope else name
+    return Statement(name, repr(statement.value), where)
+
+
+def missing(selector: str) -> list[str]:
+    """Names that lack a value, of all that a configurable refers to: CLASS.FIELD and %MACRO."""
+    classes = registered()
+    fields: dict[str, set[str]] = {}
+    macros = {scope for scope, name in config._CONFIG if name == "gin.macro"}
+    for (_, name), parameters in config._CONFIG.items():
+        fields.setdefault(name.rpartition(".")[2], set()).update(parameters)
+    found = []
+    for scope, name in sorted(reachable(selector)):
+        short = name.rpartition(".")[2]
+        if name == "gin.macro" and scope and scope not in macros:
+            found.append(f"%{scope}")
+        if dataclasses.is_dataclass(cls := classes.get(short)):
+            found += [
+                f"{short}.{field.name}"
+                for field in settings.fields(cls)
+                if field.default is dataclasses.MISSING
+                and field.default_factory is dataclasses.MISSING
+                and field.name not in fields.get(short, ())
+            ]
+    return list(dict.fromkeys(found))
+
+
+def bound() -> dict[Key, dict[str, typing.Any]]:
+    """All bindings so far: scope and selector -> {parameter: value}."""
+    return {key: dict(parameters) for key, parameters in config._CONFIG.items()}
+
+
+def reachable(selector: str) -> set[Key]:
+    """Scopes and selectors of everything that a configurable refers to, directly or indirectly.
+
+    Args:
+        selector: of the configurable, in full or its last name.
+    """
+    pending = [key for key in config._CONFIG if key[1].rpartition(".")[2] == selector]
+    seen: set[Key] = set()
+    while pending:
+        scope, name = key = pending.pop()
+        if key in seen:
+            continue
+        seen.add(key)
+        # A binding without a scope also applies in every scope.
+        pending += [(scope.rpartition("/")[0], name)] if scope else []
+        for value in config._CONFIG.get(key, {}).values():
+            pending += [reference.config_key for reference in config.iterate_references(value)]
+    return seen
+
+
+def used() -> dict[Key, set[str]]:
+    """The parameters that calls have used: scope and selector -> their names."""
+    return {key: set(parameters) for key, parameters in config._OPERATIVE_CONFIG.items()}
+
+
+def registered() -> dict[str, typing.Any]:
+    """Everything that can be configured, by its short name."""
+    return {
+        selector.rpartition(".")[2]: entry.wrapped
+        for selector, entry in config._REGISTRY._selector_map.items()
+        if not selector.startswith("gin.")
+    }

@@ -1,0 +1,258 @@
+"""Strict gin: from files and bindings to a checked root object; every mistake in one line."""
+
+import contextlib
+import dataclasses
+import difflib
+import os
+import pathlib
+import re
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+
+import gin
+from etils import epath
+
+from nest_dist.base import checks, failures
+from nest_dist.config import gin_state, shipped
+
+Root = typing.TypeVar("Root")
+_SHOWN_FILES = 3  # that could give a missing value
+# What gin and the modules that it imports raise for a mistake in a file.
+_MISTAKES = (ValueError, TypeError, SyntaxError, OSError, ImportError, RuntimeError)
+
+
+def parse(
+    root: type[Root],
+    first: str,
+    gin_files: Sequence[str],
+    gin_bindings: Sequence[str],
+    renamed: Mapping[str, str],
+) -> tuple[Root, str]:
+    """The object that files and then bindings describe, and the operative configuration as gin.
+
+    A later file or a binding may replace an object, such as the data of a shipped run. Then the
+    bindings of the replaced object may stay unused; all others must be used.
+
+    Args:
+        root: the class of the object.
+        first: name of the shipped file that is parsed before all others.
+        gin_files: paths, or names below the shipped `gin/`.
+        gin_bindings: single bindings; the last one of a name wins.
+        renamed: names of earlier versions, each with its successor.
+    Raises:
+        BadInput: for an unknown file, name, macro or module. Also for a value that is missing or
+            of the wrong type or range, and for a binding that nothing used.
+    """
+    if not gin_files:
+        raise failures.BadInput(
+            "--gin_file is not given; give a path or a shipped name: "
+            f"{', '.join(shipped.names('runs'))}."
+        )
+    paths = [shipped.folder() / first, *(find(name, renamed) for name in gin_files)]
+    with gin_state.isolated():
+        with _explained(renamed):
+            earlier, referred = _parse(root.__name__, paths, gin_bindings)
+            made: Root = gin.get_configurable(root)()
+        _refuse_unused(earlier, referred - gin_state.reachable(root.__name__))
+        return made, gin.operative_config_str()
+
+
+def build(name: str, text: str) -> typing.Any:
+    """The object of the configurable `name`, from the text of a gin file.
+
+    Raises:
+        BadInput: if the text is no gin, or does not describe the object.
+    """
+    with gin_state.isolated(), _explained({}):
+        gin.parse_config(text)
+        return gin.get_configurable(name)()
+
+
+def values(name: str, bindings: Sequence[str]) -> dict[str, typing.Any]:
+    """The values that bindings give to the parameters of one configurable.
+
+    Raises:
+        BadInput: if they cannot be read, or bind anything else.
+    """
+    with gin_state.isolated():
+        with _explained({}):
+            gin.parse_config(list(bindings))
+        bound: dict[str, typing.Any] = {}
+        for (scope, selector), parameters in gin_state.bound().items():
+            if scope or selector.rpartition(".")[2] != name:
+                raise failures.BadInput(f"{selector} is bound, where only {name} can be.")
+            bound |= parameters
+        return bound
+
+
+def find(name: str, renamed: Mapping[str, str]) -> pathlib.Path:
+    """The gin file of a path, or of a name among the shipped ones.
+
+    Raises:
+        BadInput: naming the shipped files with similar names, or the new one of `renamed`.
+    """
+    if name.startswith("gs://"):  # such as the config.gin of a run in a bucket
+        return epath.Path(name)
+    try:
+        for path in (pathlib.Path(name), shipped.folder() / name):
+            if path.is_file():
+                return path
+    except OSError as error:
+        raise failures.BadInput(
+            f"--gin_file is {name!r}, which cannot be read ({error.strerror}); give another path."
+        ) from None
+    known = shipped.names()
+    by_file_name = {pathlib.PurePath(path).name: path for path in known}
+    similar = difflib.get_close_matches(pathlib.Path(name).name, by_file_name, cutoff=0.75)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    close += [by_file_name[file_name] for file_name in similar]
+    if new := renamed.get(name):
+        hint = f"it is now {new}."
+    elif close:
+        hint = f"did you mean {' or '.join(dict.fromkeys(close))}?"
+    else:
+        hint = f"shipped runs are {', '.join(shipped.names('runs'))}."
+    raise failures.BadInput(
+        f"--gin_file is {name!r}, which is neither a file nor a shipped name; {hint}"
+    )
+
+
+@contextlib.contextmanager
+def _explained(renamed: Mapping[str, str]) -> Iterator[None]:
+    try:
+        yield
+    except _MISTAKES as error:
+        raise failures.BadInput(_explain(error, renamed)) from error
+
+
+def _parse(
+    root: str, paths: Sequence[pathlib.Path], bindings: Sequence[str]
+) -> tuple[dict[gin_state.Key, dict[str, typing.Any]], set[gin_state.Key]]:
+    """Parses files and bindings.
+
+    Returns:
+        All bindings before the last file, and all objects that the root refers to after it.
+    """
+    earlier: dict[gin_state.Key, dict[str, typing.Any]] = {}
+    try:
+        for path in paths:
+            earlier = gin_state.bound()
+            try:
+                gin.parse_config_file(str(path))
+            except UnicodeDecodeError as error:
+                raise failures.BadInput(
+                    f"--gin_file is {str(path)!r}, which is no text ({error.reason}), or includes "
+                    "such a file; give a gin file."
+                ) from None
+        referred = gin_state.reachable(root)
+        gin.parse_config(list(bindings))
+    except _MISTAKES:
+        raise
+    except (Exception, SystemExit) as error:  # whatever a module of the user does
+        raise failures.BadInput(
+            f"a module that gin imports raises {type(error).__name__} "
+            f"({failures.first_line(error)}); correct it, or leave the import out."
+        ) from error
+    _require_values(root)
+    gin.finalize()
+    return earlier, referred
+
+
+def _require_values(root: str) -> None:
+    """Names all missing values at once, each with shipped files that give it; one is gin's matter.
+
+    Raises:
+        BadInput: if several values are missing.
+    """
+    missing = gin_state.missing(root)
+    if len(missing) < 2:
+        return
+    givers: dict[str, list[str]] = {}
+    for name in shipped.names():
+        if not name.startswith("runs/"):
+            for statement in gin_state.statements(shipped.folder() / name):
+                givers.setdefault(statement.name.rpartition("/")[2], []).append(name)
+    listed = []
+    for name in missing:
+        files = list(dict.fromkeys(givers.get(name.removeprefix("%"), ())))
+        listed.append(f"{name} ({_some(files)})" if files else name)
+    raise failures.BadInput(
+        f"{len(missing)} values are missing: {', '.join(listed)}; include one of the shipped files "
+        "in brackets, or bind each, as in NAME.FIELD = VALUE."
+    )
+
+
+def _some(files: Sequence[str]) -> str:
+    more = f" and {len(files) - _SHOWN_FILES} more" if len(files) > _SHOWN_FILES else ""
+    return ", ".join(files[:_SHOWN_FILES]) + more
+
+
+def _refuse_unused(
+    earlier: Mapping[gin_state.Key, Mapping[str, typing.Any]], replaced: set[gin_state.Key]
+) -> None:
+    """Refuses unused bindings, except `earlier` ones and those of `replaced` objects."""
+    used = gin_state.used()
+    for (scope, selector), parameters in gin_state.bound().items():
+        if (scope, selector) in replaced:
+            continue
+        is_macro = selector == "gin.macro"
+        name = scope if is_macro else "/".join(filter(None, [scope, selector.rpartition(".")[2]]))
+        unused = parameters.keys() - earlier.get((scope, selector), {}).keys()
+        # A binding without a scope is also used in every scope.
+        for (inner, other), used_parameters in used.items():
+            if other == selector and f"{inner}/".startswith(f"{scope}/" if scope else ""):
+                unused -= used_parameters
+        if is_macro and unused:
+            macros = {scope for scope, selector in used if selector == "gin.macro"}
+            raise failures.BadInput(
+                f"the macro {name} is set and nothing used it; {checks.suggestion(name, macros)}"
+            )
+        for parameter in sorted(unused):
+            raise failures.BadInput(
+                f"{name}.{parameter} is set and nothing used it, because the run has no {name}; "
+                "remove it, or refer to it with @ where it shall be used."
+            )
+
+
+def _explain(error: Exception, renamed: Mapping[str, str]) -> str:
+    """gin's message in one line, with its location in a file and similar names."""
+    message = str(error)
+    first = failures.first_line(error)
+    location = re.search(r"In ((?:file|bindings string).*)", message)
+    where = f" (in {location[1].rstrip()})" if location else ""
+    if match := re.search(r"Configurable '(\S+)' doesn't have a parameter named '(\S+)'", message):
+        name, parameter = match[1].rpartition(".")[2], match[2]
+        if (new := renamed.get(f"{name}.{parameter}")) is not None:
+            now = f"is now {new}{where}; bind that" if new else f"is no more{where}; leave it out"
+            return f"{name}.{parameter} {now}."
+        known = [field.name for field in dataclasses.fields(gin_state.registered()[name])]
+        hint = checks.suggestion(parameter, known)
+        return f"{name} has no parameter {parameter!r}{where}; {hint}"
+    if match := re.search(r"No configurable matching (?:reference )?'@?([^'()]+)", message):
+        name = match[1].rpartition("/")[2]
+        if new := renamed.get(name.partition(".")[0]):
+            return f"{name.partition('.')[0]} is now {new}{where}; bind that."
+        hint = checks.suggestion(name, gin_state.registered())
+        return f"there is no {name!r} to configure{where}; {hint}"
+    if match := re.search(r"No bindings specified for '(.+)/gin\.macro'", message):
+        macros = {scope for scope, selector in gin_state.bound() if selector == "gin.macro"}
+        return f"the macro %{match[1]} has no value; {checks.suggestion(match[1], macros)}"
+    if match := re.search(r"No values supplied by Gin or caller for arguments: \[(.+)\]", message):
+        name = re.search(r"In call to configurable '([^']+)'", message)
+        owner = name[1].rpartition(".")[2] if name else "the configuration"
+        return f"{owner} has no value for {match[1]}; bind each, as in {owner}.NAME = VALUE."
+    if match := re.search(r"No module named '(nest_dist\.[\w.]+)'", message):
+        if new := renamed.get(match[1]):
+            return f"{match[1]} is now {new}{where}; import that."
+        return (
+            f"there is no module {match[1]} in this version{where}; leave the import out: but for "
+            "sources, nest_dist's own modules need none."
+        )
+    if isinstance(error, RecursionError):
+        return "a value refers to itself, as in NesT.dim = @NesT(); give it a value of its own."
+    if isinstance(error, SyntaxError):
+        return f"gin cannot read {first!r}; put quotes around text, and write NAME.FIELD = VALUE."
+    if match := re.search(r"Unable to open file: (\S+)\. Searched", message):
+        hint = checks.suggestion(match[1], shipped.names(os.path.dirname(match[1])))
+        return f"the included file {match[1]!r} is not there{where}; {hint}"
+    return f"{first.rstrip('.')}{where}" + ("" if where else ".")

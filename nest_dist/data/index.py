@@ -1,0 +1,265 @@
+"""The example in each row of a batch: pure functions of the step, so that no position is saved.
+
+Row r of the batch of step s is position s * global_batch + r of one endless sequence, and an order
+says which example stands at a position. A source fetches examples by number and knows no order.
+"""
+
+import abc
+import dataclasses
+import functools
+import typing
+
+import grain
+import numpy as np
+
+from nest_dist.base import failures
+from nest_dist.data import batch
+
+PADDING = -1  # a row without an example
+ENDLESS_STEPS = 1 << 50
+# A second word of the key that no position of an example has, so that no two uses of random numbers
+# share a stream.
+ORDER_KEY = 1 << 63
+# From this many on, little is fetched twice at the cuts between shards.
+GROUPS_PER_SHARD = 10
+
+
+class Rows(typing.NamedTuple):
+    """The examples of some rows of a batch.
+
+    Attributes:
+        examples: of each row, or `PADDING`.
+        groups: row groups that hold them; empty where the source has none.
+        ahead: row groups that are needed next.
+    """
+
+    examples: np.ndarray
+    groups: tuple[int, ...] = ()
+    ahead: tuple[int, ...] = ()
+
+
+class Order(abc.ABC):
+    """The sequence of examples.
+
+    Attributes:
+        global_batch: rows of a batch.
+        seed: of an endless, shuffled sequence; None for each example once, as stored, then padding.
+    """
+
+    global_batch: int
+    seed: int | None
+
+    @abc.abstractmethod
+    def at(self, step: int, rows: np.ndarray) -> Rows:
+        """The examples in rows of the batch after `step` steps; the rows ascend."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Examples of an epoch."""
+
+    def steps(self) -> int:
+        """The number of batches."""
+        return -(-len(self) // self.global_batch) if self.seed is None else ENDLESS_STEPS
+
+    def pieces(self, rows: np.ndarray, count: int) -> list[np.ndarray]:
+        """The rows of a process, cut into at most `count` pieces that share no row group."""
+        return [rows]
+
+    def bytes_in_hand(self, rows: np.ndarray) -> int:
+        """Memory of the row groups that some rows of a batch need."""
+        return 0
+
+    def remarks(self, rows: np.ndarray) -> list[str]:
+        """Lines for the user on row groups that are fetched more than once an epoch."""
+        return []
+
+
+def order(
+    groups: batch.RowGroups | None, examples: int, global_batch: int, seed: int | None
+) -> Order:
+    """The order of a source.
+
+    Args:
+        groups: of the source, if it has any.
+        examples: of the source.
+        global_batch: rows of a batch.
+        seed: as of `Order`, in [0, 2**32).
+    Raises:
+        BadInput: if the batch is no multiple of the virtual shards.
+    """
+    if groups is None:
+        return OneByOne(examples, global_batch, seed)
+    return WindowShuffle(groups, global_batch, seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class OneByOne(Order):
+    """All examples in each epoch, each time in another order, by Grain's shuffle."""
+
+    examples: int
+    global_batch: int
+    seed: int | None
+
+    def __len__(self) -> int:
+        return self.examples
+
+    def at(self, step: int, rows: np.ndarray) -> Rows:
+        positions = step * self.global_batch + rows
+        if self.seed is None:
+            return Rows(np.where(positions < self.examples, positions, PADDING))
+        return Rows(np.array([self._shuffled[position] for position in positions.tolist()]))
+
+    @functools.cached_property
+    def _shuffled(self) -> grain.MapDataset:
+        return grain.MapDataset.range(self.examples).seed(self.seed).shuffle().repeat()
+
+
+class _Window(typing.NamedTuple):
+    """Examples that a virtual shard shuffles together, in their order."""
+
+    start: int  # counted along all pieces of all epochs
+    stop: int  # likewise
+    groups: tuple[int, ...]
+    examples: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowShuffle(Order):
+    """Row groups in random order, and the examples of a few of them shuffled together.
+
+    The rows of a batch are cut into as many contiguous pieces as there are virtual shards. In each
+    epoch the row groups get a random order, and the sequence of their examples is cut into equal
+    pieces, one a shard. So each example comes once an epoch, shards stay within one example of each
+    other, and a row group is fetched by one shard, or by two where a cut goes through it.
+
+    Attributes:
+        groups: of the source, of whose virtual shards the batch is a multiple.
+    """
+
+    groups: batch.RowGroups
+    global_batch: int
+    seed: int | None
+
+    def __post_init__(self) -> None:
+        shards = self.groups.virtual_shards
+        if shards > len(self):
+            raise failures.BadInput(
+                f"virtual_shards is {shards}, the split has {len(self)} examples; set it to "
+                f"{len(self)} or less."
+            )
+        if remainder := self.global_batch % shards:
+            raise failures.BadInput(
+                f"Run.global_batch is {self.global_batch}, not a multiple of {shards} virtual "
+                f"shards; set it to {self.global_batch - remainder + shards} or change "
+                "virtual_shards."
+            )
+
+    def __len__(self) -> int:
+        return int(self._bounds[-1])
+
+    @property
+    def rows_per_shard(self) -> int:
+        """Rows of a batch that one virtual shard supplies."""
+        return self.global_batch // self.groups.virtual_shards
+
+    def pieces(self, rows: np.ndarray, count: int) -> list[np.ndarray]:
+        shards = np.array_split(self._shards_of(rows), count)
+        return [rows[np.isin(rows // self.rows_per_shard, some)] for some in shards if len(some)]
+
+    def bytes_in_hand(self, rows: np.ndarray) -> int:
+        # Of the windows that are being read, and of those ahead.
+        lengths, window = self.groups.lengths, self.groups.window
+        typical = len(self) * min(window, len(lengths)) // len(lengths)
+        windows = 2 + (self.rows_per_shard - 1) // typical
+        return len(self._shards_of(rows)) * windows * sum(sorted(self.groups.bytes)[-window:])
+
+    def remarks(self, rows: np.ndarray) -> list[str]:
+        # The process with the first row speaks for all.
+        shards, count, remarks = self.groups.virtual_shards, len(self.groups.lengths), []
+        if rows[0]:
+            return []
+        if 1 < shards > count // GROUPS_PER_SHARD:
+            most = max(1, count // GROUPS_PER_SHARD)
+            fits = max(fit for fit in range(1, most + 1) if self.global_batch % fit == 0)
+            remarks.append(
+                f"row groups are fetched {1 + (shards - 1) / count:.1f} times an epoch, since "
+                f"{shards} virtual shards share {count} of them; virtual_shards = {fits} fits."
+            )
+        cuts = range(len(rows), self.global_batch, len(rows))
+        if shared := sum(cut % self.rows_per_shard > 0 for cut in cuts):
+            divisors = [str(fit) for fit in range(1, shards + 1) if shards % fit == 0]
+            remarks.append(
+                f"row groups are fetched {1 + shared / shards:.1f} times an epoch, since "
+                f"{len(cuts) + 1} processes do not divide {shards} virtual shards; "
+                f"{', '.join(divisors)} processes do."
+            )
+        return remarks
+
+    def at(self, step: int, rows: np.ndarray) -> Rows:
+        examples = np.full(len(rows), PADDING)
+        groups: list[int] = []
+        ahead: list[int] = []
+        for shard in self._shards_of(rows).tolist():
+            places = np.flatnonzero(rows // self.rows_per_shard == shard)
+            first, end = self._begin(shard), self._begin(shard + 1)
+            line = first + step * self.rows_per_shard + rows[places] % self.rows_per_shard
+            if self.seed is None:
+                places, line = places[line < end], line[line < end]
+            while len(line):
+                window = self._window(shard, int(line[0]))
+                count = int(np.searchsorted(line, window.stop))
+                examples[places[:count]] = window.examples[line[:count] - window.start]
+                groups += window.groups
+                places, line = places[count:], line[count:]
+                if not len(line) and (self.seed is not None or window.stop < end):
+                    ahead += self._window(shard, window.stop).groups
+        return Rows(examples, tuple(dict.fromkeys(groups)), tuple(dict.fromkeys(ahead)))
+
+    def _shards_of(self, rows: np.ndarray) -> np.ndarray:
+        """The virtual shards that supply some rows."""
+        return np.unique(rows // self.rows_per_shard)
+
+    def _begin(self, piece: int) -> int:
+        """Where a piece begins; later pieces are those of later epochs."""
+        return piece * len(self) // self.groups.virtual_shards
+
+    def _window(self, shard: int, position: int) -> _Window:
+        """The window of a shard that holds a position, counted along all pieces."""
+        piece = ((position + 1) * self.groups.virtual_shards - 1) // len(self)
+        epoch, base = piece - shard, position - position % len(self)
+        low, high = self._begin(piece) - base, self._begin(piece + 1) - base
+        order = np.arange(len(self.groups.lengths))
+        if self.seed is not None:
+            order = permutation(len(order), self.seed, 0, epoch, 0)
+        ends = np.cumsum(np.diff(self._bounds)[order])
+        # Groups of the piece's first example, of this one, and of its last.
+        first, group, last = np.searchsorted(ends, (low, position - base, high - 1), side="right")
+        number = int(group - first) // self.groups.window
+        begin = int(first) + number * self.groups.window
+        members = order[begin : min(begin + self.groups.window, int(last) + 1)]
+        stored = np.concatenate([np.arange(*self._bounds[each : each + 2]) for each in members])
+        before = int(ends[begin - 1]) if begin else 0
+        start, stop = max(low, before), min(high, before + len(stored))
+        examples = stored[start - before : stop - before]
+        if self.seed is not None:
+            examples = examples[permutation(len(examples), self.seed, 1 + epoch, shard, number)]
+        return _Window(base + start, base + stop, tuple(members.tolist()), examples)
+
+    @functools.cached_property
+    def _bounds(self) -> np.ndarray:
+        """The first example of each row group, and the number of all."""
+        return np.cumsum([0, *self.groups.lengths])
+
+
+@functools.lru_cache(maxsize=64)  # a window is read in many steps
+def permutation(length: int, seed: int, *key: int) -> np.ndarray:
+    """A random order of range(length), a function of the seed and a key of three numbers.
+
+    NumPy promises the words of its bit generators, but not what `Generator.permutation` does.
+    """
+    words = np.random.Philox(
+        key=np.array([seed, ORDER_KEY], np.uint64), counter=np.array([0, *key], np.uint64)
+    ).random_raw(length)
+    order = np.argsort(words, kind="stable")
+    order.setflags(write=False)
+    return order

@@ -1,0 +1,269 @@
+"""Pictures in Parquet: of a folder, over http, or of the Hugging Face Hub.
+
+The footers of the files say which rows are in which row group. So an example is found by its
+number. A row group stays in memory for as long as its window is read.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import glob
+import hashlib
+import pathlib
+import posixpath
+import re
+import typing
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import pyarrow
+from pyarrow import types
+
+from nest_dist.base import checks, failures, hub, settings
+from nest_dist.base.checks import Within
+from nest_dist.base.settings import Effect, means
+from nest_dist.data import batch
+from nest_dist.data.sources import byte_ranges, parquet_file, retries, row_cache
+
+PATTERN = "*.parquet"
+THREADS = 16  # that read footers
+
+
+@settings.register
+class Parquet:
+    """A split of a data set in Parquet files.
+
+    Attributes:
+        files: paths, patterns of paths, http(s) addresses, folders, or data sets of the Hub as
+            hf://datasets/OWNER/NAME[@REVISION][/FOLDER]. Of a folder or a data set those files are
+            taken whose names say the split. A path that exists is meant literally.
+        split: such as "train".
+        virtual_shards: contiguous pieces of a batch, each with a sequence of its own. Processes
+            that divide them read each row group once.
+        window: row groups of a virtual shard that are shuffled together.
+        image: column with encoded pictures.
+        label: column with the class: numbers, texts, or true and false.
+        num_classes: of numbers without names; None for the largest and those below it.
+        attempts: failed reads in a row that end the run.
+    """
+
+    files: tuple[str, ...] = dataclasses.field(metadata=means(Effect.NONE))
+    split: str
+    virtual_shards: typing.Annotated[int, Within(1)] = 1
+    window: typing.Annotated[int, Within(1)] = 2
+    image: str = "image"
+    label: str = "label"
+    num_classes: typing.Annotated[int, Within(1)] | None = None
+    attempts: typing.Annotated[int, Within(1)] = dataclasses.field(
+        default=8, metadata=means(Effect.NONE)
+    )
+
+    def open(self, flags: tuple[str, str] = ("Parquet.image", "Parquet.label")) -> "Rows":
+        """The rows, after reading the footers of all files, many at a time.
+
+        Args:
+            flags: that give the columns, for error texts.
+        Raises:
+            BadInput: if a file, split or column is missing, is no Parquet, or has labels out of
+                range.
+            Unavailable: if the server fails again and again.
+        """
+        trying = retries.Retries(self.attempts)
+        storages = self._resolved(trying)
+        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+            files = list(pool.map(functools.partial(parquet_file.opened, trying=trying), storages))
+            for file in files:
+                self._check_columns(file, flags)
+            groups = tuple(group for file in files for group in self._groups(file))
+            if not groups:
+                raise failures.BadInput(f"{files[0].name} and others have no rows.")
+            names = self._class_names(groups, pool)
+        digest = hashlib.sha256(repr((names, self.image, self.label)).encode())
+        for file in files:
+            digest.update(file.footer)
+        row_groups = batch.RowGroups(
+            tuple(group.rows for group in groups),
+            tuple(group.bytes for group in groups),
+            self.virtual_shards,
+            self.window,
+        )
+        return Rows(self, groups, names, digest.hexdigest()[:16], row_groups)
+
+    def _resolved(self, trying: retries.Retries) -> list[byte_ranges.File]:
+        files: list[byte_ranges.File] = []
+        for name in self.files:
+            path = pathlib.Path(name).expanduser()
+            if name.startswith(hub.DATASETS):
+                listed = dict(trying.run(name, functools.partial(hub.dataset_files, name)))
+                chosen = _of_split(list(listed), self.split, name)
+                files += [byte_ranges.File(each, listed[each]) for each in chosen]
+            elif re.match("https?://", name):
+                files.append(byte_ranges.File(name))
+            elif path.is_file():
+                files.append(byte_ranges.File(str(path)))
+            elif path.is_dir():
+                inside = sorted(each.relative_to(path).as_posix() for each in path.rglob(PATTERN))
+                chosen = _of_split(inside, self.split, name)
+                files += [byte_ranges.File(str(path / each)) for each in chosen]
+            elif matches := sorted(glob.glob(str(path), recursive=True)):
+                files += map(byte_ranges.File, matches)
+            else:
+                raise failures.BadInput(
+                    f"Parquet.files has {name!r}, which matches no file; give paths, patterns, "
+                    f"folders, http addresses, or {hub.DATASETS}OWNER/NAME."
+                )
+        if not files:
+            raise failures.BadInput("Parquet.files is empty; give at least one file or folder.")
+        return files
+
+    def _check_columns(self, file: parquet_file.File, flags: tuple[str, str]) -> None:
+        schema, others = file.schema, f" {file.name} has {', '.join(file.schema.names)}."
+        for flag, column in zip(flags, (self.image, self.label), strict=True):
+            checks.one_of(flag, column, schema.names, others)
+        image, label = schema.field(self.image).type, schema.field(self.label).type
+        fields = {field.name: field.type for field in image} if types.is_struct(image) else {}
+        if not parquet_file.is_bytes(fields.get("bytes", image)):
+            raise failures.BadInput(
+                f"{flags[0]} is {self.image!r}, of type {image} in {file.name}; give a column of "
+                "binary, or of struct with binary as `bytes`."
+            )
+        if not (types.is_integer(label) or types.is_boolean(label) or parquet_file.is_text(label)):
+            raise failures.BadInput(
+                f"{flags[1]} is {self.label!r}, of type {label} in {file.name}; give a column of "
+                "integers, texts, or true and false."
+            )
+
+    def _groups(self, file: parquet_file.File) -> Iterator["_Group"]:
+        first = 0
+        for number in range(file.metadata.num_row_groups):
+            if rows := file.metadata.row_group(number).num_rows:
+                chunks = file.chunks(number, (self.image, self.label))
+                size = sum(chunk.total_uncompressed_size for chunk in chunks)
+                yield _Group(file, number, first, rows, size)
+            first += rows
+
+    def _class_names(
+        self, groups: Sequence["_Group"], pool: concurrent.futures.Executor
+    ) -> tuple[str, ...]:
+        """The names that the Hub's library stores, texts in alphabetical order, or numbers."""
+        files = [group.file for group in groups]
+        stored = next(filter(None, (file.stored_names(self.label) for file in files)), ())
+        kind = files[0].schema.field(self.label).type
+        if types.is_boolean(kind):
+            return stored or ("false", "true")
+        found = pool.map(lambda group: group.file.labels(group.number, self.label), groups)
+        seen = sorted({label for labels in found for label in labels})
+        if parquet_file.is_text(kind):
+            names = stored or tuple(seen)
+            wrong = sorted(set(seen).difference(names))
+        else:
+            count = len(stored) or self.num_classes or seen[-1] + 1
+            names = stored or tuple(map(str, range(count)))
+            wrong = [label for label in seen if not 0 <= label < count]
+        if wrong:
+            raise failures.BadInput(
+                f"column {self.label!r} of {files[0].name} and others has label {wrong[0]}, "
+                f"labels are 0 to {len(names) - 1}; take a split whose labels are known."
+            )
+        return names
+
+
+def _of_split(names: Sequence[str], split: str, folder: str) -> list[str]:
+    """The names that contain the split as a word, as data sets of the Hub call their files.
+
+    Raises:
+        BadInput: if there are none.
+    """
+    word = re.compile(rf"(^|[-._ /\d]){re.escape(split)}([-._ /\d]|$)")
+    if chosen := [name for name in names if word.search(name)]:
+        return chosen
+    few = ", ".join(posix.rpartition("/")[2] for posix in names[:3]) or "none"
+    raise failures.BadInput(
+        f"{folder} has no Parquet files of split {split!r}, by their names: it has {few}; give the "
+        "files themselves, or another split."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Group:
+    """A row group that is not empty."""
+
+    file: parquet_file.File
+    number: int  # in the file
+    first: int  # row in the file
+    rows: int
+    bytes: int  # of both columns in memory
+
+
+class _Loaded(typing.NamedTuple):
+    """The rows of a row group in memory."""
+
+    pictures: pyarrow.ChunkedArray
+    names: pyarrow.ChunkedArray | None
+    labels: list[int | None]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Rows(batch.Source):
+    """Rows of Parquet files, by number."""
+
+    config: Parquet
+    groups: tuple[_Group, ...]  # of all files, in order
+    class_names: tuple[str, ...]
+    fingerprint: str
+    row_groups: batch.RowGroups
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the column of labels holds the names of classes."""
+        return parquet_file.is_text(self.groups[0].file.schema.field(self.config.label).type)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> batch.Example:
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        group = self.groups[number]
+        row = index - int(self._ends[number]) + group.rows
+        loaded = self._cache[number]
+        picture, label = loaded.pictures[row].as_buffer(), loaded.labels[row]
+        if label is None:
+            raise group.file.without_label(1, self.config.label)
+        name = loaded.names[row].as_py() if loaded.names is not None else None
+        return {
+            # Arrow's own are signed; an empty one is corrupt.
+            "image": memoryview(picture).cast("B") if picture is not None else b"",
+            "labels": (label,),
+            "key": name or f"{posixpath.basename(group.file.name)} row {group.first + row}",
+        }
+
+    def holding(
+        self, groups: Sequence[int], ahead: Sequence[int], limit_bytes: int
+    ) -> contextlib.AbstractContextManager[None]:
+        return self._cache.holding(groups, ahead, limit_bytes)
+
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        return np.cumsum(self.row_groups.lengths)
+
+    @functools.cached_property
+    def _cache(self) -> row_cache.RowCache[_Loaded]:
+        return row_cache.RowCache(self._load, self.row_groups.bytes)
+
+    def _load(self, number: int) -> _Loaded:
+        group, config = self.groups[number], self.config
+        table = group.file.read(group.number, (config.image, config.label))
+        pictures, labels, names = table.column(config.image), table.column(config.label), None
+        if types.is_struct(pictures.type):
+            fields = dict(zip((f.name for f in pictures.type), pictures.flatten(), strict=True))
+            pictures, names = fields["bytes"], fields.get("path")
+        number_of: dict[object, int] = {True: 1, False: 0}
+        if self.has_texts:
+            number_of = {name: number for number, name in enumerate(self.class_names)}
+        numbers = [number_of.get(label, label) for label in labels.to_pylist()]
+        return _Loaded(pictures, names, numbers)
+
+    def __getstate__(self) -> dict[str, typing.Any]:
+        # Without the row groups in memory: another process has its own.
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}

@@ -1,0 +1,1 @@
+"""A run: what it is, built, resumed, checked before it starts."""

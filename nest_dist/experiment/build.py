@@ -1,0 +1,116 @@
+"""Opens the data sets of a run, and checks that batch, mesh, model and data fit together."""
+
+from collections.abc import Sequence
+
+import jax
+
+from nest_dist.base import checks, failures
+from nest_dist.data import batch, classes
+from nest_dist.data.sources import retries
+from nest_dist.experiment import experiment as experiments
+from nest_dist.experiment import run as runs
+from nest_dist.model import fused
+from nest_dist.sharding import rules
+
+
+def build(
+    run: runs.Run,
+    devices: Sequence[jax.Device] | None = None,
+    absent: batch.Source | None = None,
+    training: bool = True,
+) -> experiments.Experiment:
+    """The experiment of a run.
+
+    Args:
+        run: what is configured.
+        devices: of the mesh; by default all devices of all processes.
+        absent: replaces both data sets on a machine that lacks them; nothing is opened then.
+        training: whether the training split is opened; without, that of the evaluation stands in,
+            and the lengths of schedule and run mean nothing.
+    Raises:
+        BadInput: if batch, mesh, model and data do not fit together.
+    """
+    sharding = rules.ShardingContext(run.mesh.build(devices), run.rules)
+    _require_fitting_mesh(run, sharding)
+    if absent is not None:
+        trained = evaluated = absent
+    else:
+        evaluated = retries.opened("the evaluation split", run.evaluation.data.source)
+        trained = retries.opened("the training split", run.data.source) if training else evaluated
+        whose, remedy = "the training split", "give an evaluation split with these classes"
+        evaluated = classes.in_order(evaluated, trained.class_names, whose, remedy)
+    experiment = experiments.Experiment(run, sharding, trained, evaluated)
+    if absent is None:
+        _require_fitting_data(experiment, training)
+        if devices is None:
+            if training:
+                run.data.require_fit(trained, run.global_batch, experiment.rows, run.seed)
+            run.evaluation.data.require_fit(evaluated, run.global_batch, experiment.rows)
+    if not training:
+        return experiment
+    if len(trained) < run.global_batch:
+        raise failures.BadInput(
+            f"the training split has {len(trained)} examples, fewer than one batch of "
+            f"{run.global_batch}; lower Run.global_batch."
+        )
+    intervals = experiment.intervals
+    run.checkpoints.require_evaluated(intervals.save_every, intervals.evaluate_every)
+    return experiment
+
+
+def batch_unit(run: runs.Run, sharding: rules.ShardingContext) -> int:
+    """The smallest global batch that mesh, microbatches and mixing allow."""
+    return sharding.shards("batch") * run.step.microbatches * run.step.inputs.mixing_group
+
+
+def _require_fitting_mesh(run: runs.Run, sharding: rules.ShardingContext) -> None:
+    """Refuses a mesh that cannot shard batch and model, or is not for `NesT.kernels`."""
+    model, microbatches = run.model, run.step.microbatches
+    factors = [f"the mesh's {sharding.shards('batch')} batch shards"]
+    factors += [f"{microbatches} microbatches"] * (microbatches > 1)
+    factors += ["2 for the pairs of Inputs.mixing"] * (run.step.inputs.mixing_group > 1)
+    checks.divides(
+        "Run.global_batch",
+        run.global_batch,
+        batch_unit(run, sharding),
+        " x ".join(factors),
+        "set it to one of them, or change MeshShape",
+    )
+    checks.divisor_of(
+        "MeshShape.rows",
+        sharding.shards("rows"),
+        model.geometry().grids[0][0],
+        "the rows of blocks of the first level",
+        "change NesT.image_size or NesT.block_side",
+    )
+    checks.divisor_of(
+        "MeshShape.tensor", sharding.shards("heads"), model.heads, "NesT.heads", "change NesT.heads"
+    )
+    fused.choose(model, sharding)
+
+
+def _require_fitting_data(experiment: experiments.Experiment, training: bool) -> None:
+    """Refuses open splits with other classes or another image shape than the model's."""
+    run, names = experiment.run, experiment.class_names
+    # A run that is only evaluated takes the classes of its checkpoint.
+    if training and len(names) != run.model.num_classes:
+        raise failures.BadInput(
+            f"the data has {len(names)} classes ({classes.few(names)}), NesT.num_classes is "
+            f"{run.model.num_classes}; set it to {len(names)}."
+        )
+    expected = batch.ImageSpec(*run.model.geometry().image_sides, run.model.num_channels)
+    specs = {"evaluation": run.evaluation.data.specs(experiment.evaluation_source)[-1]}
+    if training:
+        specs["training"] = run.data.specs(experiment.training_source)[-1]
+    for name, spec in specs.items():
+        if spec != expected:
+            raise failures.BadInput(
+                f"{name} images come out as {spec}, NesT takes {expected} (height, width, "
+                "channels); change the transforms, NesT.image_size or NesT.num_channels."
+            )
+    channels = len(run.step.inputs.normalize.mean)
+    if channels not in (1, run.model.num_channels):
+        raise failures.BadInput(
+            f"Normalize.mean has {channels} numbers, the images have {run.model.num_channels} "
+            "channels; give one for each."
+        )

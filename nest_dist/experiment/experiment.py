@@ -1,0 +1,264 @@
+"""A run on a mesh, with its data sets open: state, jitted steps, batches. Every command uses it."""
+
+import dataclasses
+import functools
+import typing
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nest_dist.base import checks, tree_paths
+from nest_dist.config import run_json
+from nest_dist.data import batch, classes, prefetch
+from nest_dist.experiment import audit
+from nest_dist.experiment import run as runs
+from nest_dist.model import fused, on_cpu, on_gpu, parameters
+from nest_dist.sharding import ordered_mean, rules
+from nest_dist.telemetry import histograms
+from nest_dist.train import loop, objectives, state, step
+
+BatchShapes = dict[str, jax.ShapeDtypeStruct]
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A run on a mesh, with its data sets open."""
+
+    run: runs.Run
+    sharding: rules.ShardingContext
+    training_source: batch.Source
+    evaluation_source: batch.Source
+
+    @functools.cached_property
+    def document(self) -> run_json.Json:
+        """The run as JSON."""
+        return run_json.dump(self.run)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each label, in both splits."""
+        return self.training_source.class_names
+
+    def in_order(self, class_names: Sequence[str]) -> "Experiment":
+        """The experiment with the labels of a checkpoint.
+
+        Raises:
+            BadInput: if the checkpoint lacks a class of the data.
+        """
+        whose = "the checkpoint of this workdir"
+        remedy = "give data with these classes, or start anew in another --workdir"
+        training, evaluation = (
+            classes.in_order(source, class_names, whose, remedy)
+            for source in (self.training_source, self.evaluation_source)
+        )
+        if training is self.training_source and evaluation is self.evaluation_source:
+            return self
+        return dataclasses.replace(self, training_source=training, evaluation_source=evaluation)
+
+    @functools.cached_property
+    def intervals(self) -> loop.Intervals:
+        """The run's length and cadence, converted from epochs to steps."""
+        return loop.Intervals(
+            num_steps=self._steps(self.run.num_epochs),
+            log_every=self.run.cadence.log_every_steps,
+            evaluate_every=self._steps(self.run.evaluation.every_epochs),
+            save_every=self._steps(self.run.cadence.save_every_epochs),
+        )
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Not an integer if the batch does not divide the split: a batch may span two epochs."""
+        return len(self.training_source) / self.run.global_batch
+
+    @functools.cached_property
+    def kernels(self) -> fused.Choice:
+        """The form of the model's layers on this mesh."""
+        return fused.choose(self.run.model, self.sharding)
+
+    @functools.cached_property
+    def step(self) -> step.TrainStep:
+        """What a training step computes.
+
+        Raises:
+            BadInput: if the mesh does not support `Step.reproducible_reduction` or `NesT.kernels`.
+        """
+        run, config = self.run, self.run.step
+        every = run.cadence.histograms_every_steps
+        learning_rate = config.schedule.build(
+            config.optimizer.peak_learning_rate, self.intervals.num_steps, self.steps_per_epoch
+        )
+        return step.TrainStep(
+            model=run.model.clone(kernels=self.kernels.form),
+            inputs=config.inputs,
+            objective=config.objective,
+            optimizer=config.optimizer.build(learning_rate, parameters.NO_WEIGHT_DECAY),
+            learning_rate=learning_rate,
+            sharding=self.sharding,
+            seed=run.seed,
+            microbatches=config.microbatches,
+            reduction=self._reduction() if config.reproducible_reduction else None,
+            ema_decay=config.ema_decay,
+            skip_nonfinite=config.nonfinite.policy == "skip",
+            observe=functools.partial(histograms.measure_every, every) if every else None,
+        )
+
+    @functools.cached_property
+    def state_shapes(self) -> state.TrainState:
+        """Shapes, types and shardings of the state."""
+        shapes = jax.eval_shape(self.step.init)
+        shardings = rules.tree_shardings(self.sharding, shapes, self.parameter_axes)
+        placed = jax.tree.map(lambda leaf, it: leaf.update(sharding=it), shapes, shardings)
+        return typing.cast(state.TrainState, placed)
+
+    def audit(self) -> list[audit.Entry]:
+        """Checks and lists the sharding and the weight decay of each parameter."""
+        params = self.state_shapes.params
+        return audit.entries(self.sharding, params, self.parameter_axes, parameters.NO_WEIGHT_DECAY)
+
+    @property
+    def parameter_axes(self) -> Mapping[str, rules.Axes]:
+        """The logical axes of this model's parameters, by name pattern."""
+        return parameters.of_model(self.run.model.num_hierarchies, self.run.model.num_classes)
+
+    def init_state(self) -> state.TrainState:
+        """The state before the first step; each device computes its own shards."""
+        return jax.jit(self.step.init, out_shardings=self._state_shardings)()
+
+    def state_from(self, params: Mapping[str, np.ndarray]) -> state.TrainState:
+        """The state before the first step, with these parameters.
+
+        Args:
+            params: unsharded arrays by name, the same on every process.
+        """
+
+        def to_devices(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+            return jax.make_array_from_callback(
+                leaf.shape, leaf.sharding, lambda index: params[name][index]
+            )
+
+        on_devices = tree_paths.map_named(to_devices, self.state_shapes.params)
+        return jax.jit(self.step.init_from, out_shardings=self._state_shardings)(on_devices)
+
+    def train_step(self) -> jax.stages.Wrapped:
+        """The jitted training step; it donates the buffers of its state."""
+
+        # XLA, its cache and traces call the program by this function's name.
+        def step(
+            before: state.TrainState, batch: objectives.Batch
+        ) -> tuple[state.TrainState, objectives.Metrics]:
+            return self.step(before, batch)
+
+        return jax.jit(
+            step,
+            donate_argnums=0,
+            out_shardings=(self._state_shardings, self.sharding.replicated()),
+            compiler_options=self._compiler_options,
+        )
+
+    def traced_train_step(self) -> jax.stages.Traced:
+        """`train_step` on the shapes of this run."""
+        return self.train_step().trace(self.state_shapes, self.batch_shapes()[0])
+
+    def compiled_train_step(self) -> jax.stages.Compiled:
+        """`train_step`, compiled."""
+        return self.traced_train_step().lower().compile()
+
+    def compiled_evaluation_step(self) -> jax.stages.Compiled:
+        """`TrainStep.evaluate` on the shapes of this run."""
+        evaluate = jax.jit(
+            self.step.evaluate,
+            out_shardings=self.sharding.replicated(),
+            compiler_options=self._compiler_options,
+        )
+        return evaluate.lower(self.state_shapes.evaluated, self.batch_shapes()[1]).compile()
+
+    def training_batches(
+        self, first_step: int, stop_is_next: Callable[[], bool] = lambda: False
+    ) -> prefetch.DevicePrefetcher:
+        """Global batches on the devices, endless.
+
+        Args:
+            first_step: number of the first batch in the data's sequence, from 0: steps done plus
+                batches left out.
+            stop_is_next: whether a batch that stalls is not needed any more; then these end.
+        """
+        run, shapes = self.run, self.batch_shapes()[0]
+        load = functools.partial(run.data.batches, seed=run.seed, first_step=first_step)
+        return self._on_devices(load, self.training_source, shapes, stop_is_next)
+
+    def evaluation_batches(
+        self, stop_is_next: Callable[[], bool] = lambda: False
+    ) -> prefetch.DevicePrefetcher:
+        """Global batches on the devices: each evaluation example once."""
+        load, shapes = self.run.evaluation.data.batches, self.batch_shapes()[1]
+        return self._on_devices(load, self.evaluation_source, shapes, stop_is_next)
+
+    def batch_shapes(self) -> tuple[BatchShapes, BatchShapes]:
+        """Shapes, types and shardings of a training and of an evaluation batch."""
+        H, W = self.run.model.geometry().image_sides
+        B, C = self.run.global_batch, self.run.model.num_channels
+
+        def shape(name: str, dtype: jax.typing.DTypeLike, *dimensions: int) -> jax.ShapeDtypeStruct:
+            global_shape = (B, *dimensions)
+            sharding = self.sharding.sharding(step.BATCH_AXES[name], global_shape)
+            return jax.ShapeDtypeStruct(global_shape, dtype, sharding=sharding)
+
+        needs = self.run.step.objective.needs
+        training = {"image": shape("image", jnp.uint8, H, W, C)}
+        training |= {name: shape(name, dtype) for name, dtype in needs.items()}
+        return training, {**training, "weight": shape("weight", jnp.float32)}
+
+    def _on_devices(
+        self,
+        load: Callable[..., batch.Batches],
+        source: batch.Source,
+        shapes: BatchShapes,
+        stop_is_next: Callable[[], bool],
+    ) -> prefetch.DevicePrefetcher:
+        rows, global_batch = self.rows, self.run.global_batch
+        local = functools.partial(load, source, rows=rows, global_batch=global_batch)
+        to_devices = functools.partial(
+            prefetch.to_global_arrays,
+            rows=rows,
+            global_batch=global_batch,
+            shardings={name: leaf.sharding for name, leaf in shapes.items()},
+        )
+        return prefetch.DevicePrefetcher(local, to_devices, stop_is_next)
+
+    @property
+    def _state_shardings(self) -> typing.Any:
+        return jax.tree.map(lambda leaf: leaf.sharding, self.state_shapes)
+
+    @property
+    def _compiler_options(self) -> dict[str, str | bool]:
+        platform = self.sharding.mesh.devices.flat[0].platform
+        if platform in on_gpu.PLATFORMS:
+            return dict(on_gpu.COMPILER_OPTIONS)
+        return dict(on_cpu.compiler_options()) if platform == "cpu" else {}
+
+    @functools.cached_property
+    def rows(self) -> np.ndarray:
+        """The rows of a global batch that this process loads."""
+        label = self.batch_shapes()[0]["label"]
+        return prefetch.rows_of_process(label.sharding, self.run.global_batch)
+
+    def _reduction(self) -> ordered_mean.OrderedMean:
+        config = self.run.step
+        reduction = ordered_mean.OrderedMean(self.sharding, config.reduction_shards)
+        group = config.inputs.mixing_group
+        checks.divides(
+            "Run.global_batch",
+            self.run.global_batch,
+            reduction.shards * config.microbatches * group,
+            f"{reduction.shards} Step.reduction_shards x {config.microbatches} microbatches x "
+            f"{group} of a mixing group",
+            "set it to one of them, or lower Step.reduction_shards",
+        )
+        return reduction
+
+    def _steps(self, epochs: float) -> int:
+        steps = max(1, round(epochs * self.steps_per_epoch))
+        checks.in_range(f"{epochs:g} epochs in steps", steps, 1, np.iinfo(np.int32).max)
+        return steps

@@ -1,0 +1,86 @@
+"""Pages of training and evaluation examples with captions, for TensorBoard."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from nest_dist.data import prefetch
+from nest_dist.experiment import experiment as experiments
+from nest_dist.telemetry import pictures
+from nest_dist.telemetry import report as reports
+from nest_dist.train.objectives import classification
+
+# A caption omits classes with a smaller share of a mixed picture.
+SMALLEST_SHARE = 0.005
+
+
+class Gallery:
+    """All processes compute the pages, the primary one records them."""
+
+    def __init__(self, experiment: experiments.Experiment, report: reports.Report) -> None:
+        """Compiles the functions that replicate a few examples."""
+        run, step = experiment.run, experiment.step
+        H, W = run.model.geometry().image_sides
+        count = min(pictures.room(H, W), run.global_batch)
+        self._classes = experiment.class_names
+        self._report = report
+
+        def model_inputs(
+            steps_done: jax.Array, batch: prefetch.DeviceBatch
+        ) -> tuple[jax.Array, jax.Array]:
+            labels = jax.nn.one_hot(batch["label"], run.model.num_classes)
+            images, shares = step.model_inputs(steps_done, batch["image"], labels)
+            return step.inputs.normalize.inverted(images[:count]), shares[:count]
+
+        def examples(batch: prefetch.DeviceBatch) -> prefetch.DeviceBatch:
+            return {name: values[:count] for name, values in batch.items()}
+
+        training, evaluating = experiment.batch_shapes()
+        steps_done = jax.ShapeDtypeStruct((), np.int32)
+        replicated = experiment.sharding.replicated()
+        inputs = jax.jit(model_inputs, out_shardings=replicated)
+        self._inputs = inputs.lower(steps_done, training).compile()
+        self._examples = jax.jit(examples, out_shardings=replicated).lower(evaluating).compile()
+
+    def training(
+        self, batches: Iterator[prefetch.DeviceBatch], steps_done: int
+    ) -> Iterator[prefetch.DeviceBatch]:
+        """Yields the batches unchanged; the first one is shown as the model's inputs."""
+        first = next(batches, None)
+        if first is None:
+            return
+        images, shares = jax.device_get(self._inputs(np.int32(steps_done), first))
+        captions = [pictures.Caption([*label_text(row, self._classes), ""][:2]) for row in shares]
+        self._report.page("train/images", images, captions, steps_done + 1)
+        yield first
+        yield from batches
+
+    def evaluation(
+        self, step: int, batch: prefetch.DeviceBatch, counted: Mapping[str, jax.Array]
+    ) -> None:
+        """Shows examples of an evaluation batch with their true and predicted classes."""
+        examples = jax.device_get(self._examples(batch))
+        real = examples["weight"] > 0
+        if not real.any():
+            return
+        predicted = np.asarray(counted["predicted"])[: len(real)]
+        captions = [
+            judged(label, guess, self._classes)
+            for label, guess in zip(examples["label"][real], predicted[real], strict=True)
+        ]
+        self._report.page("eval/images", examples["image"][real], captions, step)
+
+
+def label_text(shares: np.ndarray, class_names: Sequence[str]) -> list[str]:
+    """The one or two classes of a picture with the largest shares, such as "70% cat"."""
+    largest = [label for label in np.argsort(-shares)[:2] if shares[label] >= SMALLEST_SHARE]
+    if len(largest) == 1:
+        return [class_names[largest[0]]]
+    return [f"{shares[label]:.0%} {class_names[label]}" for label in largest]
+
+
+def judged(label: int, guess: int, class_names: Sequence[str]) -> pictures.Caption:
+    """The true and the predicted class of a picture; NaN where the model predicts none."""
+    name = "NaN" if guess == classification.NO_CLASS else class_names[guess]
+    return pictures.Caption((f"true: {class_names[label]}", f"pred: {name}"), label == guess)

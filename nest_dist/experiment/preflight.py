@@ -1,0 +1,103 @@
+"""Compares configuration, program, data and workdir of all processes, before long work begins."""
+
+import collections
+import hashlib
+import importlib.metadata
+import itertools
+import pathlib
+import platform
+import secrets
+from collections.abc import Mapping
+
+import jax
+
+import nest_dist
+from nest_dist.base import failures
+from nest_dist.cluster import processes
+from nest_dist.config import run_json
+from nest_dist.config import workdir as workdirs
+from nest_dist.experiment import experiment as experiments
+from nest_dist.experiment import run as runs
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "grain", "orbax-checkpoint")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that the numbers of a run depend on."""
+    return {
+        "nest_dist": nest_dist.__version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+    }
+
+
+def same_program(run: runs.Run, workdir: workdirs.Folder) -> None:
+    """Compares configuration, packages, code, devices and workdir as `require_same` does."""
+    settings = run_json.flatten(run_json.dump(run)).values()
+    facts = {
+        **{f"version of {name}": version for name, version in versions().items()},
+        "code of nest_dist": code(),
+        "kind of device": jax.devices()[0].device_kind,
+        "number of local devices": str(jax.local_device_count()),
+        **{setting.binding: setting.text for setting in settings},
+    }
+    require_same("program", facts, "start all processes with the same flags, packages and devices")
+    _require_shared(workdir)
+
+
+def same_data(experiment: experiments.Experiment) -> None:
+    """Compares the data sets as `require_same` does."""
+    require_same(
+        "data",
+        {
+            "fingerprint of the training data": experiment.training_source.fingerprint,
+            "fingerprint of the evaluation data": experiment.evaluation_source.fingerprint,
+        },
+        "give all processes the same data",
+    )
+
+
+def require_same(topic: str, facts: Mapping[str, str], remedy: str) -> None:
+    """Compares facts of all processes; `topic` is unique in the run.
+
+    Raises:
+        BadInput: on every process, naming the process and the value that differ.
+    """
+    by_process = processes.all_gather(f"preflight/{topic}", facts)
+    for fact in dict.fromkeys(itertools.chain(*by_process)):
+        values = [of_process.get(fact) for of_process in by_process]
+        usual, _ = collections.Counter(values).most_common(1)[0]
+        odd = next((index for index, value in enumerate(values) if value != usual), None)
+        if odd is not None:
+            raise failures.BadInput(
+                f"{fact} is {values[odd]} on process {odd}, {usual} on process "
+                f"{values.index(usual)}; {remedy}."
+            )
+
+
+def _require_shared(workdir: workdirs.Folder) -> None:
+    """Checks that all processes see the same folder: a checkpoint is written by all of them."""
+
+    def leave_mark() -> str:
+        mark = workdir / f".seen-by-all-{secrets.token_hex(8)}"
+        mark.write_text("")
+        return mark.name
+
+    mark = workdir / processes.broadcast(leave_mark)
+    seen = processes.all_gather("preflight/workdir", mark.exists())
+    if processes.is_primary():
+        mark.unlink()
+    if not all(seen):
+        raise failures.BadInput(
+            f"--workdir is {workdir}, where process {seen.index(False)} does not see what "
+            "process 0 wrote; give a folder on a storage that all hosts share."
+        )
+
+
+def code() -> str:
+    """A digest of this package's own files."""
+    digest = hashlib.sha256()
+    package = pathlib.Path(nest_dist.__file__).parent
+    for path in sorted(package.rglob("*.py")):
+        digest.update(str(path.relative_to(package)).encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]

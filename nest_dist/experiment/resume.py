@@ -1,0 +1,132 @@
+"""Resumes a run from the newest complete checkpoint of its workdir."""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from nest_dist.base import failures
+from nest_dist.checkpointing import catalog, manager
+from nest_dist.data import classes
+from nest_dist.experiment import changes, preflight
+from nest_dist.experiment import experiment as experiments
+from nest_dist.train import state as states
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """The state and the data position from which a run starts.
+
+    Attributes:
+        step: steps already done.
+        state: after these steps; None at the beginning of a run.
+        left_out: batches of the data's sequence that rewinds have left out so far.
+        class_names: of the checkpoint, or of the data at the beginning of a run.
+        evaluated: whether the checkpoint has the metrics of an evaluation at this step.
+        notes: lines for the user: quarantined checkpoints, changed bindings.
+    """
+
+    step: int
+    state: states.TrainState | None
+    left_out: int
+    class_names: tuple[str, ...]
+    evaluated: bool
+    notes: tuple[str, ...]
+
+
+def metadata(experiment: experiments.Experiment, left_out: int) -> manager.Metadata:
+    """The JSON beside a checkpoint, `left_out` as of `Start`."""
+    return {
+        "seed": experiment.run.seed,
+        "global_batch": experiment.run.global_batch,
+        "data_fingerprint": experiment.training_source.fingerprint,
+        "run": experiment.document,
+        "class_names": list(experiment.class_names),
+        "devices": [jax.device_count(), jax.devices()[0].device_kind],
+        "mesh": dict(experiment.sharding.mesh.shape),
+        "processes": jax.process_count(),
+        "versions": preflight.versions(),
+        "batches_left_out": left_out,
+    }
+
+
+def find(
+    checkpoints: manager.Manager, experiment: experiments.Experiment, allow_change: bool
+) -> Start:
+    """Restores the newest complete checkpoint, decided by all processes together.
+
+    Raises:
+        BadInput: if the checkpoint belongs to another run, unless `allow_change`.
+    """
+
+    def compare(stored: manager.Metadata) -> list[str]:
+        _require_no_stream(stored)
+        changed = changes.between(stored["run"], experiment.document)
+        changes.require_same_run(changed, allow_change)
+        notes = [f"configuration changed: {change}" for change in changed]
+        names = tuple(stored["class_names"])
+        if experiment.in_order(names) is not experiment:
+            notes.append(f"classes are in the order of the checkpoint: {classes.few(names)}")
+        fingerprint = experiment.training_source.fingerprint
+        if stored["data_fingerprint"] != fingerprint:
+            if not allow_change:
+                raise failures.BadInput(
+                    f"the fingerprint of the training data is {fingerprint}, the checkpoint of "
+                    f"this workdir was made with {stored['data_fingerprint']}; give the same data, "
+                    "start anew in another --workdir, or give --allow_config_change to go on all "
+                    "the same."
+                )
+            notes.append("the training data are others: the run goes on differently")
+        return notes
+
+    return _newest(checkpoints, experiment, compare)
+
+
+def rewind(
+    checkpoints: manager.Manager, experiment: experiments.Experiment, start: Start, bad_step: int
+) -> Start:
+    """Restores the newest checkpoint before a bad step, after the save under way.
+
+    The batches after the checkpoint are left out up to the bad one, each once, whatever rewinds
+    before this one have left out. `start` is that of the attempt which met the bad step.
+    """
+    checkpoints.wait()
+    checkpoints.discard_from(bad_step)
+    before = _newest(checkpoints, experiment, lambda _: [])
+    next_batch = bad_step + start.left_out
+    return dataclasses.replace(before, left_out=next_batch - before.step)
+
+
+def _newest(
+    checkpoints: manager.Manager,
+    experiment: experiments.Experiment,
+    compare: Callable[[manager.Metadata], list[str]],
+) -> Start:
+    while True:
+        step, stored = checkpoints.newest()
+        if not step:
+            notes = tuple(checkpoints.notes())
+            return Start(0, None, 0, experiment.class_names, False, notes)
+        compared = compare(stored)
+        try:
+            state = checkpoints.restore(step, experiment.state_shapes)
+        except catalog.Corrupt as corrupt:
+            checkpoints.quarantine(step, failures.first_line(corrupt))
+            continue
+        return Start(
+            step,
+            state,
+            left_out=stored["batches_left_out"],
+            class_names=tuple(stored["class_names"]),
+            evaluated=checkpoints.is_evaluated(step),
+            notes=(*checkpoints.notes(), *compared),
+        )
+
+
+def _require_no_stream(stored: manager.Metadata) -> None:
+    if stored.get("data_positions"):  # as versions wrote that streamed data
+        raise failures.BadInput(
+            "the checkpoint of this workdir is of a run on streamed data, which this version reads "
+            "in another order; go on with the version that wrote it, or start from its weights in "
+            "another --workdir: Run.init_from = 'WORKDIR'."
+        )

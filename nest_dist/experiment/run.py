@@ -1,0 +1,244 @@
+"""What a run is: the one root of every gin configuration, nested by topic."""
+
+import dataclasses
+import typing
+from collections.abc import Sequence
+
+import gin
+
+from nest_dist.base import checks, failures, settings
+from nest_dist.base.checks import Within
+from nest_dist.base.settings import Effect, means
+from nest_dist.checkpointing import retention
+from nest_dist.config import strict_gin
+from nest_dist.data import pipeline
+from nest_dist.model import nest
+from nest_dist.sharding import mesh as meshes
+from nest_dist.sharding import rules as sharding_rules
+from nest_dist.train import inputs as input_transforms
+from nest_dist.train import objectives, schedules
+from nest_dist.train import optimizer as optimizers
+
+_AROUND_THE_STEP = means(Effect.NONE, in_step=False)
+
+
+@settings.register
+class NonFinite:
+    """The reaction of a run to a loss, gradient or update that is not finite.
+
+    Attributes:
+        policy: "stop" ends the run. "skip" discards the update and continues with the next batch.
+            "rewind" restores the newest checkpoint and leaves out the batches from its step to the
+            bad one.
+        limit: of skips or rewinds since the program started; one more ends the run.
+    """
+
+    policy: typing.Literal["stop", "skip", "rewind"] = "stop"
+    limit: typing.Annotated[int, Within(1)] = dataclasses.field(
+        default=10, metadata=means(Effect.CHANGES, in_step=False)
+    )
+
+
+@settings.register
+class Step:
+    """What a training step computes; see `train.step.TrainStep`.
+
+    Attributes:
+        inputs: from uint8 images to the inputs of the model.
+        objective: loss and metrics.
+        optimizer: from gradients to updates.
+        schedule: the learning rate over the run.
+        nonfinite: the reaction to a loss or an update that is not finite.
+        microbatches: shards of a batch that are computed one after the other. They save memory, and
+            on a TPU time; loss and gradients are those of the batch.
+        reproducible_reduction: whether gradients are summed in an order that the number of devices
+            does not change, so that parameters agree to the last bit. Takes memory and time.
+        reduction_shards: of the batch in that sum, a power of two that the devices divide; the
+            bits depend on it.
+        ema_decay: of the moving average of the parameters, in [0, 1). The average is evaluated and
+            exported instead of the parameters; None computes none.
+    """
+
+    inputs: input_transforms.Inputs
+    objective: objectives.Objective
+    optimizer: optimizers.Optimizer
+    schedule: schedules.Schedule
+    nonfinite: NonFinite
+    microbatches: typing.Annotated[int, Within(1)] = 1
+    reproducible_reduction: bool = False
+    reduction_shards: typing.Annotated[int, Within(1)] = 8
+    ema_decay: typing.Annotated[float, Within(0, 1, open_high=True)] | None = None
+
+
+@settings.register
+class Evaluation:
+    """One data set on which the run is measured.
+
+    Attributes:
+        data: its examples.
+        every_epochs: of training, between two evaluations.
+    """
+
+    data: pipeline.EvaluationData
+    every_epochs: typing.Annotated[float, Within(0, open_low=True)]
+
+
+@settings.register
+class Cadence:
+    """How often a run reports and saves.
+
+    Attributes:
+        save_every_epochs: between two checkpoints.
+        log_every_steps: steps whose metrics are averaged into one report.
+        histograms_every_steps: between two reports of the distributions of parameters and
+            gradients, a multiple of `log_every_steps`; None leaves them out.
+        profile_first_step: of those that are traced for TensorBoard's profiler; None traces only
+            when asked by SIGUSR1 or a file named `profile` in the workdir.
+        profile_num_steps: in a trace.
+    """
+
+    save_every_epochs: typing.Annotated[float, Within(0, open_low=True)]
+    log_every_steps: typing.Annotated[int, Within(1)] = 50
+    histograms_every_steps: typing.Annotated[int, Within(1)] | None = dataclasses.field(
+        default=None, metadata=means(Effect.NONE, in_step=True)
+    )
+    profile_first_step: typing.Annotated[int, Within(1)] | None = None
+    profile_num_steps: typing.Annotated[int, Within(1)] = 5
+
+    def __post_init__(self) -> None:
+        if self.histograms_every_steps is not None:
+            checks.divides(
+                "Cadence.histograms_every_steps",
+                self.histograms_every_steps,
+                self.log_every_steps,
+                "Cadence.log_every_steps",
+                "change either",
+            )
+
+
+@settings.register
+class Watch:
+    """The limit after which a run without progress is ended.
+
+    Attributes:
+        stuck_seconds: without a step, after which training counts as stuck.
+    """
+
+    stuck_seconds: typing.Annotated[float, Within(1)] = 600
+
+
+@gin.configurable
+@settings.frozen
+class Run:
+    """A run, from data to optimizer: the root of the configuration, made by gin.
+
+    Attributes:
+        model: the network.
+        step: what a training step computes.
+        data: its training examples.
+        evaluations: data sets on which the run is measured; exactly one.
+        mesh: how devices are arranged.
+        rules: the mesh axes that shard each logical axis of an array.
+        num_epochs: passes over the training split; a fraction is fine.
+        global_batch: examples a step, over all devices.
+        cadence: how often the run reports and saves.
+        checkpoints: which of them are retained.
+        watch: the limit after which a run without progress is ended.
+        init_from: weights to start from: a file, a workdir, or a repository of the Hugging Face
+            Hub. Position embeddings are resized to another image size; for other classes the head
+            is initialised anew. None initialises all parameters.
+        seed: of parameters, order, augmentation and dropout, in [0, 2**32).
+    """
+
+    model: nest.NesT = dataclasses.field(metadata=means(Effect.ANOTHER_RUN))
+    step: Step
+    data: pipeline.TrainingData = dataclasses.field(
+        metadata=means(Effect.ANOTHER_RUN, in_step=False)
+    )
+    evaluations: tuple[Evaluation, ...] = dataclasses.field(metadata=_AROUND_THE_STEP)
+    mesh: meshes.MeshShape = dataclasses.field(metadata=means(Effect.NONE))
+    rules: sharding_rules.Rules = dataclasses.field(metadata=means(Effect.NONE))
+    num_epochs: typing.Annotated[float, Within(0, open_low=True)]
+    global_batch: typing.Annotated[int, Within(1)] = dataclasses.field(
+        metadata=means(Effect.ANOTHER_RUN)
+    )
+    cadence: Cadence = dataclasses.field(metadata=_AROUND_THE_STEP)
+    checkpoints: retention.Retention = dataclasses.field(metadata=_AROUND_THE_STEP)
+    watch: Watch = dataclasses.field(metadata=_AROUND_THE_STEP)
+    # A run that resumes does not read it.
+    init_from: str | None = dataclasses.field(default=None, metadata=_AROUND_THE_STEP)
+    seed: typing.Annotated[int, Within(0, 2**32 - 1)] = dataclasses.field(
+        default=0, metadata=means(Effect.ANOTHER_RUN)
+    )
+
+    def __post_init__(self) -> None:
+        if len(self.evaluations) != 1:
+            raise failures.BadInput(
+                f"Run.evaluations has {len(self.evaluations)} members; give one, as in "
+                "Run.evaluations = (@Evaluation(),)."
+            )
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The only one."""
+        return self.evaluations[0]
+
+
+# Names of earlier versions, each with its successor; "" if it has none.
+RENAMED = {
+    "Run.training_data": "Run.data",
+    "Run.evaluation_data": "Evaluation.data",
+    "Run.evaluate_every_epochs": "Evaluation.every_epochs",
+    "Run.pixels": "Inputs.normalize",
+    "Run.color_jitter": "Inputs.color_jitter",
+    "Run.random_erasing": "Inputs.random_erasing",
+    "Run.mixing": "Inputs.mixing",
+    "Run.label_smoothing": "Classification.label_smoothing",
+    "Run.optimizer": "Step.optimizer",
+    "Run.microbatches": "Step.microbatches",
+    "Run.reproducible_reduction": "Step.reproducible_reduction",
+    "Run.reduction_shards": "Step.reduction_shards",
+    "Run.ema_decay": "Step.ema_decay",
+    "Run.not_finite": "Step.nonfinite",
+    "Run.save_every_epochs": "Cadence.save_every_epochs",
+    "Run.log_every_steps": "Cadence.log_every_steps",
+    "Run.histograms_every_steps": "Cadence.histograms_every_steps",
+    "Run.profile_first_step": "Cadence.profile_first_step",
+    "Run.profile_num_steps": "Cadence.profile_num_steps",
+    "Run.stuck_seconds": "Watch.stuck_seconds",
+    "Run.keep": "Run.checkpoints",
+    "AdamW.warmup_epochs": "Cosine.warmup_epochs",
+    "AdamW.final_learning_rate": "Cosine.final_learning_rate",
+    "Pixels": "Normalize",
+    "Pixels.standard_deviation": "Normalize.std",
+    "Keep": "Retention",
+    "NotFinite": "NonFinite",
+    "TrainingData.unreadable_share": "TrainingData.max_corrupt_fraction",
+    "EvaluationData.unreadable_share": "EvaluationData.max_corrupt_fraction",
+    "Rules.layers": "",
+    "HuggingFace": "Parquet",
+    "Parquet.dataset": "Parquet.files",
+    "Parquet.subset": "Parquet.files",
+    "Parquet.revision": "Parquet.files",
+    "Parquet.block": "Parquet.window",
+}
+
+# Likewise, files and modules.
+MOVED = {
+    "data/huggingface.gin": "data/parquet.gin",
+    "nest_dist.data.sources.huggingface": "nest_dist.data.sources.parquet",
+}
+
+
+def parse(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> tuple[Run, str]:
+    """The run that files and bindings describe, and its operative configuration as gin.
+
+    `gin/run.gin` comes first: it binds every topic, so that any field of it can be bound alone.
+    See `strict_gin.parse`.
+    """
+    return strict_gin.parse(Run, "run.gin", gin_files, gin_bindings, RENAMED | MOVED)
+
+
+def load(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> Run:
+    """As `parse`, without the operative configuration."""
+    return parse(gin_files, gin_bindings)[0]

@@ -1,0 +1,131 @@
+"""The compiled steps and open files of a run, as the callbacks of the loop."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable, Mapping
+
+import jax
+
+from nest_dist.checkpointing import manager
+from nest_dist.cluster import supervisor
+from nest_dist.experiment import experiment as experiments
+from nest_dist.experiment import gallery as galleries
+from nest_dist.experiment import resume
+from nest_dist.telemetry import goodput, profile, staging
+from nest_dist.telemetry import report as reports
+from nest_dist.train import evaluation, loop, metrics_log
+from nest_dist.train import state as states
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """A run that is ready for its first step.
+
+    Attributes:
+        experiment: with the classes in the order of the checkpoint.
+        during: (cause) -> a context whose time counts under this cause.
+        first_state: makes the state before the first step, to which a rewind may go back.
+    """
+
+    experiment: experiments.Experiment
+    supervision: supervisor.Supervisor
+    ledger: goodput.Ledger
+    during: Callable[[str], contextlib.AbstractContextManager[None]]
+    checkpoints: manager.Manager
+    staging_folder: staging.StagingFolder
+    report: reports.Report
+    first_state: Callable[[], states.TrainState]
+    step: jax.stages.Compiled
+    evaluation_step: jax.stages.Compiled
+    gallery: galleries.Gallery
+
+    def train(self, start: resume.Start, state: states.TrainState) -> None:
+        """Trains to the last step; rewinds to a checkpoint if `NonFinite.policy` is "rewind".
+
+        The buffers of `state` are donated.
+        """
+        policy = self.experiment.run.step.nonfinite
+        for rewinds in itertools.count(1):
+            try:
+                self._loop(start, state)
+                return
+            except metrics_log.NonFinite as failure:
+                if policy.policy != "rewind" or rewinds > policy.limit:
+                    raise
+                with self.during("restore"):
+                    start = resume.rewind(self.checkpoints, self.experiment, start, failure.step)
+                    state = start.state or self.first_state()
+                self.ledger.rewind(start.step)
+                self.report.rewind(start.step)
+                self.report.say(
+                    f"{failure} Going back to step {start.step} and leaving out the data of the "
+                    f"{failure.step - start.step} steps from there ({rewinds} of {policy.limit} "
+                    "times)."
+                )
+
+    def evaluate(self, state: states.TrainState, show: bool = False) -> Mapping[str, float] | None:
+        """Metrics of a state, None if a stop interrupts; `show` records pictures."""
+        page = functools.partial(self.gallery.evaluation, int(state.step)) if show else None
+        batches = self.experiment.evaluation_batches(self.supervision.stop_is_next)
+        with contextlib.closing(batches):
+            return evaluation.evaluate(
+                self.evaluation_step, state.evaluated, batches, page, self.supervision.tick
+            )
+
+    def _loop(self, start: resume.Start, state: states.TrainState) -> None:
+        """Trains from a start to the last step, or to one that is not finite."""
+        run, policy = self.experiment.run, self.experiment.run.step.nonfinite
+        first_batch = start.step + start.left_out
+        metadata = resume.metadata(self.experiment, start.left_out)
+        batches = self.experiment.training_batches(first_batch, self.supervision.stop_is_next)
+        with contextlib.closing(batches), self._profiler(start.step) as profiler:
+            callbacks = loop.LoopCallbacks(
+                step=self.step,
+                batches=self.gallery.training(batches, start.step),
+                steps_done=lambda current: int(current.step),
+                evaluate=functools.partial(self.evaluate, show=True),
+                save=functools.partial(self._save, metadata),
+                record=self.checkpoints.record,
+                report=self._record,
+                stop_reached=self._stop_reached,
+                global_batch=run.global_batch,
+                most_skipped=policy.limit if policy.policy == "skip" else 0,
+                before_step=profiler.before_step,
+                during=self.during,
+            )
+            with self.during("step"):
+                loop.run(state, start.step, self.experiment.intervals, callbacks, start.evaluated)
+
+    def _profiler(self, steps_done: int) -> profile.Profiler:
+        cadence = self.experiment.run.cadence
+        planned = cadence.profile_first_step
+        return profile.Profiler(
+            first_step=planned if planned and planned > steps_done else None,
+            num_steps=cadence.profile_num_steps,
+            workdir=self.staging_folder.folder,
+            look_every=self.experiment.intervals.log_every,
+            done=self._say_traced,
+        )
+
+    def _say_traced(self, text: str) -> None:
+        self.report.say(text)
+        self.staging_folder.copy()
+
+    def _record(self, step: int, metrics: metrics_log.StepMetrics) -> None:
+        self.report.metrics(step, metrics)
+        self.ledger.write(at_once=False)
+
+    def _stop_reached(self) -> bool:
+        self.checkpoints.raise_failure()
+        return self.supervision.tick()
+
+    def _save(self, metadata: manager.Metadata, step: int, state: states.TrainState) -> None:
+        self.ledger.saved(step)
+        self.report.metrics(step, self.ledger.metrics())
+        self.checkpoints.save(step, state, metadata)
+        for note in self.checkpoints.notes():
+            self.report.say(note)
+        self.report.flush()
+        self.staging_folder.copy()

@@ -1,0 +1,155 @@
+"""The training of a run: from initial parameters or its newest checkpoint to its last step."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from nest_dist.checkpointing import manager
+from nest_dist.cluster import lease, processes, supervisor
+from nest_dist.config import workdir as workdirs
+from nest_dist.experiment import compile_cache, gallery, header, preflight, resume, session
+from nest_dist.experiment import experiment as experiments
+from nest_dist.experiment import run as runs
+from nest_dist.model import flops
+from nest_dist.telemetry import goodput, profile, staging
+from nest_dist.telemetry import report as reports
+from nest_dist.train import state as states
+
+# From a run and the names of its classes to its initial parameters by name, and lines that describe
+# their origin.
+InitialParams = Callable[[runs.Run, Sequence[str]], tuple[Mapping[str, np.ndarray], Sequence[str]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """Opens and closes what a run needs, in the order in which it may fail.
+
+    Attributes:
+        config_gin: the operative configuration as gin.
+        supervision: connected.
+        initial_params: loads the weights of `Run.init_from`.
+        compiled: loads a step that was compiled beforehand; None compiles it here.
+        held: the lease of the workdir.
+    """
+
+    workdir: workdirs.Folder
+    experiment: experiments.Experiment
+    config_gin: str
+    supervision: supervisor.Supervisor
+    ledger: goodput.Ledger
+    initial_params: InitialParams
+    compiled: Callable[[], jax.stages.Compiled] | None
+    held: lease.Lease
+
+    def run(self, allow_change: bool) -> None:
+        """Trains from the newest checkpoint of the workdir to the last step."""
+        shapes = self.experiment.state_shapes  # may refuse the mesh: before anything takes long
+        with contextlib.ExitStack() as opened:
+            checkpoints = manager.Manager(
+                self.workdir / workdirs.CHECKPOINTS,
+                self.experiment.run.checkpoints,
+                self.held.require_held,
+            )
+            opened.callback(checkpoints.close)
+            checkpoints.require_room(shapes)
+            with self._during("restore"):
+                start = resume.find(checkpoints, self.experiment, allow_change)
+                experiment = self.experiment.in_order(start.class_names)
+            staging_folder = opened.enter_context(self._staging_folder())
+            report = self._report(staging_folder, start)
+            opened.callback(report.close)
+            opened.callback(self.ledger.close)
+            header.write_header(
+                report, self.workdir, staging_folder, experiment, self.config_gin, start
+            )
+            first_state = functools.partial(self._first_state, experiment, report.say)
+            state = start.state or first_state()
+            with self._during("compile"), compile_cache.enabled(self.workdir, report.say):
+                ready = session.Session(
+                    experiment=experiment,
+                    supervision=self.supervision,
+                    ledger=self.ledger,
+                    during=self._during,
+                    checkpoints=checkpoints,
+                    staging_folder=staging_folder,
+                    report=report,
+                    first_state=first_state,
+                    step=self.compiled() if self.compiled else experiment.compiled_train_step(),
+                    evaluation_step=experiment.compiled_evaluation_step(),
+                    gallery=gallery.Gallery(experiment, report),
+                )
+            with self._during("compile"):
+                # Else the first save would compile it, while training waits.
+                checkpoints.warmup(state)
+            # The faults of the evaluation's data are told before training.
+            with contextlib.closing(
+                experiment.evaluation_batches(self.supervision.stop_is_next)
+            ) as batches:
+                next(batches, None)
+            self.supervision.begin(experiment.run.watch.stuck_seconds)
+            num_steps = experiment.intervals.num_steps
+            if start.step >= num_steps and start.evaluated:
+                report.say(
+                    f"the run is complete at step {start.step}; here is its evaluation again"
+                )
+                report.say_metrics(start.step, ready.evaluate(state) or {})
+                return
+            ready.train(start, state)
+            with self._during("save"):
+                checkpoints.wait()
+            report.summary(num_steps, experiment.run.global_batch, self.ledger)
+            report.say(f"everything about the run is in {self.workdir}")
+
+    def _staging_folder(self) -> staging.StagingFolder:
+        if not processes.is_primary():
+            return staging.StagingFolder(self.workdir)
+        continued, requests = (workdirs.GOODPUT, staging.METRICS), (profile.REQUEST,)
+        return staging.StagingFolder(self.workdir, continued, requests)
+
+    def _report(self, staging_folder: staging.StagingFolder, start: resume.Start) -> reports.Report:
+        """The report; the ledger goes on from the time of earlier attempts."""
+        experiment = self.experiment
+        folder = staging_folder.folder if processes.is_primary() else None
+        self.ledger.resume(folder / workdirs.GOODPUT if folder else None, start.step)
+        return reports.Report(
+            folder,
+            start.step,
+            experiment.intervals.num_steps,
+            experiment.steps_per_epoch,
+            flops.training_flops(experiment.run.model),
+            start.evaluated,
+        )
+
+    def _first_state(
+        self, experiment: experiments.Experiment, say: Callable[[str], None]
+    ) -> states.TrainState:
+        """Initial parameters, or the weights of `Run.init_from` adapted to the model.
+
+        Raises:
+            BadInput: if processes have other weights.
+        """
+        if experiment.run.init_from is None:
+            return experiment.init_state()
+        params, lines = self.initial_params(experiment.run, experiment.class_names)
+        digest = hashlib.sha256()
+        for name in sorted(params):
+            digest.update(np.ascontiguousarray(params[name]).data)
+        preflight.require_same(
+            "weights",
+            {"digest of Run.init_from": digest.hexdigest()},
+            "give all processes the same weights",
+        )
+        for line in lines:
+            say(line)
+        return experiment.state_from(params)
+
+    @contextlib.contextmanager
+    def _during(self, cause: str) -> Iterator[None]:
+        """Counts the time under `cause` in the ledger, and names the phase for the supervisor."""
+        with self.ledger.during(cause), self.supervision.phase(cause):
+            yield

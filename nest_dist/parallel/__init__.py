@@ -1,1 +1,0 @@
-"""Processes, the mesh, axis rules, and what is exchanged between devices."""

@@ -1,0 +1,1 @@
+"""Files of weights (flax, torch, safetensors), names of parameters (native, official, timm)."""

@@ -1,0 +1,336 @@
+"""Models with their weights, from a file, a workdir or the Hugging Face Hub."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from nest_dist.base import checks, failures, hub, tree_paths
+from nest_dist.checkpointing import reader
+from nest_dist.config import run_json, workdir
+from nest_dist.model import nest
+from nest_dist.pretrained import (
+    description,
+    outputs,
+    recognition,
+    summary,
+    transfer,
+    variants,
+    weight_files,
+    weights,
+)
+from nest_dist.pretrained import preprocess as preprocessing
+from nest_dist.pretrained.formats import native
+
+# The fields of `NesT` that the shapes of foreign weights do not tell.
+HINTS = ("heads", "block_repeats")
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredWeights:
+    """Weights as they are stored, and the model they belong to.
+
+    Attributes:
+        model: with the image and the classes of the weights.
+        params: by their names in `model`, flat.
+        form: the format they are stored in.
+        run: that trained them, as JSON, if it is known.
+        class_names: if they are known.
+        left_out: entries of the file that are no weights.
+    """
+
+    model: nest.NesT
+    params: dict[str, np.ndarray]
+    form: weights.Format
+    run: run_json.Json | None = None
+    class_names: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Pretrained:
+    """A model ready for use: `loaded.predict("cat.jpg")`.
+
+    Attributes:
+        model: the Linen module.
+        variables: the first argument of its `apply`.
+        preprocess: pictures -> float32 [B, H, W, C].
+        class_names: the name of each logit; empty if they are not known.
+        notes: lines on the source of the weights, and on how they were adapted.
+        source: where they come from.
+
+    Example:
+        >>> import numpy as np
+        >>> import nest_dist
+        >>> loaded = nest_dist.load("nest_micro", num_classes=10)
+        >>> pictures = np.zeros((2, 32, 32, 1), np.uint8)
+        >>> loaded.logits(loaded.preprocess(pictures)).shape
+        (2, 10)
+        >>> [len(best) for best in loaded.predict(pictures, top=3)]
+        [3, 3]
+        >>> loaded.features(pictures).shape, loaded.features(pictures, level=0).shape
+        ((2, 64), (2, 8, 8, 32))
+    """
+
+    model: nest.NesT
+    variables: Mapping[str, tree_paths.Tree]
+    preprocess: preprocessing.Preprocessing
+    class_names: tuple[str, ...]
+    notes: tuple[str, ...]
+    source: str = ""
+
+    def predict(
+        self, pictures: preprocessing.Pictures, top: int = 5
+    ) -> list[list[outputs.Prediction]]:
+        """The likeliest classes of each picture, with their probabilities, the likeliest first.
+
+        Args:
+            pictures: whatever `preprocess` takes.
+            top: how many classes.
+        Raises:
+            BadInput: if the model has no head, or a picture cannot be decoded.
+        """
+        if not (classes := self.model.num_classes):
+            raise failures.BadInput("the model has no head; fine-tune it on classes first.")
+        names = self.class_names or [f"class {label}" for label in range(classes)]
+        return outputs.predictions(self.logits, self.preprocess(pictures), names, top)
+
+    def features(self, pictures: preprocessing.Pictures, level: int | None = None) -> np.ndarray:
+        """What the head receives, float32 [B, C]; or the output of a level, [B, H, W, C].
+
+        Args:
+            pictures: whatever `preprocess` takes.
+            level: from 0, the first, or from -1, the last, backwards; None for those of the head.
+        Raises:
+            BadInput: if there is no such level, or a picture cannot be decoded.
+        """
+        return outputs.features(self.model, self.variables, self.preprocess(pictures), level)
+
+    def __repr__(self) -> str:
+        return summary.text("nest_dist.Pretrained", self._summary())
+
+    def _repr_html_(self) -> str:
+        return summary.as_html("nest_dist.Pretrained", self._summary())
+
+    def _summary(self) -> summary.Rows:
+        name = recognition.name_of(self.model, variants.models())
+        parameters = _num_parameters(self.model)
+        return summary.rows(self.model, name, parameters, self.class_names, self.source, self.notes)
+
+    def logits(self, images: jax.Array | np.ndarray) -> jax.Array:
+        """Float32 [B, classes] of preprocessed images [B, H, W, C]."""
+        return self._apply(self.variables, images)
+
+    @functools.cached_property
+    def _apply(self) -> Callable[..., jax.Array]:
+        return jax.jit(self.model.apply)
+
+
+def load(where: str | pathlib.Path, step: int | None = None, **fields: object) -> Pretrained:
+    """A model with weights and preprocessing.
+
+    Args:
+        where: a file of weights (safetensors, PyTorch, flax msgpack; nest_dist's, timm's or the
+            official names), the workdir of a run, the id of a repository on the Hugging Face Hub
+            such as "timm/nest_tiny_jx.goog_in1k", or the name of a variant such as "nest_tiny",
+            which comes with initial values instead of trained weights.
+        step: which checkpoint of a workdir; the newest by default.
+        **fields: other values for fields of `NesT`; with another image_size or num_classes the
+            weights are adapted as for fine-tuning.
+    Raises:
+        BadInput: if `where` names no weights, or they are corrupt or do not fit.
+
+    Example:
+        >>> import nest_dist
+        >>> nest_dist.load("nest_micro", num_classes=10)
+        nest_dist.Pretrained
+          model    nest_micro, 148,394 parameters: levels of 2, 2 layers, width 32, heads 2
+          classes  10, without names
+          image    32 x 32 pixels, grey
+          from     nest_micro
+                   initial values, not trained
+    """
+    run: run_json.Json = None
+    class_names: tuple[str, ...] = ()
+    if _is_variant(where):
+        model = variants.with_fields(variants.models()[str(where)], fields)
+        params = initial_values(model, native.shapes_of(model))
+        notes = ["initial values, not trained"]
+    else:
+        stored = find(where, step, {name: fields[name] for name in HINTS if name in fields})
+        model = variants.with_fields(stored.model, fields)
+        params, lines = adapt(stored, model)
+        notes = [f"{stored.form} weights of {describe(stored.model)}", *lines]
+        run = stored.run
+        if model.num_classes == stored.model.num_classes:
+            class_names = stored.class_names
+    variables = {"params": tree_paths.unflatten(params)}
+    preprocess = preprocessing.of_model(model, run)
+    return Pretrained(model, variables, preprocess, class_names, tuple(notes), str(where))
+
+
+def find(
+    where: str | pathlib.Path,
+    step: int | None = None,
+    hints: Mapping[str, object] | None = None,
+) -> StoredWeights:
+    """The weights of a file, a workdir or a repository on the Hub.
+
+    Args:
+        where: see `load`; the name of a variant is refused.
+        step: which checkpoint of a workdir; the newest by default.
+        hints: fields of `NesT` that the weights may not tell.
+    Raises:
+        BadInput: if `where` names no weights, or they are corrupt or belong to no NesT.
+    """
+    path = pathlib.Path(where).expanduser().absolute()
+    try:
+        if path.is_dir():
+            return _in_folder(path, step, hints or {})
+        if not path.exists():
+            path = _downloaded(str(where))
+        if step is not None:
+            raise failures.BadInput(
+                f"--step is {step}, but {where} is a file of weights, which has no steps; leave it "
+                "out, or give a workdir."
+            )
+        return _in_file(path, hints or {})
+    except OSError as error:
+        raise failures.BadInput(
+            f"{where} cannot be read ({error.strerror}); give a file or folder that the user "
+            f"{os.getuid()} may read."
+        ) from None
+
+
+def require_trained(where: str | pathlib.Path | None) -> None:
+    """Refuses the bare name of a variant.
+
+    Raises:
+        BadInput: if `where` is such a name and no path, or None.
+    """
+    if where is None:
+        raise failures.BadInput(
+            "--checkpoint is not given; give a file of weights, a workdir, or a repository of the "
+            "Hugging Face Hub."
+        )
+    if _is_variant(where):
+        raise failures.BadInput(
+            f"{where} is the name of a variant, which has no trained weights; give a file, a "
+            "workdir, or a repository of the Hugging Face Hub such as "
+            "timm/nest_tiny_jx.goog_in1k."
+        )
+
+
+def adapt(
+    stored: StoredWeights, model: nest.NesT, seed: int = 0, class_names: Sequence[str] = ()
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Parameters for `model` from stored weights, and lines on how they were adapted.
+
+    Args:
+        stored: weights of the same architecture.
+        model: the model to serve or train.
+        seed: of a head for other classes.
+        class_names: of the data to train on; empty for those of the weights.
+    Raises:
+        BadInput: if the models differ in more than image, blocks and classes.
+    """
+    params, note = transfer.with_classes(stored.params, stored.class_names, class_names)
+    if class_names and not stored.class_names and stored.model.num_classes == model.num_classes:
+        note = ("the weights do not name their classes: the head is loaded as it is",)
+    head = initial_values(model, transfer.HEAD, seed)
+    adapted, lines = transfer.transfer(stored.model, params, model, head)
+    return adapted, [*lines, *note]
+
+
+def initial_values(
+    model: nest.NesT, names: Collection[str], seed: int = 0
+) -> dict[str, np.ndarray]:
+    """The values that the model's own initialization gives to those of its parameters."""
+
+    def init(key: jax.Array) -> dict[str, jax.Array]:
+        params = native.init(model, key)
+        return {name: params[name] for name in names if name in params}  # computes no others
+
+    return jax.device_get(jax.jit(init)(jax.random.key(seed)))
+
+
+def describe(model: nest.NesT) -> str:
+    """The published name of a model, if it has one, and its numbers."""
+    name = recognition.name_of(model, variants.models())
+    described = f"{f'{name}, ' if name else ''}{weights.describe(model)}"
+    return f"{described}, {_num_parameters(model):,} parameters"
+
+
+def _num_parameters(model: nest.NesT) -> int:
+    return int(sum(map(np.prod, native.shapes_of(model).values())))
+
+
+def _is_variant(where: str | pathlib.Path) -> bool:
+    return str(where) in variants.models() and not pathlib.Path(where).exists()
+
+
+def _downloaded(where: str) -> pathlib.Path:
+    """The file of a repository on the Hub."""
+    require_trained(where)
+    if not hub.looks_like_id(where):
+        known = checks.suggestion(where, variants.models())
+        raise failures.BadInput(f"{where} is no file, no folder and no variant of NesT; {known}")
+    return hub.download(where)
+
+
+def _in_folder(path: pathlib.Path, step: int | None, hints: Mapping[str, object]) -> StoredWeights:
+    """Weights of a workdir, its folder of checkpoints, a checkpoint, or a folder with one file."""
+    if path.name.isdigit() and path.parent.name == workdir.CHECKPOINTS:
+        return _in_checkpoints(path.parent, int(path.name))
+    for folder in (path, path / workdir.CHECKPOINTS):
+        if folder.name == workdir.CHECKPOINTS and folder.is_dir():
+            return _in_checkpoints(folder, step)
+    files = [file for file in path.iterdir() if file.suffix in (".safetensors", ".flax", ".pth")]
+    if len(files) != 1:
+        raise failures.BadInput(
+            f"{path} is a folder with {len(files)} files of weights and no checkpoints of a run; "
+            "give one file, or a workdir."
+        )
+    return _in_file(files[0], hints)
+
+
+def _in_file(path: pathlib.Path, hints: Mapping[str, object]) -> StoredWeights:
+    file = weight_files.read(path)
+    form = weights.format_of(file.arrays)
+    model, run, class_names = description.read(path, file.metadata)
+    if model is None:
+        shapes = {name: leaf.shape for name, leaf in file.arrays.items()}
+        model = recognition.recognise(shapes, variants.models(), hints)
+    return StoredWeights(
+        model=model,
+        params=weights.from_format(form, file.arrays, model),
+        form=form,
+        run=run,
+        class_names=class_names,
+        left_out=file.left_out,
+    )
+
+
+def _in_checkpoints(path: pathlib.Path, step: int | None) -> StoredWeights:
+    checkpoints = reader.Reader(path)
+    _, (arrays, metadata) = checkpoints.read(
+        step, lambda chosen: (checkpoints.arrays(chosen), checkpoints.metadata(chosen))
+    )
+    tree = tree_paths.unflatten(arrays)
+    averaged = tree.get("ema")
+    params = tree_paths.flatten(averaged or tree["params"])
+    run = metadata["run"]
+    model = description.configured(run, "model")
+    model = model.clone(kernels="auto")  # a run may have had other devices
+    return StoredWeights(
+        model=model,
+        params=weights.from_format("nest_dist", params, model),
+        form="nest_dist",
+        run=run,
+        class_names=tuple(metadata.get("class_names", ())),
+        left_out=("step", "optimizer", *(["params"] if averaged else [])),
+    )

@@ -1,0 +1,1 @@
+"""A training step compiled for absent TPUs: its memory, cycles and collectives."""

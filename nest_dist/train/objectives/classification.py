@@ -1,0 +1,80 @@
+"""One class an image: softmax cross-entropy."""
+
+import typing
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from nest_dist.base import settings
+from nest_dist.base.checks import Within
+from nest_dist.train import objectives
+
+# The prediction if a logit is NaN.
+NO_CLASS = -1
+
+
+@settings.register
+class Classification:
+    """Softmax over the classes, of which an image has one.
+
+    Attributes:
+        label_smoothing: share of the target spread over all classes, in [0, 1).
+    Source: arXiv 1512.00567, section 7.
+    """
+
+    label_smoothing: typing.Annotated[float, Within(0, 1, open_high=True)] = 0.0
+    needs: typing.ClassVar[Mapping[str, jax.typing.DTypeLike]] = {"label": jnp.int32}
+
+    def losses(
+        self,
+        forward: objectives.Forward,
+        augment: objectives.Augment,
+        batch: objectives.Batch,
+        num_outputs: int,
+    ) -> tuple[jax.Array, objectives.Metrics]:
+        """Cross-entropy of each example, and whether its label has the highest logit."""
+        with jax.named_scope("inputs"):
+            targets = smoothed_targets(batch["label"], num_outputs, self.label_smoothing)
+            images, targets = augment(batch["image"], targets)
+        logits = forward(images)
+        return cross_entropy(logits, targets), {"accuracy": in_top(logits, batch["label"], 1)}
+
+    def evaluate(self, outputs: jax.Array, batch: objectives.Batch) -> objectives.Metrics:
+        """Loss without smoothing, whether the label is in the top 1 and 5, and the prediction."""
+        labels = batch["label"]
+        targets = smoothed_targets(labels, outputs.shape[-1], 0.0)
+        return {
+            "loss": cross_entropy(outputs, targets),
+            "top_1": in_top(outputs, labels, 1),
+            "top_5": in_top(outputs, labels, 5),
+            "predicted": predicted(outputs),
+        }
+
+
+def smoothed_targets(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
+    """Distributions [B, num_classes]: 1 - smoothing on the label [B], the rest spread over all."""
+    hard = jax.nn.one_hot(labels, num_classes, dtype=jnp.float32)
+    return hard * (1 - smoothing) + smoothing / num_classes
+
+
+def cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:
+    """Loss of each example [B], from float32 logits and target distributions [B, classes]."""
+    return -jnp.sum(targets * jax.nn.log_softmax(logits), axis=-1)
+
+
+def in_top(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
+    """Whether the label is among the `k` highest logits, bool [B].
+
+    Ties count against the label, and so does each logit that is NaN.
+    """
+    of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)
+    # NaN is neither below nor above: a count of what is above would take it for below.
+    not_below = jnp.sum(~(logits < of_label), axis=-1)  # includes the label itself
+    return (not_below <= k) & ~jnp.isnan(of_label[:, 0])
+
+
+def predicted(logits: jax.Array) -> jax.Array:
+    """The class of the highest logit, int32 [B]; `NO_CLASS` where any logit is NaN."""
+    # argmax gives the class of the first NaN.
+    return jnp.where(jnp.isnan(logits).any(axis=-1), NO_CLASS, jnp.argmax(logits, axis=-1))

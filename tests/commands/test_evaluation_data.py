@@ -1,0 +1,75 @@
+"""The evaluation split: tried before training begins, read alone by `evaluate`, never lost work."""
+
+import json
+import shutil
+
+import pytest
+from support import commands, datasets
+
+pytestmark = pytest.mark.medium
+
+# 12 pictures a split, 3 batches an epoch.
+BINDINGS = (
+    *(it for it in commands.TINY if not it.startswith(("Digits", "PaddedCrop"))),
+    *commands.ONE_LEVEL,
+    "NesT.num_channels = 3",
+    "Normalize.mean = (0.5,)",
+    "Normalize.std = (0.25,)",
+    "TrainingData.transforms = (@ResizedCentreCrop(),)",
+    "EvaluationData.transforms = (@ResizedCentreCrop(),)",
+    "ResizedCentreCrop.side = 16",
+    "ResizedCentreCrop.shorter_side = 16",
+    "Run.global_batch = 4",
+    "Run.num_epochs = 1",
+    "Cadence.save_every_epochs = 1",
+    "Evaluation.every_epochs = 1",
+    "num_classes = 3",
+)
+
+
+def train(workdir, data):
+    files = ("runs/quickstart.gin", "data/image_folder.gin")
+    bindings = (*BINDINGS, f"data_folder = '{data}'")
+    return commands.nest_dist(
+        "train",
+        f"--workdir={workdir}",
+        *(f"--gin_file={name}" for name in files),
+        *(f"--gin_bindings={binding}" for binding in bindings),
+    )
+
+
+@pytest.fixture
+def data(tmp_path):
+    for split in ("train", "validation"):
+        datasets.image_folder(tmp_path / "data", split=split)
+    return tmp_path / "data"
+
+
+def test_evaluate_reads_the_evaluation_split_alone(data, tmp_path):
+    workdir = tmp_path / "run"
+    done = train(workdir, data)
+    assert done.returncode == 0, done.stderr
+    (evaluated,) = commands.evaluations(workdir)
+    shutil.rmtree(data / "train")
+    done = commands.nest_dist("evaluate", f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == evaluated
+
+
+@pytest.mark.parametrize(("name", "steps"), [("chelsea/002", []), ("rocket/003", [3])])
+def test_a_broken_picture_costs_no_step(name, steps, data, tmp_path):
+    """In the first batch it is found before training, later after the step was saved."""
+    picture = data / "validation" / f"{name}.jpg"
+    content = picture.read_bytes()
+    picture.write_bytes(content[:200])
+    workdir = tmp_path / "run"
+    done = train(workdir, data)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"{picture}) is corrupt" in done.stderr
+    assert sorted(int(path.name) for path in (workdir / "checkpoints").iterdir()) == steps
+    assert ("step 1/3" in done.stdout) == bool(steps)
+    picture.write_bytes(content)
+    done = train(workdir, data)
+    assert done.returncode == 0, done.stderr
+    assert len(commands.evaluations(workdir)) == 1
+    assert [line["step"] for line in commands.metrics(workdir) if "train/loss" in line] == [1, 2, 3]

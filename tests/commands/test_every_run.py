@@ -1,0 +1,188 @@
+"""Every shipped run holds what it promises, and takes a step."""
+
+import itertools
+import math
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import pytest
+from support import commands
+
+from nest_dist.base import failures
+from nest_dist.config import shipped
+from nest_dist.data import pipeline
+from nest_dist.data.transforms import crop, randaugment
+from nest_dist.experiment import build
+from nest_dist.experiment import run as runs
+from nest_dist.model import parameters
+from nest_dist.train import inputs
+from nest_dist.train.augment import erasing, jitter, mixing
+
+RUNS = shipped.names("runs")
+SIZES = ("tiny", "small", "base")
+LEARNING_RATE_PER_256 = 2.5e-4
+
+# What all official recipes have in common.
+RANDOM_ERASING = erasing.RandomErasing(probability=0.25, area=(0.02, 1 / 3), aspect=(0.3, 1 / 0.3))
+MIXING = mixing.Mixing(mixup_alpha=0.8, cutmix_alpha=1.0, mixup_share=0.5)
+RAND_AUGMENT = {
+    "operations": 2,
+    "magnitude": 9.0,
+    "magnitude_deviation": 0.5,
+    "probability": 0.5,
+}
+# Of the three sizes.
+MODELS = {
+    "imagenet": {
+        "image_size": (224, 224, 224),
+        "patch_size": (4, 4, 4),
+        "dim": (96, 96, 128),
+        "heads": (3, 3, 4),
+        "num_hierarchies": (3, 3, 3),
+        "block_repeats": ((2, 2, 8), (2, 2, 20), (2, 2, 20)),
+        "widen": (True, True, True),
+        "multi_query": (False, False, False),
+        "stochastic_depth": (0.2, 0.3, 0.5),
+    },
+    "cifar": {
+        "image_size": (32, 32, 32),
+        "patch_size": (1, 1, 1),
+        "dim": (192, 384, 768),
+        "heads": (3, 6, 12),
+        "num_hierarchies": (4, 4, 4),
+        "block_repeats": ((3, 3, 3, 3),) * 3,
+        "widen": (False, False, False),
+        "multi_query": (True, True, True),
+        "stochastic_depth": (0.1, 0.1, 0.1),
+    },
+}
+CIFAR_PER_DEVICE_BATCHES = (192, 64, 32)
+CIFAR_DEVICES = (1, 2, 2)
+CIFAR_PIXELS = {
+    10: inputs.Normalize((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)),
+    100: inputs.Normalize((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+}
+
+
+def assert_official(run, family, size, num_classes):
+    index = SIZES.index(size)
+    for field, values in MODELS[family].items():
+        assert getattr(run.model, field) == values[index], field
+    assert run.model.num_classes == num_classes
+    assert run.num_epochs == 300
+    assert run.step.objective.label_smoothing == 0.1
+    assert run.step.inputs.random_erasing == RANDOM_ERASING
+    assert run.step.inputs.mixing == MIXING
+    optimizer = run.step.optimizer
+    assert type(optimizer).__name__ == "AdamW"
+    assert optimizer.peak_learning_rate == pytest.approx(
+        LEARNING_RATE_PER_256 * run.global_batch / 256
+    )
+    assert (optimizer.weight_decay, run.step.schedule.final_learning_rate) == (0.05, 0)
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.9, 0.999, 1e-8)
+    assert parameters.NO_WEIGHT_DECAY == ("*/position_embedding",)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_imagenet_runs_hold_the_official_recipe(size):
+    run = runs.load([f"runs/nest_{size}_imagenet.gin"], [])
+    assert_official(run, "imagenet", size, 1000)
+    assert run.global_batch == 1024
+    assert run.step.schedule.warmup_epochs == 20
+    assert run.step.inputs.color_jitter == jitter.ColorJitter(
+        strength=0.3, probability=0.8, grey_probability=0.2
+    )
+    assert run.data.transforms == (
+        crop.RandomResizedCrop(side=224, area=(0.05, 1.0), aspect=(0.75, 1.33)),
+        crop.Flip(probability=0.5),
+        randaugment.RandAugment(translation=100, **RAND_AUGMENT),
+    )
+    assert run.evaluation.data.transforms == (crop.ResizedCentreCrop(side=224, shorter_side=256),)
+    assert run.step.inputs.normalize == inputs.Normalize(
+        (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    )
+
+
+@pytest.mark.parametrize(("classes", "size"), list(itertools.product((10, 100), SIZES)))
+def test_the_cifar_runs_hold_the_official_recipe(classes, size):
+    run = runs.load([f"runs/cifar{classes}_nest_{size}.gin"], [])
+    assert_official(run, "cifar", size, classes)
+    index = SIZES.index(size)
+    assert run.global_batch == CIFAR_PER_DEVICE_BATCHES[index] * CIFAR_DEVICES[index]
+    assert run.step.schedule.warmup_epochs == 5
+    assert run.step.inputs.color_jitter is None
+    assert run.data.transforms == (
+        crop.PaddedCrop(side=32, padding=2),
+        crop.Flip(probability=0.5),
+        randaugment.RandAugment(translation=10, **RAND_AUGMENT),
+    )
+    assert run.evaluation.data.transforms == (crop.ResizedCentreCrop(side=32, shorter_side=32),)
+    assert run.step.inputs.normalize == CIFAR_PIXELS[classes]
+
+
+def shrunk(name):
+    """The run, and the same with its recipe on a model and on data of a few bytes."""
+    whole = runs.load([name], [])
+    bindings = [
+        f"Run.global_batch = {2 * jax.device_count()}",
+        "NesT.image_size = 8",
+        "NesT.patch_size = 4",
+        "NesT.dim = 4",
+        "NesT.heads = 1",
+        "NesT.num_hierarchies = 1",
+        "NesT.block_repeats = (1,)",
+        f"Synthetic.num_channels = {whole.model.num_channels}",
+        "image_side = 8",
+        "train/Synthetic.num_examples = 64",
+        "evaluate/Synthetic.num_examples = 64",
+    ]
+    transforms = (*whole.data.transforms, *whole.evaluation.data.transforms)
+    sides = {type(each).__name__ for each in transforms if hasattr(each, "side")}
+    bindings += [f"{each}.side = 8" for each in sides]
+    return whole, runs.load([name, "data/synthetic.gin"], bindings)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_run_takes_a_step(name):
+    whole, run = shrunk(name)
+    assert run.step == whole.step
+    assert len(run.data.transforms) == len(whole.data.transforms)
+    wired = build.build(run)
+    training, _ = wired.batch_shapes()
+    lowered = wired.train_step().lower(wired.state_shapes, training)
+    step = lowered.compile({"xla_backend_optimization_level": "0"})  # in a third of the time
+    batches = wired.training_batches(0)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), wired.state_shapes
+    )
+    state, metrics = step(zeros, next(batches))
+    batches.close()
+    assert state.step == 1
+    # Zeros give every class the same chance, whatever the picture.
+    assert metrics["train/loss"] == pytest.approx(math.log(run.model.num_classes), rel=1e-5)
+
+
+def test_there_is_a_file_for_each_source():
+    folder = commands.TOP / "nest_dist/data/sources"
+    sources = [
+        path.stem for path in folder.glob("*.py") if "@settings.register\n" in path.read_text()
+    ]
+    assert len(sources) > 5
+    named = "".join(path.read_text() for path in (commands.TOP / "gin/data").glob("*.gin"))
+    for source in sources:
+        assert f"import nest_dist.data.sources.{source}\n" in named
+
+
+def test_a_later_file_replaces_a_part_of_an_earlier_one():
+    run = runs.load(["runs/quickstart.gin", "data/synthetic.gin"], ["Synthetic.num_channels = 1"])
+    assert type(run.data.source).__name__ == "Synthetic"
+    assert isinstance(run.data, pipeline.TrainingData)
+    assert len(run.data.transforms) == 1
+
+
+def test_what_the_last_file_binds_in_vain_is_refused(tmp_path):
+    extra = pathlib.Path(tmp_path / "extra.gin")
+    extra.write_text("Flip.probability = 0.1\n")
+    with pytest.raises(failures.BadInput, match=r"Flip.probability is set and noth"):
+        runs.load(["runs/quickstart.gin", str(extra)], [])

@@ -1,0 +1,143 @@
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+from support import commands, program
+
+from nest_dist.base import failures
+from nest_dist.commands import cli, predict
+from nest_dist.pretrained.formats import safetensors_file
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return powers / powers.sum(axis=-1, keepdims=True)
+
+
+def test_the_most_likely_classes_come_first_with_their_probabilities(trained, pictures):
+    paths, images = pictures
+    said = program.succeeds("predict", *paths, f"--checkpoint={trained.workdir}", "--format=json")
+    expected = softmax(trained.logits(images))
+    predictions = json.loads(said)
+    assert [prediction["image"] for prediction in predictions] == paths
+    for prediction, row in zip(predictions, expected, strict=True):
+        labels = [best["class"] for best in prediction["top_5"]]
+        assert labels == list(np.argsort(-row))
+        for best in prediction["top_5"]:
+            assert best["name"] == ("circle", "square", "star")[best["class"]]
+            assert best["probability"] == pytest.approx(row[best["class"]], abs=1e-5)
+
+
+def test_pictures_that_cannot_be_read_are_named_and_all_others_predicted(
+    trained, pictures, tmp_path, capsys
+):
+    paths, _ = pictures
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(paths[0], odd)
+    (tmp_path / "short.png").write_bytes(odd.read_bytes()[:60])
+    given = [str(odd), str(tmp_path / "short.png"), str(tmp_path / "none.png"), *paths]
+    with pytest.raises(failures.BadInput, match="2 of 6 pictures are not predicted, the first: "):
+        cli._run(["predict", *given, f"--checkpoint={trained.workdir}", "--format=json"])
+    said = capsys.readouterr()
+    assert [each["image"] for each in json.loads(said.out)] == [str(odd), *paths]
+    assert "short.png is no picture that can be decoded" in said.err
+    assert "none.png cannot be read (No such file or directory)" in said.err
+
+
+def test_names_that_are_no_utf_8_are_printed(trained, pictures, tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9.png")
+    shutil.copy(pictures[0][0], odd)
+    done = commands.nest_dist("predict", str(odd), f"--checkpoint={trained.workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "caf\\udce9.png" in done.stdout
+
+
+def test_the_table_shows_the_same(trained, pictures):
+    paths, images = pictures
+    said = program.succeeds("predict", f"--checkpoint={trained.workdir}", paths[0])
+    row = softmax(trained.logits(images))[0]
+    label = int(np.argmax(row))
+    name = ("circle", "square", "star")[label]
+    first, second, *_ = said.splitlines()
+    assert first == paths[0]
+    assert second.split() == [f"{row[label]:.1%}", name, "(label", f"{label})"]
+
+
+def test_many_pictures_are_predicted_like_single_ones(trained, pictures, monkeypatch):
+    paths, _ = pictures
+    flags = (f"--checkpoint={trained.workdir}", "--format=json")
+    together = json.loads(program.succeeds("predict", *paths, *flags))
+    monkeypatch.setattr(predict, "LARGEST_BATCH", 2)
+    in_batches = json.loads(program.succeeds("predict", *paths, *flags))
+    for one, other in zip(together, in_batches, strict=True):
+        assert [best["class"] for best in one["top_5"]] == [
+            best["class"] for best in other["top_5"]
+        ]
+        for best, again in zip(one["top_5"], other["top_5"], strict=True):
+            assert best["probability"] == pytest.approx(again["probability"], abs=1e-6)
+
+
+def test_names_can_come_from_a_file_and_are_numbers_where_none_are_known(
+    trained, pictures, tmp_path
+):
+    paths, _ = pictures
+    safetensors_file.write(tmp_path / "bare.safetensors", trained.params, {})
+    checkpoint = f"--checkpoint={tmp_path / 'bare.safetensors'}"
+    assert "class 1" in program.succeeds("predict", paths[0], checkpoint)
+    (tmp_path / "names").write_text("uno\ndue\ntre\n")
+    said = program.succeeds("predict", paths[0], checkpoint, f"--class_names={tmp_path / 'names'}")
+    assert {"uno", "due", "tre"} <= set(said.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint=RUN"], "predict got no picture; give one path or several."),
+        (["PICTURE"], "--checkpoint is not given; give a file of weights, a workdir, or"),
+        (
+            ["PICTURE", "--checkpoint=RUN", "--format=jsno"],
+            "--format is 'jsno', which is unknown; did you mean json?",
+        ),
+        (
+            ["PICTURE", "--checkpoint=nest_tiny"],
+            "nest_tiny is the name of a variant, which has no trained weights; give a file",
+        ),
+        (["nothing.png", "--checkpoint=RUN"], "nothing.png cannot be read (No such file or"),
+        (["RUN/config.gin", "--checkpoint=RUN"], "config.gin is no picture that can be decoded"),
+        (
+            ["PICTURE", "--checkpoint=RUN", "--class_names=RUN/config.gin"],
+            "lines, the model has 3 classes; give one name a line",
+        ),
+        (
+            ["PICTURE", "--checkpoint=RUN", "--class_names=nothing"],
+            "--class_names is nothing, which cannot be read (",
+        ),
+    ],
+)
+def test_what_cannot_be_predicted_is_refused(arguments, message, trained, pictures, monkeypatch):
+    words = {"RUN": str(trained.workdir), "PICTURE": pictures[0][0]}
+    for word, value in words.items():
+        arguments = [argument.replace(word, value) for argument in arguments]
+    assert message in program.refuses(monkeypatch, "predict", *arguments)
+
+
+def test_a_model_without_head_predicts_nothing(trained, pictures, tmp_path, monkeypatch):
+    params = {n: leaf for n, leaf in trained.params.items() if not n.startswith("head/")}
+    safetensors_file.write(tmp_path / "features.safetensors", params, {})
+    checkpoint = f"--checkpoint={tmp_path / 'features.safetensors'}"
+    line = program.refuses(monkeypatch, "predict", pictures[0][0], checkpoint)
+    assert "features.safetensors, a model without head; fine-tune it on classes first." in line
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_weights_that_give_nan_predict_nothing(broken, trained, pictures, tmp_path, monkeypatch):
+    kernel = np.full_like(trained.params["head/kernel"], broken)
+    safetensors_file.write(
+        tmp_path / "diverged.safetensors", {**trained.params, "head/kernel": kernel}, {}
+    )
+    checkpoint = f"--checkpoint={tmp_path / 'diverged.safetensors'}"
+    line = program.refuses(monkeypatch, "predict", pictures[0][0], checkpoint)
+    assert f"{pictures[0][0]} gets probabilities that are NaN; the weights of --checkpoint" in line
+    assert "give an earlier --step or other weights" in line

@@ -1,0 +1,105 @@
+"""Signals, lost output and a killed data worker, in runs of one process."""
+
+import os
+import pathlib
+import signal
+import time
+
+import pytest
+from support import commands, harness
+
+LONG = (*commands.ONE_LEVEL, "Run.num_epochs = 60", "Cadence.save_every_epochs = 30")
+WORKERS = ("TrainingData.workers = 1",)
+
+
+def started(workdir, *bindings, prefix=()):
+    train = [*prefix, *commands.NEST_DIST, "train"]
+    return harness.Process(
+        [*train, *commands.tiny_flags(workdir, *LONG, *bindings)],
+        environment=harness.environment(),
+    )
+
+
+def data_workers(run):
+    return [it for it in run.descendants() if "spawn_main" in " ".join(it.cmdline())]
+
+
+def assert_saved(workdir, run):
+    last = commands.metrics(workdir)[-1]["step"]
+    assert (pathlib.Path(workdir) / "checkpoints" / str(last)).is_dir(), run.said()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_stop_of_a_group_saves_and_spares_its_data_workers(number, tmp_path):
+    with started(tmp_path, *WORKERS) as run:
+        commands.wait_for_step(tmp_path, 3, run)
+        assert data_workers(run)
+        os.killpg(run.pid, number)
+        assert run.wait() == 76, run.said()
+        assert_saved(tmp_path, run)
+
+
+def test_a_group_that_stops_while_its_data_workers_start_ends_with_76(tmp_path):
+    with started(tmp_path, *WORKERS) as run:
+        harness.wait_until(lambda: data_workers(run), run.said)
+        os.killpg(run.pid, signal.SIGTERM)
+        assert run.wait() == 76, run.said()
+
+
+def test_a_data_worker_that_is_killed_ends_the_run_with_75(tmp_path):
+    with started(tmp_path, *WORKERS) as run:
+        commands.wait_for_step(tmp_path, 3, run)
+        data_workers(run)[0].kill()
+        assert run.wait() == 75, run.said()
+        assert "a data worker process has ended" in commands.cause(run.said())
+
+
+def test_a_request_for_a_trace_never_ends_a_run(tmp_path):
+    with started(tmp_path, *WORKERS) as run:
+        for moment in ("importing", "compiling", "steps"):
+            if moment == "compiling":
+                harness.wait_until(lambda: "compiling" in run.said(), run.said)
+            elif moment == "steps":
+                commands.wait_for_step(tmp_path, 3, run)
+            else:
+                harness.wait_until(lambda: blocked(run, signal.SIGUSR1), run.said)
+            os.killpg(run.pid, signal.SIGUSR1)  # its data workers, too
+        harness.wait_until(lambda: "traced steps" in run.said(), run.said)
+        run.terminate()
+        assert run.wait() == 76, run.said()
+
+
+def blocked(run, number):
+    status = pathlib.Path(f"/proc/{run.pid}/status").read_text()
+    mask = dict(line.split(":", 1) for line in status.splitlines())["SigBlk"]
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("lost", ["exec >/dev/full", "exec >&- 2>&- <&-", "exec > >(true)"])
+def test_a_run_without_output_goes_on(lost, tmp_path):
+    with started(
+        tmp_path, "Run.num_epochs = 1", prefix=("bash", "-c", f'{lost}; exec "$@"', "-")
+    ) as run:
+        assert run.wait() == 0, run.said()
+    assert commands.metrics(tmp_path)[-1]["step"] == 45
+
+
+def test_a_suspended_run_goes_on(tmp_path):
+    with started(tmp_path) as run:
+        commands.wait_for_step(tmp_path, 3, run)
+        run.send_signal(signal.SIGSTOP)
+        time.sleep(33)  # longer than a process of several may be silent
+        run.send_signal(signal.SIGCONT)
+        commands.wait_for_step(tmp_path, commands.metrics(tmp_path)[-1]["step"] + 20, run)
+        run.terminate()
+        assert run.wait() == 76, run.said()
+
+
+def test_a_thread_that_a_module_leaves_does_not_keep_a_finished_run(tmp_path):
+    (tmp_path / "leaves_a_thread.py").write_text(
+        "import threading, time; threading.Thread(target=time.sleep, args=(1e5,)).start()"
+    )
+    flags = commands.tiny_flags(tmp_path / "run", *LONG, "Run.num_epochs = 0.2")
+    train = [*commands.NEST_DIST, "train", *flags, "--gin_bindings=import leaves_a_thread"]
+    environment = harness.environment(PYTHONPATH=harness.module_path(tmp_path))
+    assert harness.run(train, environment=environment).returncode == 0

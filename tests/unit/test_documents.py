@@ -1,0 +1,103 @@
+"""The pages say what is so: files, links, bindings, commands and renamed names exist."""
+
+import pathlib
+import re
+
+import pytest
+from support import readme
+
+from nest_dist.commands import cli
+from nest_dist.experiment import run as runs
+
+TOP = pathlib.Path(__file__).parents[2]
+PAGES = (
+    *("README.md", "BUILD.md", "CHANGELOG.md", "gin/README.md", "launch/README.md"),
+    *("tests/benchmarks/README.md", "tests/faults/README.md"),
+)
+LONGEST_README = 250
+# What a page tells a reader to write, or what a command writes.
+NOT_HERE = {
+    "flowers.gin",
+    "config.gin",
+    "evaluation.json",
+    "metadata.json",
+    "metrics.jsonl",
+    "run.json",
+}
+NOT_HERE |= {"goodput.json", "report.json", "report.jsonl"}
+
+
+def text(page):
+    return (TOP / page).read_text()
+
+
+def prose(page):
+    """A page without its code blocks."""
+    return re.sub(r"^```.*?^```$", "", text(page), flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors(page):
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_readme_keeps_its_length():
+    assert len(text("README.md").splitlines()) <= LONGEST_README
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_exists(page):
+    named = re.findall(r"`([\w./]+\.(?:py|gin|sh|yaml|sbatch|json|jsonl))`", prose(page))
+    folders = (TOP, TOP / "nest_dist", TOP / "gin", (TOP / page).parent)
+    for name in {name for name in named if "NAME" not in name} - NOT_HERE:
+        assert any((folder / name).exists() for folder in folders), f"{page}: there is no {name}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", prose(page)):
+        path, _, anchor = link.partition("#")
+        target = ((TOP / page).parent / path).resolve() if path else TOP / page
+        assert target.exists(), f"{page}: there is no {path}"
+        if anchor:
+            known = anchors(target.relative_to(TOP))
+            assert anchor in known, f"{page}: {path} has no {anchor}, but {sorted(known)}"
+
+
+def test_the_table_of_commands_has_them_all():
+    section = text("README.md").partition("\n## Commands\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([a-z-]+)` \|", section, flags=re.MULTILINE)
+    assert sorted(rows) == sorted(cli.COMMANDS)
+
+
+def rows_of_wishes():
+    section = text("gin/README.md").partition("\n## I want to ...\n")[2].partition("\n## ")[0]
+    return re.findall(r"^\| ([^|]+) \| (`[^|]+`) \|$", section, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("wish", "bindings"), rows_of_wishes())
+def test_every_wish_is_granted_by_its_bindings(wish, bindings, tmp_path):
+    lines = re.findall(r"`([^`]+)`", bindings)
+    later = tmp_path / "later.gin"
+    later.write_text("\n".join(lines))
+    if "later `--gin_file`" in wish:
+        runs.load(["runs/nest_tiny_imagenet.gin", str(later)], [])
+    else:
+        runs.load(["runs/nest_tiny_imagenet.gin"], lines)
+
+
+def test_the_run_of_your_own_is_one(tmp_path):
+    (content,) = readme.blocks("gin", "gin/README.md")
+    path = tmp_path / "flowers.gin"
+    path.write_text(content)
+    run = runs.load([str(path)], [])
+    assert run.model.num_classes == 5
+    assert run.data.source.folder == "data/flowers"
+
+
+def test_the_changelog_names_every_renamed_binding():
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| (.+) \|$", text("CHANGELOG.md"), flags=re.MULTILINE))
+    assert rows.keys() == runs.RENAMED.keys()
+    for old, new in runs.RENAMED.items():
+        assert rows[old] == f"`{new}`" if new else rows[old].startswith("removed")
