@@ -3,6 +3,10 @@
 A blocked signal waits until it is read, also in process 1 of a container, and no library can take
 its handler away. Processes that are started inherit the block. So a signal to a process group never
 ends a data worker.
+
+Python's resource tracker, which starts with the first worker process, unblocks SIGINT and SIGTERM
+in the thread that starts it. `start_resource_tracker` gives it a thread that ends at once, and
+`listen` handlers that pass on what comes in this moment.
 """
 
 import signal
@@ -33,8 +37,23 @@ def listen(handle: Callable[[int], None]) -> None:
         while True:
             handle(signal.sigwait(held))
 
+    def pass_on(number: int, _frame: object) -> None:
+        signal.pthread_kill(reader.ident or 0, number)
+
     if held := STOPS & signal.pthread_sigmask(signal.SIG_BLOCK, ()):
-        threading.Thread(target=read, name="signals", daemon=True).start()
+        reader = threading.Thread(target=read, name="signals", daemon=True)
+        reader.start()
+        for number in held:
+            signal.signal(number, pass_on)
+
+
+def start_resource_tracker() -> None:
+    """Starts what Python starts with a first worker process, so that no thread loses its block."""
+    from multiprocessing import resource_tracker  # takes 20 ms, too long before `hold_back`
+
+    thread = threading.Thread(target=resource_tracker.ensure_running, name="resource tracker")
+    thread.start()
+    thread.join()
 
 
 def trace_requested() -> bool:

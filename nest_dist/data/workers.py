@@ -78,6 +78,7 @@ class WorkerPool:
         if self.workers:
             if not flags.FLAGS.is_parsed():  # Grain reads its own, whoever has parsed any
                 flags.FLAGS.mark_as_parsed()
+            stop_signals.start_resource_tracker()
             processes = grain.MultiprocessingOptions(self.workers, waiting)
             receive = receiver = opened.enter_context(contextlib.closing(shm_pool.Receiver()))
             sent = loaded.map(shm_pool.Sender(receiver.prefix))

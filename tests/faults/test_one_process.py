@@ -46,6 +46,14 @@ def test_a_group_that_stops_while_its_data_workers_start_ends_with_76(tmp_path):
         assert run.wait() == 76, run.said()
 
 
+def test_no_thread_of_a_run_takes_a_stop_but_the_one_that_reads_it(tmp_path):
+    with started(tmp_path, *WORKERS) as run:
+        commands.wait_for_step(tmp_path, 3, run)
+        tasks = [it.name for it in pathlib.Path(f"/proc/{run.pid}/task").iterdir()]
+        open_threads = [it for it in tasks if not blocked(run, signal.SIGTERM, f"task/{it}/")]
+        assert len(open_threads) == 1 < len(tasks), run.said()
+
+
 def test_a_data_worker_that_is_killed_ends_the_run_with_75(tmp_path):
     with started(tmp_path, *WORKERS) as run:
         commands.wait_for_step(tmp_path, 3, run)
@@ -69,8 +77,8 @@ def test_a_request_for_a_trace_never_ends_a_run(tmp_path):
         assert run.wait() == 76, run.said()
 
 
-def blocked(run, number):
-    status = pathlib.Path(f"/proc/{run.pid}/status").read_text()
+def blocked(run, number, thread=""):
+    status = pathlib.Path(f"/proc/{run.pid}/{thread}status").read_text()
     mask = dict(line.split(":", 1) for line in status.splitlines())["SigBlk"]
     return bool(int(mask, 16) >> (number - 1) & 1)
 
