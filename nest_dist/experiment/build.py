@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from nest_dist.base import checks, failures
-from nest_dist.data import batch, classes
+from nest_dist.data import batch, classes, pipeline
 from nest_dist.data.sources import retries
 from nest_dist.experiment import experiment as experiments
 from nest_dist.experiment import run as runs
@@ -48,11 +48,7 @@ def build(
             run.evaluation.data.require_fit(evaluated, run.global_batch, experiment.rows)
     if not training:
         return experiment
-    if len(trained) < run.global_batch:
-        raise failures.BadInput(
-            f"the training split has {len(trained)} examples, fewer than one batch of "
-            f"{run.global_batch}; lower Run.global_batch."
-        )
+    pipeline.require_batch(trained, run.global_batch)  # whatever the devices, absent ones too
     intervals = experiment.intervals
     run.checkpoints.require_evaluated(intervals.save_every, intervals.evaluate_every)
     return experiment
