@@ -56,7 +56,10 @@ def test_evaluate_reads_the_evaluation_split_alone(data, tmp_path):
     assert json.loads(done.stdout) == evaluated
 
 
-@pytest.mark.parametrize(("name", "steps"), [("chelsea/002", []), ("rocket/003", [3])])
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("chelsea/002", []), pytest.param("rocket/003", [3], marks=pytest.mark.slow)],
+)
 def test_a_broken_picture_costs_no_step(name, steps, data, tmp_path):
     """In the first batch it is found before training, later after the step was saved."""
     picture = data / "validation" / f"{name}.jpg"

@@ -40,7 +40,9 @@ def test_a_macro_that_all_scopes_replace_needs_no_value():
     files = ["runs/cifar10_nest_tiny.gin", "data/parquet.gin"]
     replaced = ["train/Parquet.files = ('a',)", "evaluate/Parquet.files = ('b',)"]
     assert runs.load(files, replaced).data.source.files == ("a",)
-    with pytest.raises(failures.BadInput, match=r"^the macro %data_set has no value; did you mean data_folder\?$"):
+    with pytest.raises(
+        failures.BadInput, match=r"^the macro %data_set has no value; did you mean data_folder\?$"
+    ):
         runs.load(files, replaced[:1])
 
 
