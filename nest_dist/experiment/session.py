@@ -91,6 +91,7 @@ class Session:
                 report=self._record,
                 stop_reached=self._stop_reached,
                 global_batch=run.global_batch,
+                say=self.report.say,
                 most_skipped=policy.limit if policy.policy == "skip" else 0,
                 before_step=profiler.before_step,
                 during=self.during,

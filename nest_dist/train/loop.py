@@ -47,6 +47,7 @@ class LoopCallbacks:
         report: (step, metrics), on every process; the primary one writes them.
         stop_reached: whether all processes stop now; called before each step, with its batch.
         global_batch: examples a step, for the speed.
+        say: shows a line.
         most_skipped: number of updates that may be skipped because they are not finite.
         before_step: (step, wait); wait() returns when the devices have finished all earlier steps.
         during: (cause) -> a context; its time counts as profile, data_wait, evaluation or save.
@@ -61,6 +62,7 @@ class LoopCallbacks:
     report: Callable[[int, metrics_log.StepMetrics], None]
     stop_reached: Callable[[], bool]
     global_batch: int
+    say: Callable[[str], None] = lambda text: None
     most_skipped: int = 0
     before_step: Callable[[int, Callable[[], None]], None] = lambda step, wait: None
     during: Callable[[str], contextlib.AbstractContextManager[typing.Any]] = contextlib.nullcontext
@@ -94,7 +96,11 @@ def run(
             "checkpoint is of another step than its folder says: move it away."
         )
     log = metrics_log.MetricsLog(
-        first_step, callbacks.report, callbacks.global_batch, callbacks.most_skipped
+        first_step,
+        callbacks.report,
+        callbacks.global_batch,
+        callbacks.most_skipped,
+        callbacks.say,
     )
     saved = first_step
     running: collections.deque[Mapping[str, jax.Array]] = collections.deque()

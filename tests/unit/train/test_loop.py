@@ -158,6 +158,19 @@ def test_skipped_updates_are_counted_and_left_out_of_the_means():
     assert record.of("report", "train/skipped") == [(2, 0), (4, 1), (6, 2), (8, 2), (10, 2)]
 
 
+def test_each_step_that_is_left_out_is_told():
+    told = []
+    log = metrics_log.MetricsLog(6, lambda *_: None, 8, most_skipped=0, say=told.append)
+    for loss, spike in ((1.0, 0.0), (9.0, 1.0)):
+        values = {"train/loss": loss, "train/gradient_norm": 2.0, "train/spike": spike}
+        log.add({name: jnp.float32(value) for name, value in values.items()}, 0.0)
+    log.close_window()
+    log.report_all()
+    assert told == [
+        "step 8 is left out: its loss is 9, its gradient norm 2, far above recent steps"
+    ]
+
+
 def test_more_skipped_updates_than_the_limit_end_the_run():
     record = Record(nan_at=(3, 6), most_skipped=1)
     with pytest.raises(
