@@ -9,6 +9,7 @@ from support import changing, family, layouts, meshes
 from nest_dist.base import failures, tree_paths
 from nest_dist.experiment import audit
 from nest_dist.model import parameters
+from nest_dist.sharding import rules
 from nest_dist.train import parameter_rules
 
 
