@@ -16,6 +16,7 @@ from nest_dist.model import nest
 from nest_dist.sharding import mesh as meshes
 from nest_dist.sharding import rules as sharding_rules
 from nest_dist.train import clipping as clippings
+from nest_dist.train import early_stopping as stopping
 from nest_dist.train import inputs as input_transforms
 from nest_dist.train import objectives, parameter_rules, schedules
 from nest_dist.train import optimizer as optimizers
@@ -156,6 +157,7 @@ class Run:
         global_batch: examples a step, over all devices.
         cadence: how often the run reports and saves.
         checkpoints: which of them are retained.
+        early_stopping: ends the run once its evaluations improve no more; None never does.
         watch: the limit after which a run without progress is ended.
         init_from: weights to start from: a file, a workdir, or a repository of the Hugging Face
             Hub. Position embeddings are resized to another image size; for other classes the head
@@ -178,6 +180,9 @@ class Run:
     cadence: Cadence = dataclasses.field(metadata=_AROUND_THE_STEP)
     checkpoints: retention.Retention = dataclasses.field(metadata=_AROUND_THE_STEP)
     watch: Watch = dataclasses.field(metadata=_AROUND_THE_STEP)
+    early_stopping: stopping.EarlyStopping | None = dataclasses.field(
+        default=None, metadata=means(Effect.CHANGES, in_step=False)
+    )
     # A run that resumes does not read it.
     init_from: str | None = dataclasses.field(default=None, metadata=_AROUND_THE_STEP)
     seed: typing.Annotated[int, Within(0, 2**32 - 1)] = dataclasses.field(

@@ -1,5 +1,6 @@
 """The loop, driven by plain functions."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -223,6 +224,27 @@ def test_an_evaluation_that_is_not_finite_counts_as_a_skipped_update():
         metrics_log.NonFinite, match="2 updates were not finite up to step 10, and NonF"
     ):
         loop.run(0, 0, INTERVALS, record.parts())
+
+
+@pytest.mark.parametrize(("at", "saves"), [(5, [4, 5]), (8, [4, 8])])
+def test_an_evaluation_may_end_the_run_whose_last_step_is_saved_and_recorded(at, saves):
+    record = Record()
+    intervals = loop.Intervals(num_steps=10, log_every=2, evaluate_every=1, save_every=4)
+    callbacks = dataclasses.replace(record.parts(), ends=lambda step, metrics: step == at)
+    assert loop.run(0, 0, intervals, callbacks) == at
+    assert [step for step, _ in record.of("save")] == saves
+    assert record.of("record", "eval/top_1")[-1] == (at, at / 10)
+    assert record.of("report", "train/loss")[-1][0] == at
+    kinds = [event[0] for event in record.events if event[1] == at]
+    assert kinds.index("save") < kinds.index("record")
+
+
+def test_a_missing_evaluation_may_end_the_run_before_another_step():
+    record = Record()
+    callbacks = dataclasses.replace(record.parts(), ends=lambda step, metrics: True)
+    assert loop.run(5, 5, INTERVALS, callbacks, evaluated=False) == 5
+    assert record.calls == 0
+    assert record.of("record") != []
 
 
 def test_a_state_of_another_step_fails_at_once():
