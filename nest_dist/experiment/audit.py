@@ -94,15 +94,8 @@ def table(listed: list[Entry]) -> str:
     ]
     count = sum(math.prod(entry.shape) for entry in listed)
     total = sum(entry.device_bytes for entry in listed)
-    sums = (
-        f"{len(listed)} parameters",
-        f"{count:,}",
-        "",
-        "",
-        f"{total:,}",
-        *("",) * len(_TREATMENT),
-        "",
-    )
+    empty = ("",) * (len(_TREATMENT) + 1)
+    sums = (f"{len(listed)} parameters", f"{count:,}", "", "", f"{total:,}", *empty)
     rows = [header, *lines, sums]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     right_aligned = header.index("bytes a device")
