@@ -55,13 +55,8 @@ def build(
         )
     intervals = experiment.intervals
     run.checkpoints.require_evaluated(intervals.save_every, intervals.evaluate_every)
-    if (rule := run.early_stopping) and (
-        not run.checkpoints.best or run.checkpoints.metric != rule.metric
-    ):
-        raise failures.BadInput(
-            f"EarlyStopping.metric is {rule.metric}, by which no best checkpoint is retained; set "
-            f"Retention.best to 1 and Retention.metric to {rule.metric!r}."
-        )
+    if rule := run.early_stopping:
+        rule.require_kept(run.checkpoints, intervals.save_every, intervals.evaluate_every)
     return experiment
 
 

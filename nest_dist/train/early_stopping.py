@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 
-from nest_dist.base import checks, ranking, settings
+from nest_dist.base import checks, failures, ranking, settings
 from nest_dist.base.checks import Within
 from nest_dist.checkpointing import retention
 
@@ -45,6 +45,24 @@ class EarlyStopping:
 
     def __post_init__(self) -> None:
         checks.one_of("EarlyStopping.metric", self.metric, retention.METRICS)
+
+    def require_kept(self, kept: retention.Retention, save_every: int, evaluate_every: int) -> None:
+        """Checks that the checkpoint of the best evaluation stays.
+
+        Raises:
+            BadInput: if it is not retained, or an evaluation has no checkpoint.
+        """
+        if not kept.best or kept.metric != self.metric:
+            raise failures.BadInput(
+                f"EarlyStopping.metric is {self.metric}, by which no best checkpoint is retained; "
+                f"set Retention.best to 1 and Retention.metric to {self.metric!r}."
+            )
+        if evaluate_every % save_every:
+            raise failures.BadInput(
+                f"Run.early_stopping needs a checkpoint at each evaluation, but there is one each "
+                f"{save_every} steps and an evaluation each {evaluate_every}; give "
+                "Cadence.save_every_epochs the value of Evaluation.every_epochs."
+            )
 
     def after(self, history: History, step: int, metrics: Mapping[str, float]) -> History:
         """The history with the evaluation of a step; one that it has already changes nothing."""

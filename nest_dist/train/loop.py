@@ -47,7 +47,8 @@ class LoopCallbacks:
         report: (step, metrics), on every process; the primary one writes them.
         stop_reached: whether all processes stop now; called before each step, with its batch.
         global_batch: examples a step, for the speed.
-        ends: (step, metrics of an evaluation) -> whether the run ends early.
+        ends: (step, metrics of an evaluation) -> whether the run ends early; its checkpoint must
+            be saved already.
         say: shows a line.
         most_skipped: number of updates that may be skipped because they are not finite.
         before_step: (step, wait); wait() returns when the devices have finished all earlier steps.
@@ -132,13 +133,9 @@ def run(
             stop(done)
         callbacks.report(done, metrics)
         log.check_evaluation(done, metrics)
-        ends = callbacks.ends(done, metrics)
-        if ends and saved < done:
-            log.close_window()
-            save(done)
         callbacks.record(done, metrics)
         log.restart_clock()
-        return ends
+        return callbacks.ends(done, metrics)
 
     def stop(done: int) -> typing.NoReturn:
         if saved < done:

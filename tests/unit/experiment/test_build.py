@@ -9,7 +9,6 @@ from support import changing, commands
 from nest_dist.base import failures
 from nest_dist.experiment import build
 from nest_dist.experiment import run as runs
-from nest_dist.train import early_stopping
 from nest_dist.train.augment import mixing
 
 MIXING = mixing.Mixing(0.8, 1.0)
@@ -90,13 +89,6 @@ def test_a_bad_binding_is_named(binding, text):
         (
             {"mesh__tensor": 2},
             "MeshShape.tensor is 2; it must divide NesT.heads (1): set it to 1, or change",
-        ),
-        (
-            {"early_stopping": early_stopping.EarlyStopping()},
-            (
-                "EarlyStopping.metric is eval/top_1, by which no best checkpoint is retained; set "
-                "Retention.best to 1 and Retention.metric to 'eval/top_1'."
-            ),
         ),
     ],
 )

@@ -1,11 +1,13 @@
 """The rule of early stopping on numbers alone."""
 
+import contextlib
 import math
 import re
 
 import pytest
 
 from nest_dist.base import failures
+from nest_dist.checkpointing import retention
 from nest_dist.train import early_stopping
 
 
@@ -70,3 +72,33 @@ def test_the_reason_is_told():
 def test_a_rule_that_means_nothing_is_refused(fields, text):
     with pytest.raises(failures.BadInput, match=re.escape(text)):
         early_stopping.EarlyStopping(**fields)
+
+
+@pytest.mark.parametrize(
+    ("kept", "every", "text"),
+    [
+        (
+            {},
+            (4, 4),
+            (
+                "EarlyStopping.metric is eval/loss, by which no best checkpoint is retained; set "
+                "Retention.best to 1 and Retention.metric to 'eval/loss'."
+            ),
+        ),
+        ({"best": 1}, (4, 4), "by which no best checkpoint is retained"),
+        (
+            {"best": 1, "metric": "eval/loss"},
+            (4, 2),
+            (
+                "Run.early_stopping needs a checkpoint at each evaluation, but there is one each 4 "
+                "steps and an evaluation each 2; give Cadence.save_every_epochs the value of"
+            ),
+        ),
+        ({"best": 1, "metric": "eval/loss"}, (2, 2), ""),
+    ],
+)
+def test_the_best_checkpoint_must_stay(kept, every, text):
+    rule = early_stopping.EarlyStopping("eval/loss")
+    refused = pytest.raises(failures.BadInput, match=re.escape(text))
+    with refused if text else contextlib.nullcontext():
+        rule.require_kept(retention.Retention(**kept), *every)
