@@ -190,9 +190,13 @@ class Manager(reader.Reader):
         if processes.is_primary():
             self._submit(step, write)
 
+    def evaluation(self, step: int) -> dict[str, float]:
+        """The recorded metrics of an evaluation; empty without one."""
+        return processes.broadcast(lambda: self._catalog.evaluation(step) or {})
+
     def is_evaluated(self, step: int) -> bool:
         """Whether an evaluation was recorded."""
-        return processes.broadcast(lambda: bool(self._catalog.evaluation(step)))
+        return bool(self.evaluation(step))
 
     def raise_failure(self) -> None:
         """Raises the failure of a background save, without waiting for one under way."""

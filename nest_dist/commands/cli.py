@@ -56,6 +56,7 @@ FLAGS = {
     "step": Flag("integer", None, "which checkpoint; without it the newest; of replay, any step"),
     "from": Flag("string", None, "format of IN: nest_dist, official or timm"),
     "to": Flag("string", None, "format of OUT: nest_dist, official or timm"),
+    "average": Flag("bool", False, "writes the mean of the weights of several IN"),
     "checkpoint": Flag("string", None, "weights: a file, a workdir, or a Hugging Face Hub id"),
     "format": Flag("string", "table", "table or json"),
     "output": Flag("string", None, "folder for what is written"),
@@ -114,8 +115,8 @@ COMMANDS = {
         ),
     ),
     "evaluate": Command(
-        "measures a checkpoint of a workdir on its evaluation data",
-        ("workdir", "step", "gin_bindings", *HOSTS),
+        "measures a checkpoint of a workdir, or other weights, on its evaluation data",
+        ("workdir", "step", "checkpoint", "gin_bindings", *HOSTS),
     ),
     "config": Command(
         "lists what can be configured, the values of a run and their origins, or a difference",
@@ -134,8 +135,8 @@ COMMANDS = {
     "verify": Command("checks that every checkpoint of a run is what was saved", (), "WORKDIR"),
     "convert": Command(
         "brings weights from one format to another, without loss",
-        ("from", "to", "step", "gin_bindings"),
-        "IN OUT",
+        ("from", "to", "step", "gin_bindings", "average"),
+        "IN OUT | --average IN IN ... OUT",
     ),
     "predict": Command(
         "prints the most likely classes of pictures",

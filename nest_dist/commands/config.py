@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import jax
 import jax.numpy as jnp
 
-from nest_dist.base import failures, text_chart
+from nest_dist.base import failures, lengths, text_chart
 from nest_dist.commands import cli
 from nest_dist.config import listing, origins, run_json, shipped, strict_gin, workdir
 from nest_dist.data import sources
@@ -119,13 +119,13 @@ def _print_schedules(configured: runs.Run, examples: int | None, as_json: bool) 
     curves = _curves(configured, examples)
     last = len(next(iter(curves.values()))) - 1
     steps_per_epoch = examples / configured.global_batch
-    steps = max(1, round(configured.num_epochs * steps_per_epoch))
+    steps = _num_steps(configured, steps_per_epoch)
     if as_json:
         print(json.dumps({"steps": steps, "points": last + 1, "curves": curves}))
         return
     print(
-        f"{steps:,} steps of {configured.global_batch} examples: {configured.num_epochs:g} epochs "
-        f"of {steps_per_epoch:,.1f} steps"
+        f"{steps:,} steps of {configured.global_batch} examples: "
+        f"{lengths.text(configured.num_epochs)} of {steps_per_epoch:,.1f} steps"
     )
     for title, curve in curves.items():
         print(f"\n{text_chart.draw(title, curve, steps)}")
@@ -134,13 +134,17 @@ def _print_schedules(configured: runs.Run, examples: int | None, as_json: bool) 
 def _curves(configured: runs.Run, examples: int) -> dict[str, list[float]]:
     """Values at equal distances over the run, by title."""
     step, steps_per_epoch = configured.step, examples / configured.global_batch
-    steps = max(1, round(configured.num_epochs * steps_per_epoch))
+    steps = _num_steps(configured, steps_per_epoch)
     rate = step.schedule.build(step.optimizer.peak_learning_rate, steps, steps_per_epoch)
     points = jnp.linspace(0, steps, POINTS)
     curves = {"learning rate": jax.vmap(rate)(points).tolist()}
     if step.ema_decay is not None:
         curves["EMA decay"] = schedules.ema_decay(step.ema_decay, points).tolist()
     return curves
+
+
+def _num_steps(configured: runs.Run, steps_per_epoch: float) -> int:
+    return max(1, lengths.in_steps(configured.num_epochs, steps_per_epoch))
 
 
 def _print_table(rows: Iterable[tuple[str, ...]]) -> None:

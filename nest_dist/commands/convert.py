@@ -8,34 +8,47 @@ from nest_dist.base import checks, failures
 from nest_dist.commands import cli
 from nest_dist.config import strict_gin
 from nest_dist.model import nest
-from nest_dist.pretrained import description, load, recognition, variants, weight_files, weights
+from nest_dist.pretrained import (
+    averages,
+    description,
+    load,
+    recognition,
+    variants,
+    weight_files,
+    weights,
+)
 from nest_dist.pretrained.formats import flax_file, safetensors_file
 
 _IN_TIMM = ("nest_tiny", "nest_small", "nest_base")
 
 
 def run(options: cli.Options) -> None:
-    """Reads one file, workdir or Hub repository, and writes one file."""
-    if len(options.arguments) != 2:
-        raise failures.BadInput(
-            f"convert got {len(options.arguments)} paths; give two, IN and OUT."
-        )
-    where, out = options.arguments
+    """Reads files, workdirs or Hub repositories, and writes one file."""
+    given = len(options.arguments)
+    if given < 3 if options.average else given != 2:
+        needed = "at least three, IN IN OUT" if options.average else "two, IN and OUT"
+        raise failures.BadInput(f"convert got {given} paths; give {needed}.")
+    *sources, out = options.arguments
+    if twice := [where for where in sources if sources.count(where) > 1]:
+        raise failures.BadInput(f"--average got {twice[0]} twice; give each path once.")
     wanted = getattr(options, "from")
     for flag, value in (("--from", wanted), ("--to", options.to)):
         if value is None:
             raise failures.BadInput(f"{flag} is not given; give {' or '.join(weights.FORMATS)}.")
         checks.one_of(flag, value, weights.FORMATS)
     path = _checked_out(out, options.to)
-    stored = load.find(where, options.step, _hints(options.gin_bindings or ()))
-    if stored.form != wanted:
-        raise failures.BadInput(
-            f"--from is {wanted}, but {where} holds {stored.form} weights; set "
-            f"--from={stored.form}."
-        )
+    hints = _hints(options.gin_bindings or ())
+    found = {where: load.find(where, options.step, hints) for where in sources}
+    for where, stored in found.items():
+        if stored.form != wanted:
+            raise failures.BadInput(
+                f"--from is {wanted}, but {where} holds {stored.form} weights; set "
+                f"--from={stored.form}."
+            )
+        print(f"{where}: {stored.form} weights of {load.describe(stored.model)}")
+    stored = averages.mean(found) if options.average else found[sources[0]]
     arrays = weights.to_format(options.to, stored.params, stored.model)
     weight_files.write(path, lambda partial: _fill(partial, arrays, options.to, stored))
-    print(f"{where}: {stored.form} weights of {load.describe(stored.model)}")
     if stored.left_out:
         print(f"left out: {', '.join(stored.left_out)}")
     types = " and ".join(sorted({leaf.dtype.name for leaf in arrays.values()}))

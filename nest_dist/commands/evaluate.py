@@ -1,18 +1,27 @@
-"""`nest-dist evaluate`: a checkpoint of a workdir, measured on its evaluation data."""
+"""`nest-dist evaluate`: a checkpoint, or a file of weights, on the evaluation data of a workdir."""
 
 import json
+import typing
+from collections.abc import Sequence
 
+from nest_dist.base import failures
 from nest_dist.checkpointing import reader
 from nest_dist.cluster import processes, supervisor
 from nest_dist.commands import cli
 from nest_dist.config import workdir as workdirs
 from nest_dist.experiment import build
+from nest_dist.experiment import experiment as experiments
 from nest_dist.experiment import run as runs
+from nest_dist.pretrained import load
 from nest_dist.train import evaluation
+from nest_dist.train import state as states
+
+# What the JSON says of the weights, their classes if they are known, and parameters.
+_Measured = tuple[dict[str, typing.Any], Sequence[str], states.Params]
 
 
 def run(options: cli.Options) -> None:
-    """Prints the metrics of one checkpoint as a JSON object, from the primary process."""
+    """Prints the metrics of one set of weights as a JSON object, from the primary process."""
     with supervisor.Supervisor() as supervision:
         supervision.start(
             options.coordinator, options.num_processes, options.process_id, options.wait_seconds
@@ -20,18 +29,49 @@ def run(options: cli.Options) -> None:
         workdir = workdirs.for_reading(options.workdir)
         configured = runs.load([str(workdir / workdirs.CONFIGURATION)], options.gin_bindings or ())
         experiment = build.build(configured, training=False)
-        checkpoints = reader.Reader(workdir / workdirs.CHECKPOINTS)
-        step, (class_names, state) = checkpoints.read(
-            options.step,
-            lambda step: (
-                checkpoints.metadata(step)["class_names"],
-                checkpoints.restore(step, experiment.state_shapes),
-            ),
+        measured, class_names, params = (
+            _of_file(options, configured, experiment)
+            if options.checkpoint
+            else _of_workdir(options, workdir, experiment)
         )
-        experiment = experiment.in_order(class_names)
+        experiment = experiment.in_order(class_names or experiment.class_names)
         evaluation_step = experiment.compiled_evaluation_step()
         processes.barrier("compiled")
         batches = experiment.evaluation_batches()
-        metrics = evaluation.evaluate(evaluation_step, state.evaluated, batches)
+        metrics = evaluation.evaluate(evaluation_step, params, batches)
         if processes.is_primary() and metrics is not None:
-            print(json.dumps({"step": step, **metrics}))
+            print(json.dumps({**measured, **metrics}))
+
+
+def _of_workdir(
+    options: cli.Options, workdir: workdirs.Folder, experiment: experiments.Experiment
+) -> _Measured:
+    checkpoints = reader.Reader(workdir / workdirs.CHECKPOINTS)
+    step, (class_names, state) = checkpoints.read(
+        options.step,
+        lambda step: (
+            checkpoints.metadata(step)["class_names"],
+            checkpoints.restore(step, experiment.state_shapes),
+        ),
+    )
+    return {"step": step}, class_names, state.evaluated
+
+
+def _of_file(
+    options: cli.Options, configured: runs.Run, experiment: experiments.Experiment
+) -> _Measured:
+    """Weights from anywhere, with the image and the classes of the run."""
+    if options.step is not None:
+        raise failures.BadInput(
+            "--step and --checkpoint are both given; give one, or WORKDIR/checkpoints/STEP."
+        )
+    load.require_trained(options.checkpoint)
+    stored = load.find(options.checkpoint)
+    if stored.model.num_classes != configured.model.num_classes:
+        raise failures.BadInput(
+            f"{options.checkpoint} has {stored.model.num_classes} classes, the run of this workdir "
+            f"{configured.model.num_classes}; give weights of its classes."
+        )
+    params, _ = load.adapt(stored, configured.model)
+    measured = {"checkpoint": options.checkpoint}
+    return measured, stored.class_names, experiment.state_from(params).evaluated

@@ -88,7 +88,7 @@ def _feed(
     if (speed := report.get("images_per_second_a_chip")) is None:
         return
     chip, run = chips.CHIPS[report["device_kind"]], experiment.run
-    images = run.num_epochs * len(experiment.training_source)
+    images = experiment.intervals.num_steps * run.global_batch
     needs = feed.of_run(chip, report["devices"], speed, options.core_images_per_second, images)
     report["feed"] = {**dataclasses.asdict(needs), "cores": needs.cores, "hours": needs.hours}
     yield from feed.screen(needs)

@@ -1,4 +1,4 @@
-"""The audit of a run's parameters: shape, mesh axes, weight decay and sharding rule of each."""
+"""The audit of a run's parameters: shape, mesh axes, treatment and sharding rule of each."""
 
 import dataclasses
 import itertools
@@ -10,10 +10,11 @@ import numpy as np
 
 from nest_dist.base import failures, tree_paths
 from nest_dist.sharding import rules
-from nest_dist.train import optimizer
+from nest_dist.train import parameter_rules
 
 # From this size on a replicated parameter is refused, on a mesh that shards parameters.
 LARGE_BYTES = 2**18
+_TREATMENT = ("rate", "decay", "frozen")  # factors of learning rate and weight decay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Entry:
         dtype: as stored.
         axes: the mesh axes that shard each dimension.
         device_bytes: size of the shard on each device.
-        decays: whether weight decay applies.
+        treatment: learning rate, weight decay, or frozen.
         rule: the name pattern that decides its sharding.
     """
 
@@ -35,7 +36,7 @@ class Entry:
     dtype: str
     axes: tuple[tuple[str, ...], ...]
     device_bytes: int
-    decays: bool
+    treatment: parameter_rules.Treatment
     rule: str
 
 
@@ -43,7 +44,7 @@ def entries(
     sharding: rules.ShardingContext,
     params: tree_paths.Tree,
     parameter_axes: Mapping[str, rules.Axes],
-    no_weight_decay: tuple[str, ...],
+    treatments: parameter_rules.Treatments,
 ) -> list[Entry]:
     """One entry for each of `params`, shapes with shardings, in the tree's order.
 
@@ -51,13 +52,14 @@ def entries(
         BadInput: for a parameter that no rule or more than one fits, or a rule that fits no
             parameter. Also for a large replicated parameter on a mesh that shards parameters.
     """
-    decays = tree_paths.flatten(optimizer.decay_mask(params, no_weight_decay))
+    treatments.require_fitting(tree_paths.flatten(params).keys())
     listed = []
     for name, leaf in tree_paths.flatten(params).items():
         rule, axes = rules.axes_of(name, parameter_axes)
         mesh_axes = tuple(sharding.mesh_axes(axes, leaf.shape))
         size, dtype = device_bytes(leaf), str(leaf.dtype)
-        listed.append(Entry(name, leaf.shape, dtype, mesh_axes, size, decays[name], rule))
+        treatment = treatments(name)
+        listed.append(Entry(name, leaf.shape, dtype, mesh_axes, size, treatment, rule))
     for rule in parameter_axes.keys() - {entry.rule for entry in listed}:
         raise failures.BadInput(
             f"the sharding rule {rule!r} fits no parameter; the names are like "
@@ -77,7 +79,7 @@ def device_bytes(tree: tree_paths.Tree) -> int:
 
 def table(listed: list[Entry]) -> str:
     """The entries as aligned text; the last line has the sums."""
-    header = ("parameter", "shape", "dtype", "mesh axes", "bytes a device", "decay", "rule")
+    header = ("parameter", "shape", "dtype", "mesh axes", "bytes a device", *_TREATMENT, "rule")
     lines = [
         (
             entry.name,
@@ -85,14 +87,15 @@ def table(listed: list[Entry]) -> str:
             entry.dtype,
             ", ".join("+".join(axes) or "-" for axes in entry.axes),
             f"{entry.device_bytes:,}",
-            "yes" if entry.decays else "no",
+            *_treatment(entry.treatment),
             entry.rule,
         )
         for entry in listed
     ]
     count = sum(math.prod(entry.shape) for entry in listed)
     total = sum(entry.device_bytes for entry in listed)
-    sums = (f"{len(listed)} parameters", f"{count:,}", "", "", f"{total:,}", "", "")
+    empty = ("",) * (len(_TREATMENT) + 1)
+    sums = (f"{len(listed)} parameters", f"{count:,}", "", "", f"{total:,}", *empty)
     rows = [header, *lines, sums]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     right_aligned = header.index("bytes a device")
@@ -104,6 +107,11 @@ def table(listed: list[Entry]) -> str:
         + "\n"
         for row in rows
     )
+
+
+def _treatment(it: parameter_rules.Treatment) -> tuple[str, str, str]:
+    """The cells of `_TREATMENT`."""
+    return ("-", "-", "yes") if it.frozen else (f"{it.multiplier:.4g}", f"{it.decay:.4g}", "no")
 
 
 def _require_sharded(

@@ -1,5 +1,6 @@
 """Opens the data sets of a run, and checks that batch, mesh, model and data fit together."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import jax
@@ -11,6 +12,7 @@ from nest_dist.experiment import experiment as experiments
 from nest_dist.experiment import run as runs
 from nest_dist.model import fused
 from nest_dist.sharding import rules
+from nest_dist.train import schedules
 
 
 def build(
@@ -30,6 +32,11 @@ def build(
     Raises:
         BadInput: if batch, mesh, model and data do not fit together.
     """
+    if not training:
+        # Lengths mean nothing then: a schedule with lengths in steps might not fit.
+        run = dataclasses.replace(
+            run, step=dataclasses.replace(run.step, schedule=schedules.Constant())
+        )
     sharding = rules.ShardingContext(run.mesh.build(devices), run.rules)
     _require_fitting_mesh(run, sharding)
     if absent is not None:
@@ -51,6 +58,8 @@ def build(
     pipeline.require_batch(trained, run.global_batch)  # whatever the devices, absent ones too
     intervals = experiment.intervals
     run.checkpoints.require_evaluated(intervals.save_every, intervals.evaluate_every)
+    if rule := run.early_stopping:
+        rule.require_kept(run.checkpoints, intervals.save_every, intervals.evaluate_every)
     return experiment
 
 

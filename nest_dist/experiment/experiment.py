@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nest_dist.base import checks, tree_paths
+from nest_dist.base import checks, lengths, tree_paths
 from nest_dist.config import run_json
 from nest_dist.data import batch, classes, prefetch
 from nest_dist.experiment import audit
@@ -17,7 +17,7 @@ from nest_dist.experiment import run as runs
 from nest_dist.model import fused, on_cpu, on_gpu, parameters
 from nest_dist.sharding import ordered_mean, rules
 from nest_dist.telemetry import histograms
-from nest_dist.train import loop, objectives, state, step
+from nest_dist.train import loop, objectives, parameter_rules, state, step
 
 BatchShapes = dict[str, jax.ShapeDtypeStruct]
 
@@ -59,12 +59,13 @@ class Experiment:
 
     @functools.cached_property
     def intervals(self) -> loop.Intervals:
-        """The run's length and cadence, converted from epochs to steps."""
+        """The run's length and cadence in steps."""
+        num_steps = self._steps(self.run.num_epochs)
         return loop.Intervals(
-            num_steps=self._steps(self.run.num_epochs),
+            num_steps=num_steps,
             log_every=self.run.cadence.log_every_steps,
-            evaluate_every=self._steps(self.run.evaluation.every_epochs),
-            save_every=self._steps(self.run.cadence.save_every_epochs),
+            evaluate_every=self._steps(self.run.evaluation.every_epochs, num_steps),
+            save_every=self._steps(self.run.cadence.save_every_epochs, num_steps),
         )
 
     @property
@@ -86,6 +87,7 @@ class Experiment:
         """
         run, config = self.run, self.run.step
         every = run.cadence.histograms_every_steps
+        treatments = self.treatments
         learning_rate = config.schedule.build(
             config.optimizer.peak_learning_rate, self.intervals.num_steps, self.steps_per_epoch
         )
@@ -93,7 +95,9 @@ class Experiment:
             model=run.model.clone(kernels=self.kernels.form),
             inputs=config.inputs,
             objective=config.objective,
-            optimizer=config.optimizer.build(learning_rate, parameters.NO_WEIGHT_DECAY),
+            optimizer=treatments.around(
+                config.optimizer.build(learning_rate, treatments.decay), config.clipping
+            ),
             learning_rate=learning_rate,
             sharding=self.sharding,
             seed=run.seed,
@@ -101,21 +105,34 @@ class Experiment:
             reduction=self._reduction() if config.reproducible_reduction else None,
             ema_decay=config.ema_decay,
             skip_nonfinite=config.nonfinite.policy == "skip",
+            spikes=config.spikes,
+            treatments=treatments,
             observe=functools.partial(histograms.measure_every, every) if every else None,
         )
 
     @functools.cached_property
     def state_shapes(self) -> state.TrainState:
-        """Shapes, types and shardings of the state."""
+        """Shapes, types and shardings of the state.
+
+        Raises:
+            BadInput: for a pattern of `Step.parameters` that fits no parameter.
+        """
         shapes = jax.eval_shape(self.step.init)
+        self.treatments.require_fitting(tree_paths.flatten(shapes.params).keys())
         shardings = rules.tree_shardings(self.sharding, shapes, self.parameter_axes)
         placed = jax.tree.map(lambda leaf, it: leaf.update(sharding=it), shapes, shardings)
         return typing.cast(state.TrainState, placed)
 
     def audit(self) -> list[audit.Entry]:
-        """Checks and lists the sharding and the weight decay of each parameter."""
+        """Checks and lists the sharding and the treatment of each parameter."""
         params = self.state_shapes.params
-        return audit.entries(self.sharding, params, self.parameter_axes, parameters.NO_WEIGHT_DECAY)
+        return audit.entries(self.sharding, params, self.parameter_axes, self.treatments)
+
+    @functools.cached_property
+    def treatments(self) -> parameter_rules.Treatments:
+        """How each parameter is trained, by its name."""
+        rules = self.run.step.parameters
+        return rules.build(parameters.NO_WEIGHT_DECAY, self.run.model.block_repeats)
 
     @property
     def parameter_axes(self) -> Mapping[str, rules.Axes]:
@@ -258,7 +275,7 @@ class Experiment:
         )
         return reduction
 
-    def _steps(self, epochs: float) -> int:
-        steps = max(1, round(epochs * self.steps_per_epoch))
-        checks.in_range(f"{epochs:g} epochs in steps", steps, 1, np.iinfo(np.int32).max)
+    def _steps(self, length: lengths.Length, num_steps: int = 0) -> int:
+        steps = max(1, lengths.in_steps(length, self.steps_per_epoch, num_steps))
+        checks.in_range(f"{lengths.text(length)} in steps", steps, 1, np.iinfo(np.int32).max)
         return steps

@@ -71,10 +71,10 @@ def _summary(
         f"{len(experiment.evaluation_source):,} evaluation examples of "
         f"{len(experiment.class_names)} classes"
     )
-    yield (
-        f"{experiment.intervals.num_steps:,} steps of {run.global_batch} examples, "
-        f"{run.num_epochs:g} epochs"
-    )
+    num_steps, epochs = experiment.intervals.num_steps, run.num_epochs
+    if isinstance(epochs, str):
+        epochs = num_steps / experiment.steps_per_epoch
+    yield f"{num_steps:,} steps of {run.global_batch} examples, {epochs:.6g} epochs"
     if start.step:
         yield f"resuming after step {start.step}, from {workdir / workdirs.CHECKPOINTS}"
     yield from start.notes

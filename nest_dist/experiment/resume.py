@@ -10,6 +10,7 @@ from nest_dist.checkpointing import catalog, manager
 from nest_dist.data import classes
 from nest_dist.experiment import changes, preflight
 from nest_dist.experiment import experiment as experiments
+from nest_dist.train import early_stopping
 from nest_dist.train import state as states
 
 
@@ -23,6 +24,7 @@ class Start:
         left_out: batches of the data's sequence that rewinds have left out so far.
         class_names: of the checkpoint, or of the data at the beginning of a run.
         evaluated: whether the checkpoint has the metrics of an evaluation at this step.
+        history: of evaluations, for `Run.early_stopping`.
         notes: lines for the user: quarantined checkpoints, changed bindings.
     """
 
@@ -31,11 +33,16 @@ class Start:
     left_out: int
     class_names: tuple[str, ...]
     evaluated: bool
+    history: early_stopping.History
     notes: tuple[str, ...]
 
 
-def metadata(experiment: experiments.Experiment, left_out: int) -> manager.Metadata:
-    """The JSON beside a checkpoint, `left_out` as of `Start`."""
+def metadata(
+    experiment: experiments.Experiment,
+    left_out: int,
+    history: early_stopping.History = early_stopping.NONE,
+) -> manager.Metadata:
+    """The JSON beside a checkpoint, `left_out` and `history` as of `Start`."""
     return {
         "seed": experiment.run.seed,
         "global_batch": experiment.run.global_batch,
@@ -47,6 +54,7 @@ def metadata(experiment: experiments.Experiment, left_out: int) -> manager.Metad
         "processes": jax.process_count(),
         "versions": preflight.versions(),
         "batches_left_out": left_out,
+        "evaluations": dataclasses.asdict(history),
     }
 
 
@@ -106,19 +114,25 @@ def _newest(
         step, stored = checkpoints.newest()
         if not step:
             notes = tuple(checkpoints.notes())
-            return Start(0, None, 0, experiment.class_names, False, notes)
+            none = early_stopping.NONE
+            return Start(0, None, 0, experiment.class_names, False, none, notes)
         compared = compare(stored)
         try:
             state = checkpoints.restore(step, experiment.state_shapes)
         except catalog.Corrupt as corrupt:
             checkpoints.quarantine(step, failures.first_line(corrupt))
             continue
+        measured = checkpoints.evaluation(step)
+        history = early_stopping.History(**stored.get("evaluations", {}))
+        if measured and (rule := experiment.run.early_stopping):
+            history = rule.after(history, step, measured)
         return Start(
             step,
             state,
             left_out=stored["batches_left_out"],
             class_names=tuple(stored["class_names"]),
-            evaluated=checkpoints.is_evaluated(step),
+            evaluated=bool(measured),
+            history=history,
             notes=(*checkpoints.notes(), *compared),
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import gin
 
-from nest_dist.base import checks, failures, settings
+from nest_dist.base import checks, failures, lengths, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
 from nest_dist.checkpointing import retention
@@ -15,11 +15,15 @@ from nest_dist.data import pipeline
 from nest_dist.model import nest
 from nest_dist.sharding import mesh as meshes
 from nest_dist.sharding import rules as sharding_rules
+from nest_dist.train import clipping as clippings
+from nest_dist.train import early_stopping as stopping
 from nest_dist.train import inputs as input_transforms
-from nest_dist.train import objectives, schedules
+from nest_dist.train import objectives, parameter_rules, schedules
 from nest_dist.train import optimizer as optimizers
+from nest_dist.train import spikes as spike_rules
 
 _AROUND_THE_STEP = means(Effect.NONE, in_step=False)
+_Length = typing.Annotated[lengths.Length, Within(0, open_low=True)]
 
 
 @settings.register
@@ -48,7 +52,10 @@ class Step:
         objective: loss and metrics.
         optimizer: from gradients to updates.
         schedule: the learning rate over the run.
+        parameters: learning rate, weight decay and freezing by names of parameters.
         nonfinite: the reaction to a loss or an update that is not finite.
+        clipping: of gradients, before the optimizer; None clips nothing.
+        spikes: leaves out steps far above the recent ones; None leaves out none.
         microbatches: shards of a batch that are computed one after the other. They save memory, and
             on a TPU time; loss and gradients are those of the batch.
         reproducible_reduction: whether gradients are summed in an order that the number of devices
@@ -63,7 +70,10 @@ class Step:
     objective: objectives.Objective
     optimizer: optimizers.Optimizer
     schedule: schedules.Schedule
+    parameters: parameter_rules.ParameterRules
     nonfinite: NonFinite
+    clipping: clippings.Clipping | None = None
+    spikes: spike_rules.SpikeRule | None = None
     microbatches: typing.Annotated[int, Within(1)] = 1
     reproducible_reduction: bool = False
     reduction_shards: typing.Annotated[int, Within(1)] = 8
@@ -76,11 +86,14 @@ class Evaluation:
 
     Attributes:
         data: its examples.
-        every_epochs: of training, between two evaluations.
+        every_epochs: of training, between two evaluations; also "500 steps", or "5%" of the run.
     """
 
     data: pipeline.EvaluationData
-    every_epochs: typing.Annotated[float, Within(0, open_low=True)]
+    every_epochs: _Length
+
+    def __post_init__(self) -> None:
+        lengths.check("Evaluation.every_epochs", self.every_epochs)
 
 
 @settings.register
@@ -88,7 +101,7 @@ class Cadence:
     """How often a run reports and saves.
 
     Attributes:
-        save_every_epochs: between two checkpoints.
+        save_every_epochs: between two checkpoints; also "500 steps", or "5%" of the run.
         log_every_steps: steps whose metrics are averaged into one report.
         histograms_every_steps: between two reports of the distributions of parameters and
             gradients, a multiple of `log_every_steps`; None leaves them out.
@@ -97,7 +110,7 @@ class Cadence:
         profile_num_steps: in a trace.
     """
 
-    save_every_epochs: typing.Annotated[float, Within(0, open_low=True)]
+    save_every_epochs: _Length
     log_every_steps: typing.Annotated[int, Within(1)] = 50
     histograms_every_steps: typing.Annotated[int, Within(1)] | None = dataclasses.field(
         default=None, metadata=means(Effect.NONE, in_step=True)
@@ -106,6 +119,7 @@ class Cadence:
     profile_num_steps: typing.Annotated[int, Within(1)] = 5
 
     def __post_init__(self) -> None:
+        lengths.check("Cadence.save_every_epochs", self.save_every_epochs)
         if self.histograms_every_steps is not None:
             checks.divides(
                 "Cadence.histograms_every_steps",
@@ -139,10 +153,11 @@ class Run:
         evaluations: data sets on which the run is measured; exactly one.
         mesh: how devices are arranged.
         rules: the mesh axes that shard each logical axis of an array.
-        num_epochs: passes over the training split; a fraction is fine.
+        num_epochs: passes over the training split; a fraction is fine, and so is "500 steps".
         global_batch: examples a step, over all devices.
         cadence: how often the run reports and saves.
         checkpoints: which of them are retained.
+        early_stopping: ends the run once its evaluations improve no more; None never does.
         watch: the limit after which a run without progress is ended.
         init_from: weights to start from: a file, a workdir, or a repository of the Hugging Face
             Hub. Position embeddings are resized to another image size; for other classes the head
@@ -158,13 +173,16 @@ class Run:
     evaluations: tuple[Evaluation, ...] = dataclasses.field(metadata=_AROUND_THE_STEP)
     mesh: meshes.MeshShape = dataclasses.field(metadata=means(Effect.NONE))
     rules: sharding_rules.Rules = dataclasses.field(metadata=means(Effect.NONE))
-    num_epochs: typing.Annotated[float, Within(0, open_low=True)]
+    num_epochs: _Length
     global_batch: typing.Annotated[int, Within(1)] = dataclasses.field(
         metadata=means(Effect.ANOTHER_RUN)
     )
     cadence: Cadence = dataclasses.field(metadata=_AROUND_THE_STEP)
     checkpoints: retention.Retention = dataclasses.field(metadata=_AROUND_THE_STEP)
     watch: Watch = dataclasses.field(metadata=_AROUND_THE_STEP)
+    early_stopping: stopping.EarlyStopping | None = dataclasses.field(
+        default=None, metadata=means(Effect.CHANGES, in_step=False)
+    )
     # A run that resumes does not read it.
     init_from: str | None = dataclasses.field(default=None, metadata=_AROUND_THE_STEP)
     seed: typing.Annotated[int, Within(0, 2**32 - 1)] = dataclasses.field(
@@ -172,6 +190,7 @@ class Run:
     )
 
     def __post_init__(self) -> None:
+        lengths.check("Run.num_epochs", self.num_epochs, share=False)
         if len(self.evaluations) != 1:
             raise failures.BadInput(
                 f"Run.evaluations has {len(self.evaluations)} members; give one, as in "

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import itertools
 from collections.abc import Callable, Mapping
 
 import jax
@@ -41,17 +40,21 @@ class Session:
     evaluation_step: jax.stages.Compiled
     gallery: galleries.Gallery
 
-    def train(self, start: resume.Start, state: states.TrainState) -> None:
+    def train(self, start: resume.Start, state: states.TrainState) -> int:
         """Trains to the last step; rewinds to a checkpoint if `NonFinite.policy` is "rewind".
 
         The buffers of `state` are donated.
+
+        Returns:
+            The number of the last step, which early stopping may have chosen.
         """
         policy = self.experiment.run.step.nonfinite
-        for rewinds in itertools.count(1):
+        rewinds = 0
+        while True:
             try:
-                self._loop(start, state)
-                return
+                return self._loop(start, state)
             except metrics_log.NonFinite as failure:
+                rewinds += 1
                 if policy.policy != "rewind" or rewinds > policy.limit:
                     raise
                 with self.during("restore"):
@@ -74,11 +77,24 @@ class Session:
                 self.evaluation_step, state.evaluated, batches, page, self.supervision.tick
             )
 
-    def _loop(self, start: resume.Start, state: states.TrainState) -> None:
-        """Trains from a start to the last step, or to one that is not finite."""
+    def _loop(self, start: resume.Start, state: states.TrainState) -> int:
+        """Trains from a start to the last step, its number, or to one that is not finite."""
         run, policy = self.experiment.run, self.experiment.run.step.nonfinite
         first_batch = start.step + start.left_out
-        metadata = resume.metadata(self.experiment, start.left_out)
+        history = start.history
+
+        def save(step: int, state: states.TrainState) -> None:
+            self._save(resume.metadata(self.experiment, start.left_out, history), step, state)
+
+        def ends(step: int, metrics: metrics_log.Metrics) -> bool:
+            nonlocal history
+            if (rule := run.early_stopping) is None:
+                return False
+            history = rule.after(history, step, metrics)
+            if due := rule.is_due(history):
+                self.report.say(rule.reason(history))
+            return due
+
         batches = self.experiment.training_batches(first_batch, self.supervision.stop_is_next)
         with contextlib.closing(batches), self._profiler(start.step) as profiler:
             callbacks = loop.LoopCallbacks(
@@ -86,17 +102,21 @@ class Session:
                 batches=self.gallery.training(batches, start.step),
                 steps_done=lambda current: int(current.step),
                 evaluate=functools.partial(self.evaluate, show=True),
-                save=functools.partial(self._save, metadata),
+                save=save,
+                ends=ends,
                 record=self.checkpoints.record,
                 report=self._record,
                 stop_reached=self._stop_reached,
                 global_batch=run.global_batch,
+                say=self.report.say,
                 most_skipped=policy.limit if policy.policy == "skip" else 0,
                 before_step=profiler.before_step,
                 during=self.during,
             )
             with self.during("step"):
-                loop.run(state, start.step, self.experiment.intervals, callbacks, start.evaluated)
+                intervals = self.experiment.intervals
+                last = loop.run(state, start.step, intervals, callbacks, start.evaluated)
+            return int(last.step)
 
     def _profiler(self, steps_done: int) -> profile.Profiler:
         cadence = self.experiment.run.cadence

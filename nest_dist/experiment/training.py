@@ -93,16 +93,18 @@ class Training:
                 next(batches, None)
             self.supervision.begin(experiment.run.watch.stuck_seconds)
             num_steps = experiment.intervals.num_steps
-            if start.step >= num_steps and start.evaluated:
+            rule = experiment.run.early_stopping
+            ended_early = rule is not None and rule.is_due(start.history)
+            if start.evaluated and (start.step >= num_steps or ended_early):
                 report.say(
                     f"the run is complete at step {start.step}; here is its evaluation again"
                 )
                 report.say_metrics(start.step, ready.evaluate(state) or {})
                 return
-            ready.train(start, state)
+            last_step = ready.train(start, state)
             with self._during("save"):
                 checkpoints.wait()
-            report.summary(num_steps, experiment.run.global_batch, self.ledger)
+            report.summary(last_step, experiment.run.global_batch, self.ledger)
             report.say(f"everything about the run is in {self.workdir}")
 
     def _staging_folder(self) -> staging.StagingFolder:

@@ -322,6 +322,7 @@ def _in_checkpoints(path: pathlib.Path, step: int | None) -> StoredWeights:
     )
     tree = tree_paths.unflatten(arrays)
     averaged = tree.get("ema")
+    weights_of = "ema" if averaged else "params"
     params = tree_paths.flatten(averaged or tree["params"])
     run = metadata["run"]
     model = description.configured(run, "model")
@@ -332,5 +333,5 @@ def _in_checkpoints(path: pathlib.Path, step: int | None) -> StoredWeights:
         form="nest_dist",
         run=run,
         class_names=tuple(metadata.get("class_names", ())),
-        left_out=("step", "optimizer", *(["params"] if averaged else [])),
+        left_out=tuple(name for name in tree if name != weights_of),
     )

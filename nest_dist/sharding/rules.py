@@ -197,12 +197,22 @@ def tree_shardings(
 ) -> tree_paths.Tree:
     """The sharding of every leaf of a training state or parameter tree; scalars are replicated.
 
+    Of the optimizer's state, what has not the shape of a parameter is replicated, too, such as the
+    means of rows that Adafactor keeps.
+
     Raises:
         BadInput: as of `axes_of`.
     """
+    shapes = {name: leaf.shape for name, leaf in tree_paths.flatten(tree).items()}
+
+    def is_moment(name: str, leaf: jax.Array | jax.ShapeDtypeStruct) -> bool:
+        """Whether the name ends like that of a parameter of the same shape."""
+        below = name.split("/")
+        ends = ("/".join(below[start:]) for start in range(1, len(below)))
+        return any(shapes.get(f"params/{end}") == leaf.shape for end in ends)
 
     def sharding(name: str, leaf: jax.Array | jax.ShapeDtypeStruct) -> NamedSharding:
-        if leaf.ndim == 0:
+        if leaf.ndim == 0 or (name.startswith("optimizer/") and not is_moment(name, leaf)):
             return context.replicated()
         return context.sharding(axes_of(name, parameter_axes)[1], leaf.shape)
 

@@ -47,6 +47,9 @@ class LoopCallbacks:
         report: (step, metrics), on every process; the primary one writes them.
         stop_reached: whether all processes stop now; called before each step, with its batch.
         global_batch: examples a step, for the speed.
+        ends: (step, metrics of an evaluation) -> whether the run ends early; its checkpoint must
+            be saved already.
+        say: shows a line.
         most_skipped: number of updates that may be skipped because they are not finite.
         before_step: (step, wait); wait() returns when the devices have finished all earlier steps.
         during: (cause) -> a context; its time counts as profile, data_wait, evaluation or save.
@@ -61,6 +64,8 @@ class LoopCallbacks:
     report: Callable[[int, metrics_log.StepMetrics], None]
     stop_reached: Callable[[], bool]
     global_batch: int
+    ends: Callable[[int, metrics_log.Metrics], bool] = lambda step, metrics: False
+    say: Callable[[str], None] = lambda text: None
     most_skipped: int = 0
     before_step: Callable[[int, Callable[[], None]], None] = lambda step, wait: None
     during: Callable[[str], contextlib.AbstractContextManager[typing.Any]] = contextlib.nullcontext
@@ -82,7 +87,7 @@ def run(
         callbacks: the step, its batches and these actions.
         evaluated: whether an evaluation that is due after `first_step` was recorded.
     Returns:
-        The state after the last step.
+        The state after the last step, or after the evaluation that ended the run early.
     Raises:
         Preempted: after the checkpoint of a requested stop.
         NonFinite: for a loss or an update that is not finite, before its state is saved. If such
@@ -94,7 +99,11 @@ def run(
             "checkpoint is of another step than its folder says: move it away."
         )
     log = metrics_log.MetricsLog(
-        first_step, callbacks.report, callbacks.global_batch, callbacks.most_skipped
+        first_step,
+        callbacks.report,
+        callbacks.global_batch,
+        callbacks.most_skipped,
+        callbacks.say,
     )
     saved = first_step
     running: collections.deque[Mapping[str, jax.Array]] = collections.deque()
@@ -116,7 +125,8 @@ def run(
         saved = done
         log.restart_clock()
 
-    def evaluate(done: int) -> None:
+    def evaluate(done: int) -> bool:
+        """Whether the run ends here."""
         settle()
         with callbacks.during("evaluation"):
             metrics = callbacks.evaluate(state)
@@ -126,6 +136,7 @@ def run(
         log.check_evaluation(done, metrics)
         callbacks.record(done, metrics)
         log.restart_clock()
+        return callbacks.ends(done, metrics)
 
     def stop(done: int) -> typing.NoReturn:
         if saved < done:
@@ -133,8 +144,9 @@ def run(
         kept = "saved" if done else "nothing to save"
         raise failures.Preempted(f"stopped after step {done} of {intervals.num_steps}, {kept}")
 
-    if first_step and not evaluated and intervals.due(first_step, intervals.evaluate_every):
-        evaluate(first_step)
+    missing = first_step and not evaluated and intervals.due(first_step, intervals.evaluate_every)
+    if missing and evaluate(first_step):
+        return state
     for step in range(first_step + 1, intervals.num_steps + 1):
         with callbacks.during("profile"):
             callbacks.before_step(step, wait)
@@ -155,6 +167,6 @@ def run(
             log.close_window()
         if intervals.due(step, intervals.save_every):
             save(step)
-        if intervals.due(step, intervals.evaluate_every):
-            evaluate(step)
+        if intervals.due(step, intervals.evaluate_every) and evaluate(step):
+            break
     return state

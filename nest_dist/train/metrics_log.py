@@ -16,8 +16,8 @@ StepMetrics = Mapping[str, float | np.ndarray]
 # Metrics of a step that must be finite.
 WATCHED = ("train/loss", "train/gradient_norm", "train/update_norm")
 _REMEDY = (
-    "lower AdamW.peak_learning_rate, use float32, or set NonFinite.policy to skip such updates or "
-    "to rewind."
+    "lower the optimizer's peak_learning_rate, use float32, or set NonFinite.policy to skip such "
+    "updates or to rewind."
 )
 
 
@@ -45,9 +45,10 @@ class MetricsLog:
         report: Callable[[int, StepMetrics], None],
         global_batch: int,
         most_skipped: int,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Begins after `first_step` steps; the other arguments are those of `LoopCallbacks`."""
-        self._step, self._report = first_step, report
+        self._step, self._report, self._say = first_step, report, say
         self._global_batch, self._most_skipped = global_batch, most_skipped
         self._skipped = 0
         self._open: list[Mapping[str, jax.Array]] = []
@@ -95,6 +96,11 @@ class MetricsLog:
         for fetched in jax.device_get(scalars):
             metrics = {name: float(value) for name, value in fetched.items()}
             self._step += 1
+            if metrics.get("train/spike"):
+                self._say(
+                    f"step {self._step} is left out: its loss is {metrics['train/loss']:.4g}, its "
+                    f"gradient norm {metrics['train/gradient_norm']:.4g}, far above recent steps"
+                )
             if self._is_finite(self._step, metrics, WATCHED):
                 finite.append(metrics)
         means: dict[str, float | np.ndarray] = {}

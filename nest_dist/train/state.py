@@ -19,12 +19,14 @@ class TrainState:
         params: of the model.
         optimizer: the state of the optimizer.
         ema: exponential moving average of the parameters; None without `Step.ema_decay`.
+        spikes: the state of `Step.spikes`; None without it.
     """
 
     step: jax.Array
     params: Params
     optimizer: optax.OptState
     ema: Params | None = None
+    spikes: dict[str, typing.Any] | None = None
 
     @property
     def evaluated(self) -> Params:

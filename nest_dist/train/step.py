@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import optax
 
 from nest_dist.sharding import ordered_mean, rules
-from nest_dist.train import inputs, microbatches, objectives, schedules, state
+from nest_dist.train import (
+    inputs,
+    microbatches,
+    objectives,
+    parameter_rules,
+    schedules,
+    state,
+)
+from nest_dist.train import spikes as spike_rules
 
 # The logical axes of the arrays of a batch; the step adds "row", the row in the global batch.
 BATCH_AXES: Mapping[str, rules.Axes] = {
@@ -31,7 +39,7 @@ class TrainStep:
         model: gives outputs [B, num_classes] of images [B, H, W, C].
         inputs: from uint8 images to the inputs of the model.
         objective: loss and metrics.
-        optimizer: from gradients to updates.
+        optimizer: from gradients to updates, of the parameters that are trained.
         learning_rate: by step, for the metrics.
         sharding: mesh and rules for activations.
         seed: of the run; with the step and the example's row in the global batch it keys all
@@ -41,6 +49,8 @@ class TrainStep:
             leaves the order to the compiler.
         ema_decay: of the moving average of the parameters, in [0, 1); None computes none.
         skip_nonfinite: discards an update that is not finite; "train/skipped" is 1 then, else 0.
+        spikes: discards an update far above the recent ones; "train/spike" is 1 then, else 0.
+        treatments: how each parameter is trained; here only whether it is frozen.
         observe: (steps done, {"parameters": ..., "gradients": ...}) -> further metrics, vectors.
     """
 
@@ -55,6 +65,8 @@ class TrainStep:
     reduction: ordered_mean.OrderedMean | None = None
     ema_decay: float | None = None
     skip_nonfinite: bool = False
+    spikes: spike_rules.SpikeRule | None = None
+    treatments: parameter_rules.Treatments = parameter_rules.ALIKE
     observe: Callable[[jax.Array, Mapping[str, state.Params]], objectives.Metrics] | None = None
 
     def init(self) -> state.TrainState:
@@ -68,7 +80,9 @@ class TrainStep:
         """The state before the first step, with these parameters."""
         ema = None if self.ema_decay is None else jax.tree.map(jnp.copy, params)
         step = jnp.zeros((), jnp.int32)
-        return state.TrainState(step, params, self.optimizer.init(params), ema)
+        trained, _ = self.treatments.split(params)
+        recent = None if self.spikes is None else self.spikes.init()
+        return state.TrainState(step, params, self.optimizer.init(trained), ema, recent)
 
     def __call__(
         self, before: state.TrainState, batch: objectives.Batch
@@ -90,6 +104,12 @@ class TrainStep:
             finite = jnp.all(jnp.isfinite(jnp.stack([loss, *norms.values()])))
             after = _either(finite, after, _skipped(before))
             metrics["train/skipped"] = 1.0 - finite
+        if self.spikes is not None and before.spikes is not None:
+            watched = {name: metrics[f"train/{name}"] for name in spike_rules.WATCHED}
+            is_spike, recent = self.spikes(before.spikes, watched)
+            after = _either(is_spike, _skipped(before), after)
+            after = dataclasses.replace(after, spikes=recent)
+            metrics["train/spike"] = jnp.float32(is_spike)
         return after, metrics
 
     def evaluate(self, params: state.Params, batch: objectives.Batch) -> objectives.Metrics:
@@ -133,9 +153,16 @@ class TrainStep:
 
     def _gradients(self, params: state.Params, keys: Keys, batch: objectives.Batch) -> typing.Any:
         """((mean loss, mean metrics), gradients) of a batch, microbatch by microbatch."""
-        gradient = jax.value_and_grad(self._mean_loss, has_aux=True)
+        trained, frozen = self.treatments.split(params)
+
+        def mean_loss(
+            trained: state.Params, microbatch: objectives.Batch
+        ) -> tuple[jax.Array, objectives.Metrics]:
+            return self._mean_loss(parameter_rules.merged(trained, frozen), keys, microbatch)
+
+        gradient = jax.value_and_grad(mean_loss, has_aux=True)
         return microbatches.mean(
-            functools.partial(gradient, params, keys),
+            functools.partial(gradient, trained),
             batch,
             BATCH_AXES,
             self.microbatches,
@@ -166,14 +193,15 @@ class TrainStep:
     def _updated(
         self, before: state.TrainState, grads: state.Params
     ) -> tuple[state.TrainState, objectives.Metrics]:
-        updates, optimizer = self.optimizer.update(grads, before.optimizer, before.params)
-        params = optax.apply_updates(before.params, updates)
+        trained, frozen = self.treatments.split(before.params)
+        updates, optimizer = self.optimizer.update(grads, before.optimizer, trained)
+        params = parameter_rules.merged(optax.apply_updates(trained, updates), frozen)
         norms = {"gradient_norm": optax.tree.norm(grads), "update_norm": optax.tree.norm(updates)}
         ema = None
         if self.ema_decay is not None:
             decay = schedules.ema_decay(self.ema_decay, before.step)
             ema = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), before.ema, params)
-        return state.TrainState(before.step + 1, params, optimizer, ema), norms
+        return state.TrainState(before.step + 1, params, optimizer, ema, before.spikes), norms
 
 
 def keys(seed: int, step: int | jax.Array) -> Keys:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from support import drawn, family, layouts, paper
 
 from nest_dist.base import chips, tree_paths
-from nest_dist.model import flops, on_cpu, on_gpu, parameters
+from nest_dist.model import flops, on_cpu, on_gpu
 from nest_dist.pretrained import weights
 from nest_dist.train import optimizer, step
 from nest_dist.train.objectives import classification
@@ -63,7 +63,7 @@ def measured(size, form, batch):
         model=model,
         inputs=AsTheyAre(),
         objective=classification.Classification(),
-        optimizer=optimizer.AdamW(1e-3, 0).build(lambda _: 1e-3, parameters.NO_WEIGHT_DECAY),
+        optimizer=optimizer.AdamW(1e-3, 0).build(lambda _: 1e-3, lambda name: 1.0),
         learning_rate=lambda _: jnp.float32(1e-3),
         sharding=layout,
         seed=0,

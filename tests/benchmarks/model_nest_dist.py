@@ -15,7 +15,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from support import family, layouts
 
 from nest_dist.base import allocator
-from nest_dist.model import on_cpu, parameters
+from nest_dist.model import on_cpu
 from nest_dist.train import optimizer, step
 from nest_dist.train.objectives import classification
 
@@ -50,7 +50,7 @@ def main() -> None:
         model=model,
         inputs=AsTheyAre(),
         objective=classification.Classification(),
-        optimizer=optimizer.AdamW(1e-3, 0).build(lambda _: 1e-3, parameters.NO_WEIGHT_DECAY),
+        optimizer=optimizer.AdamW(1e-3, 0).build(lambda _: 1e-3, lambda name: 1.0),
         learning_rate=lambda _: jnp.float32(1e-3),
         sharding=layout,
         seed=0,

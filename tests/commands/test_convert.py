@@ -1,3 +1,4 @@
+import functools
 import itertools
 import json
 
@@ -26,7 +27,7 @@ def assert_same_bytes(found, expected):
 def test_a_checkpoint_becomes_a_file_byte_for_byte_and_what_it_is_is_said(trained, tmp_path):
     said = convert("nest_dist", "nest_dist", trained.workdir, tmp_path / "a.safetensors")
     assert "nest_dist weights of a NesT of 2 levels with (1, 1) layers, width 8, 1 heads" in said
-    assert "left out: step, optimizer" in said
+    assert "left out: optimizer, step" in said
     assert_same_bytes(weight_files.read(tmp_path / "a.safetensors").arrays, trained.params)
 
 
@@ -246,3 +247,28 @@ def test_a_file_of_ours_that_describes_its_model_wrongly_is_refused(trained, tmp
         )
         assert "in.safetensors describes its model wrongly (" in line
         assert "write it again with `nest-dist convert`." in line
+
+
+def test_the_average_of_checkpoints_is_their_mean(trained, tmp_path, monkeypatch):
+    steps = [f"{trained.workdir}/checkpoints/{step}" for step in (3, 7)]
+    soup, other = tmp_path / "soup.safetensors", tmp_path / "other.safetensors"
+    said = convert("nest_dist", "nest_dist", *steps, soup, "--average")
+    assert all(f"{step}: nest_dist weights of a NesT" in said for step in steps)
+    # Those of step 3 are twice as large.
+    expected = {name: np.float32(1.5) * leaf for name, leaf in trained.params.items()}
+    assert_same_bytes(weight_files.read(soup).arrays, expected)
+    assert load.load(soup).class_names == ("circle", "square", "star")
+    flags = ("convert", "--from=nest_dist", "--to=nest_dist", "--average")
+    fails = functools.partial(program.refuses, monkeypatch, *flags)
+    assert "convert got 2 paths; give at least three, IN IN OUT." in fails(steps[0], other)
+    assert f"--average got {steps[0]} twice; give each" in fails(steps[0], steps[0], other)
+    metadata = description.texts(trained.model, class_names=("a", "b", "c"))
+    safetensors_file.write(other, trained.params, metadata)
+    out = tmp_path / "out.safetensors"
+    assert f"{other} has other classes than {soup}, or in another" in fails(soup, other, out)
+    more = trained.model.clone(num_classes=4)
+    wider = tmp_path / "wider.safetensors"
+    safetensors_file.write(
+        wider, tree_paths.flatten(family.random_params(more)), description.texts(more)
+    )
+    assert "NesT.num_classes is 3 in " in fails(soup, wider, out)

@@ -10,9 +10,10 @@ from nest_dist.base import failures, tree_paths
 from nest_dist.experiment import audit
 from nest_dist.model import parameters
 from nest_dist.sharding import rules
+from nest_dist.train import parameter_rules
 
 
-def entries(model, lay, parameter_axes=None, not_decayed=parameters.NO_WEIGHT_DECAY):
+def entries(model, lay, parameter_axes=None, not_decayed=parameters.NO_WEIGHT_DECAY, **own):
     shapes = family.shapes(model)
     placed = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
@@ -20,7 +21,8 @@ def entries(model, lay, parameter_axes=None, not_decayed=parameters.NO_WEIGHT_DE
         rules.tree_shardings(lay, shapes, parameters.PARAMETER_AXES),
     )
     known = parameters.of_model(model.num_hierarchies, model.num_classes)
-    return audit.entries(lay, placed, parameter_axes or known, not_decayed)
+    treatments = parameter_rules.ParameterRules(**own).build(not_decayed, model.block_repeats)
+    return audit.entries(lay, placed, parameter_axes or known, treatments)
 
 
 def refusal(text):
@@ -37,24 +39,28 @@ def test_each_parameter_is_listed_once_with_its_one_rule(name):
         model = family.small("multi_head", **changes, **levels)
     found = entries(model, layouts.layout(fsdp=8))
     assert [entry.name for entry in found] == list(tree_paths.flatten(family.shapes(model)))
-    spared = {entry.name for entry in found if not entry.decays}
+    spared = {entry.name for entry in found if not entry.treatment.decay}
     assert spared == {entry.name for entry in found if "position_embedding" in entry.name}
     assert len(spared) == model.num_hierarchies
 
 
-def test_the_table_tells_shape_place_bytes_decay_and_rule():
-    table = audit.table(entries(family.published("nest_tiny"), layouts.layout(fsdp=4, tensor=2)))
+def test_the_table_tells_shape_place_bytes_treatment_and_rule():
+    own = {"layer_decay": 0.5, "frozen": ("levels_0/*",)}
+    lay = layouts.layout(fsdp=4, tensor=2)
+    table = audit.table(entries(family.published("nest_tiny"), lay, **own))
     lines = {line.split("  ")[0]: re.split(r"  +", line) for line in table.splitlines()}
-    columns = ["parameter", "shape", "dtype", "mesh axes", "bytes a device", "decay", "rule"]
-    assert lines["parameter"] == columns
+    columns = ["parameter", "shape", "dtype", "mesh axes", "bytes a device"]
+    assert lines["parameter"] == [*columns, "rate", "decay", "frozen", "rule"]
     name = "levels_2/layers_7/attention/query/kernel"
     assert lines[name] == [
-        *(name, "384 x 12 x 32", "float32", "fsdp, tensor, -", f"{384 * 384 * 4 // 8:,}", "yes"),
-        "*/attention/query/kernel",
+        *(name, "384 x 12 x 32", "float32", "fsdp, tensor, -", f"{384 * 384 * 4 // 8:,}"),
+        *("0.5", "1", "no", "*/attention/query/kernel"),
     ]
     name = "levels_1/position_embedding"
     assert lines[name][1] == "1 x 4 x 196 x 192"
-    assert lines[name][5] == "no"
+    assert lines[name][5:8] == ["0.001953", "0", "no"]  # nine layers follow
+    assert lines["levels_0/layers_0/mlp/hidden/bias"][5:8] == ["-", "-", "yes"]
+    assert lines["head/kernel"][5:8] == ["1", "1", "no"]
     assert table.splitlines()[-1].split()[:3] == ["209", "parameters", "17,057,608"]
 
 
@@ -67,7 +73,9 @@ def test_a_rule_without_a_parameter_is_named():
 
 
 def test_a_misspelt_name_without_decay_is_refused():
-    with refusal("'*/pos_embed' names parameters without weight decay, but no parameter fits it"):
+    with refusal(
+        "'*/pos_embed' names parameters with a weight decay of their own, but no parameter"
+    ):
         entries(family.small("multi_head"), layouts.layout(data=2), None, ("*/pos_embed",))
 
 

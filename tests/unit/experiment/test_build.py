@@ -6,7 +6,7 @@ import jax
 import pytest
 from support import changing, commands
 
-from nest_dist.base import failures
+from nest_dist.base import failures, tree_paths
 from nest_dist.experiment import build
 from nest_dist.experiment import run as runs
 from nest_dist.train.augment import mixing
@@ -95,3 +95,13 @@ def test_a_bad_binding_is_named(binding, text):
 def test_parts_that_do_not_fit_are_named(run, changes, text):
     with refusal(text):
         built(run, **changes)
+
+
+def test_a_schedule_in_steps_of_training_does_not_hinder_an_evaluation(run):
+    changes = {"num_epochs": 1, "step__schedule__warmup_epochs": "20 steps"}
+    trained = built(run, **changes)
+    values = {name.replace("__", "."): value for name, value in changes.items()}
+    evaluated = build.build(changing.changed(run, values), jax.devices()[:8], training=False)
+    assert evaluated.intervals.num_steps < 20 < trained.intervals.num_steps
+    names = [set(tree_paths.flatten(it.state_shapes)) for it in (trained, evaluated)]
+    assert names[0] == names[1]

@@ -1,5 +1,6 @@
 """The loop, driven by plain functions."""
 
+import dataclasses
 import math
 
 import jax.numpy as jnp
@@ -158,6 +159,19 @@ def test_skipped_updates_are_counted_and_left_out_of_the_means():
     assert record.of("report", "train/skipped") == [(2, 0), (4, 1), (6, 2), (8, 2), (10, 2)]
 
 
+def test_each_step_that_is_left_out_is_told():
+    told = []
+    log = metrics_log.MetricsLog(6, lambda *_: None, 8, most_skipped=0, say=told.append)
+    for loss, spike in ((1.0, 0.0), (9.0, 1.0)):
+        values = {"train/loss": loss, "train/gradient_norm": 2.0, "train/spike": spike}
+        log.add({name: jnp.float32(value) for name, value in values.items()}, 0.0)
+    log.close_window()
+    log.report_all()
+    assert told == [
+        "step 8 is left out: its loss is 9, its gradient norm 2, far above recent steps"
+    ]
+
+
 def test_more_skipped_updates_than_the_limit_end_the_run():
     record = Record(nan_at=(3, 6), most_skipped=1)
     with pytest.raises(
@@ -210,6 +224,24 @@ def test_an_evaluation_that_is_not_finite_counts_as_a_skipped_update():
         metrics_log.NonFinite, match="2 updates were not finite up to step 10, and NonF"
     ):
         loop.run(0, 0, INTERVALS, record.parts())
+
+
+def test_an_evaluation_may_end_the_run_after_it_was_recorded():
+    record = Record()
+    intervals = loop.Intervals(num_steps=10, log_every=3, evaluate_every=4, save_every=4)
+    callbacks = dataclasses.replace(record.parts(), ends=lambda step, metrics: step == 8)
+    assert loop.run(0, 0, intervals, callbacks) == 8
+    assert [step for step, _ in record.of("save")] == [4, 8]
+    assert record.of("record", "eval/top_1") == [(4, 0.4), (8, 0.8)]
+    assert record.of("report", "train/loss")[-1] == (8, 7.5)
+
+
+def test_a_missing_evaluation_may_end_the_run_before_another_step():
+    record = Record()
+    callbacks = dataclasses.replace(record.parts(), ends=lambda step, metrics: True)
+    assert loop.run(5, 5, INTERVALS, callbacks, evaluated=False) == 5
+    assert record.calls == 0
+    assert record.of("record") != []
 
 
 def test_a_state_of_another_step_fails_at_once():

@@ -11,7 +11,7 @@ import pytest
 from support import layouts
 
 from nest_dist.telemetry import histograms
-from nest_dist.train import inputs, optimizer, step
+from nest_dist.train import inputs, optimizer, parameter_rules, spikes, step
 from nest_dist.train.augment import erasing, jitter, mixing
 from nest_dist.train.objectives import classification
 
@@ -46,7 +46,7 @@ def train_step(recipe=RECIPE, **options):
         model=Matrix(),
         inputs=recipe,
         objective=classification.Classification(),
-        optimizer=optimizer.AdamW(1e-3).build(lambda _: 1e-3, ()),
+        optimizer=optimizer.AdamW(1e-3).build(lambda _: 1e-3, lambda name: 1.0),
         learning_rate=lambda _: jnp.float32(1e-3),
         sharding=layouts.layout(data=1),
         seed=SEED,
@@ -156,7 +156,7 @@ def test_after_a_skipped_update_the_learning_rate_is_that_of_the_step(batch, bef
         return 1e-3 * (1 + step)
 
     stepping = train_step(skip_nonfinite=True)
-    adamw = optimizer.AdamW(1e-3).build(schedule, ())
+    adamw = optimizer.AdamW(1e-3).build(schedule, lambda name: 1.0)
     stepping = dataclasses.replace(stepping, optimizer=adamw, learning_rate=schedule)
     begun = dataclasses.replace(before, step=jnp.int32(0))
     skipped, _ = jax.jit(stepping)(broken(begun), batch)
@@ -189,3 +189,53 @@ def test_without_an_average_the_parameters_are_evaluated(batch, before):
     after, _ = jax.jit(train_step())(before, batch)
     assert after.ema is None
     assert after.evaluated is after.params
+
+
+class Sum(Matrix):
+    """A model of two products, added."""
+
+    def apply(self, variables, images, **_):
+        params, flat = variables["params"], images.reshape(len(images), -1)
+        return sum(flat @ params[name]["kernel"] for name in ("head", "body"))
+
+
+def test_what_is_frozen_has_no_gradient_and_no_state_and_the_rest_trains_as_ever(batch, before):
+    kernel = before.params["head"]["kernel"]
+    params = {"head": {"kernel": kernel}, "body": {"kernel": kernel[::-1]}}
+    rules = parameter_rules.ParameterRules(frozen=("body/*",)).build((), ())
+    whole = dataclasses.replace(train_step(), model=Sum())
+    partial = dataclasses.replace(whole, treatments=rules)
+    states = [each.init_from(params) for each in (whole, partial)]
+    assert set(states[1].optimizer[0].mu) == {"head"}
+    (one, _), (other, metrics) = (
+        jax.jit(each)(state, batch) for each, state in zip((whole, partial), states, strict=True)
+    )
+    np.testing.assert_array_equal(other.params["body"]["kernel"], kernel[::-1])
+    np.testing.assert_allclose(other.params["head"]["kernel"], one.params["head"]["kernel"], 1e-5)
+    moment = one.optimizer[0].mu["head"]["kernel"]
+    # The first moment is a tenth of the gradient.
+    np.testing.assert_allclose(metrics["train/gradient_norm"], 10 * jnp.linalg.norm(moment), 1e-5)
+    _, norms = jax.jit(partial.examine)(states[1], batch)
+    assert set(norms) == {"head"}
+
+
+def test_a_spike_is_left_out_and_the_next_step_goes_on(batch, before):
+    watchful = train_step(spikes=spikes.SpikeRule(deviations=3.0, memory_steps=3), ema_decay=0.9)
+    current = watchful.init_from(before.params)
+    stepped = jax.jit(watchful)
+    for _ in range(4):
+        current, metrics = stepped(current, batch)
+        assert metrics["train/spike"] == 0
+    # A gradient a thousand times as long as before.
+    steep = dataclasses.replace(
+        current, params=jax.tree.map(lambda leaf: 1e3 * leaf, current.params)
+    )
+    after, metrics = stepped(steep, batch)
+    assert metrics["train/spike"] == 1
+    assert same(after.params, steep.params)
+    assert same(after.ema, steep.ema)
+    assert same(after.optimizer[0], steep.optimizer[0])
+    assert int(after.step) == int(after.spikes["steps"]) == 5
+    again, metrics = stepped(dataclasses.replace(after, params=current.params), batch)
+    assert metrics["train/spike"] == 0
+    assert not same(again.params, current.params)
