@@ -57,7 +57,7 @@ FLAGS = {
     "from": Flag("string", None, "format of IN: nest_dist, official or timm"),
     "to": Flag("string", None, "format of OUT: nest_dist, official or timm"),
     "checkpoint": Flag("string", None, "weights: a file, a workdir, or a Hugging Face Hub id"),
-    "format": Flag("string", "table", "table or json"),
+    "format": Flag("string", "table", "table, json, or csv (evaluate and predict)"),
     "output": Flag("string", None, "folder for what is written"),
     "images": Flag("integer", 8, "pictures on the contact sheet"),
     "batch_step": Flag("integer", 0, "of which step the batch is shown"),
@@ -115,7 +115,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "measures a checkpoint of a workdir on its evaluation data",
-        ("workdir", "step", "gin_bindings", *HOSTS),
+        ("workdir", "step", "format", "gin_bindings", *HOSTS),
     ),
     "config": Command(
         "lists what can be configured, the values of a run and their origins, or a difference",
@@ -138,9 +138,9 @@ COMMANDS = {
         "IN OUT",
     ),
     "predict": Command(
-        "prints the most likely classes of pictures",
-        ("checkpoint", "step", "format", "class_names"),
-        "IMAGES...",
+        "prints the most likely classes of pictures, and draws those it is least sure of",
+        ("checkpoint", "step", "format", "class_names", "output", "images"),
+        "IMAGES_OR_FOLDERS...",
     ),
     "explain": Command(
         "draws where in pictures the model finds the evidence for their classes",

@@ -39,6 +39,7 @@ def build(
         trained = retries.opened("the training split", run.data.source) if training else evaluated
         whose, remedy = "the training split", "give an evaluation split with these classes"
         evaluated = classes.in_order(evaluated, trained.class_names, whose, remedy)
+        run = runs.with_counted_classes(run, len(trained.class_names))
     experiment = experiments.Experiment(run, sharding, trained, evaluated)
     if absent is None:
         _require_fitting_data(experiment, training)
@@ -53,8 +54,13 @@ def build(
             f"the training split has {len(trained)} examples, fewer than one batch of "
             f"{run.global_batch}; lower Run.global_batch."
         )
-    intervals = experiment.intervals
+    intervals, names = experiment.intervals, experiment.class_names
     run.checkpoints.require_evaluated(intervals.save_every, intervals.evaluate_every)
+    if run.checkpoints.best and run.checkpoints.metric == "eval/top_5" and len(names) < 6:
+        raise failures.BadInput(
+            f"Retention.metric is eval/top_5, which {len(names)} classes have not, as every label "
+            "is among five; set it to eval/top_1."
+        )
     return experiment
 
 

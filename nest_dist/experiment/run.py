@@ -82,6 +82,11 @@ class Evaluation:
     data: pipeline.EvaluationData
     every_epochs: typing.Annotated[float, Within(0, open_low=True)]
 
+    @property
+    def split(self) -> str:
+        """The name of its split; "evaluation" where the source has no names for splits."""
+        return getattr(self.data.source, "split", "") or "evaluation"
+
 
 @settings.register
 class Cadence:
@@ -182,6 +187,13 @@ class Run:
     def evaluation(self) -> Evaluation:
         """The only one."""
         return self.evaluations[0]
+
+
+def with_counted_classes(run: Run, count: int) -> Run:
+    """The run with `count` classes, if `NesT.num_classes` is None."""
+    if run.model.num_classes is not None:
+        return run
+    return dataclasses.replace(run, model=run.model.clone(num_classes=count))
 
 
 # Names of earlier versions, each with its successor; "" if it has none.

@@ -33,6 +33,7 @@ class Report:
         steps_per_epoch: float,
         flops_per_image: float,
         evaluated: bool = True,
+        split: str = "test",
     ) -> None:
         """Begins after `first_step`; discards later entries of an earlier attempt.
 
@@ -43,8 +44,9 @@ class Report:
             steps_per_epoch: of the run.
             flops_per_image: floating-point operations that training needs for one image.
             evaluated: whether the evaluation of `first_step` is kept, too.
+            split: name of the evaluation's.
         """
-        self._workdir, self._flops_per_image = workdir, flops_per_image
+        self._workdir, self._flops_per_image, self._split = workdir, flops_per_image, split
         self._progress: terminal.Progress | None = None
         self._events: writer.Events | None = None
         self._flushed, self._retry_at = time.monotonic(), 0.0
@@ -53,7 +55,7 @@ class Report:
 
             self._lines = workdir / staging.METRICS
             self._syncing = concurrent.futures.ThreadPoolExecutor(1, "metrics")
-            self._progress = Progress(first_step, num_steps, steps_per_epoch)
+            self._progress = Progress(first_step, num_steps, steps_per_epoch, split)
             self.rewind(first_step, evaluated)
 
     def rewind(self, step: int, evaluated: bool = True) -> None:
@@ -129,7 +131,7 @@ class Report:
         if top_1 := self._top_1:
             best, last = max(top_1, key=lambda step: ranking.merit(top_1[step])), max(top_1)
             self.say(
-                f"test top-1: best {top_1[best]:.2%} at step {best}, "
+                f"{self._split} top-1: best {top_1[best]:.2%} at step {best}, "
                 f"last {top_1[last]:.2%} at step {last}"
             )
         causes = (

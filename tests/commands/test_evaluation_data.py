@@ -51,7 +51,7 @@ def test_evaluate_reads_the_evaluation_split_alone(data, tmp_path):
     assert done.returncode == 0, done.stderr
     (evaluated,) = commands.evaluations(workdir)
     shutil.rmtree(data / "train")
-    done = commands.nest_dist("evaluate", f"--workdir={workdir}")
+    done = commands.nest_dist("evaluate", f"--workdir={workdir}", "--format=json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == evaluated
 
