@@ -203,6 +203,8 @@ def _run(arguments: list[str]) -> int:
         return 0
     try:
         _, *others = values([name, *rest])
+    except flags.UnrecognizedFlagError as error:
+        raise failures.BadInput(_unknown_flag(name, error.flagname, error)) from None
     except flags.Error as error:
         raise failures.BadInput(f"{name}: {failures.first_line(error)}") from None
     if others and not COMMANDS[name].arguments:
@@ -227,6 +229,16 @@ def _run(arguments: list[str]) -> int:
     module = name.replace("-", "_")
     importlib.import_module(f"nest_dist.commands.{module}").run(options)
     return 0
+
+
+def _unknown_flag(name: str, flag: str, error: flags.Error) -> str:
+    """Of a flag that a command has not: similar ones, or the bindings that it may stand for."""
+    said = f"{name}: {failures.first_line(error)}"
+    if "gin_bindings" not in COMMANDS[name].flags or "Did you mean" in said:
+        return said
+    bindings = importlib.import_module("nest_dist.experiment.run").bindings_like(flag)
+    meant = f"as in {' or '.join(bindings)} = VALUE" if bindings else "NAME.FIELD = VALUE"
+    return f"{name} has no flag --{flag}; a value of the run is given to --gin_bindings, {meant}."
 
 
 def _flag_values(command: Command) -> flags.FlagValues:

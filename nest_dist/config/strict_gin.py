@@ -6,6 +6,7 @@ import difflib
 import os
 import pathlib
 import re
+import tokenize
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -18,7 +19,12 @@ from nest_dist.config import gin_state, shipped
 Root = typing.TypeVar("Root")
 _SHOWN_FILES = 3  # that could give a missing value
 # What gin and the modules that it imports raise for a mistake in a file.
-_MISTAKES = (ValueError, TypeError, SyntaxError, OSError, ImportError, RuntimeError)
+_MISTAKES = (
+    *(ValueError, TypeError, SyntaxError, OSError, ImportError, RuntimeError),
+    tokenize.TokenError,
+)
+# A binding whose value may be a text without quotes.
+_UNQUOTED = re.compile(r"\s*([\w./]+)\s*=\s*([\w~./][\w~./: -]*?)\s*(?:#.*)?")
 
 
 def parse(
@@ -214,6 +220,19 @@ def _refuse_unused(
             )
 
 
+def _unreadable(error: SyntaxError) -> str:
+    """Of a line that is no gin: the line, and how to write it."""
+    line = (error.text or "").strip()
+    if not line:
+        return (
+            f"gin cannot read {failures.first_line(error)!r}; put quotes around text, and write "
+            "NAME.FIELD = VALUE."
+        )
+    if match := _UNQUOTED.fullmatch(line):
+        return f"gin cannot read {line!r}; put quotes around text: {match[1]} = {match[2]!r}."
+    return f"gin cannot read {line!r}; put quotes around text, and write NAME.FIELD = VALUE."
+
+
 def _explain(error: Exception, renamed: Mapping[str, str]) -> str:
     """gin's message in one line, with its location in a file and similar names."""
     message = str(error)
@@ -251,7 +270,9 @@ def _explain(error: Exception, renamed: Mapping[str, str]) -> str:
     if isinstance(error, RecursionError):
         return "a value refers to itself, as in NesT.dim = @NesT(); give it a value of its own."
     if isinstance(error, SyntaxError):
-        return f"gin cannot read {first!r}; put quotes around text, and write NAME.FIELD = VALUE."
+        return _unreadable(error)
+    if isinstance(error, tokenize.TokenError):
+        return "gin cannot read the end of a value; close each bracket and each quote."
     if match := re.search(r"Unable to open file: (\S+)\. Searched", message):
         hint = checks.suggestion(match[1], shipped.names(os.path.dirname(match[1])))
         return f"the included file {match[1]!r} is not there{where}; {hint}"
