@@ -1,5 +1,6 @@
 """The folder of a run: the names of its files, and checks that it can be read or written."""
 
+import logging
 import os
 import pathlib
 import secrets
@@ -108,6 +109,8 @@ def _given(name: str | None, flag: str = "--workdir") -> Folder:
 
 
 def _require_buckets(name: str, flag: str) -> None:
+    # google.auth reads it when it is imported, and would else ask for ten seconds where it runs.
+    os.environ.setdefault("GCE_METADATA_DETECT_RETRIES", "1")
     try:
         import fsspec
         import gcsfs  # noqa: F401
@@ -126,6 +129,7 @@ def _require_credentials(name: str, flag: str) -> None:
     """Without them, the libraries of buckets would ask again and again before they fail."""
     import google.auth
 
+    logging.getLogger("google.auth").setLevel(logging.ERROR)  # it warns before it raises
     try:
         google.auth.default()
     except google.auth.exceptions.GoogleAuthError as error:
