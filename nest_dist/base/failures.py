@@ -45,7 +45,7 @@ class Unavailable(Failure):
 
 
 class Preempted(Failure):
-    """The run was asked to stop, saved a checkpoint and can be continued by a restart."""
+    """The run was asked to stop, saved what it had done, and can be continued by a restart."""
 
     exit_code = PREEMPTED
 
@@ -57,7 +57,7 @@ class Unsaved(Failure):
 
 
 class Interrupted(Failure):
-    """The person at the terminal stopped the run with Ctrl-C; a checkpoint was saved."""
+    """The person at the terminal stopped the run with Ctrl-C; the text says what was saved."""
 
     exit_code = INTERRUPTED
 

@@ -64,7 +64,8 @@ def means(effect: Effect, *, in_step: bool | None = None) -> dict[str, object]:
     """Metadata of a field that gin binds, for `dataclasses.field(metadata=...)`.
 
     A field without metadata inherits the meaning of the field that holds its object. A field
-    without `in_step` inherits that value alone.
+    without `in_step` inherits that value alone. So `RandAugment.magnitude` means what
+    `TrainingData.transforms` means, which has none, and so what `Run.data` does: another run.
     """
     return {"effect": effect} | ({} if in_step is None else {"in_step": in_step})
 

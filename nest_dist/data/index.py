@@ -117,8 +117,8 @@ class OneByOne(Order):
 class _Window(typing.NamedTuple):
     """Examples that a virtual shard shuffles together, in their order."""
 
-    start: int  # counted along all pieces of all epochs
-    stop: int  # likewise
+    start: int  # its first line, see `WindowShuffle`
+    stop: int
     groups: tuple[int, ...]
     examples: np.ndarray
 
@@ -129,8 +129,10 @@ class WindowShuffle(Order):
 
     The rows of a batch are cut into as many contiguous pieces as there are virtual shards. In each
     epoch the row groups get a random order, and the sequence of their examples is cut into equal
-    pieces, one a shard. So each example comes once an epoch, shards stay within one example of each
-    other, and a row group is fetched by one shard, or by two where a cut goes through it.
+    pieces, one a shard: virtual shard v reads piece v, in the next epoch piece v + 1, and so on.
+    The line of an example is its number along all pieces of all epochs. So each example comes once
+    an epoch, shards stay within one example of each other, and a row group is fetched by one shard,
+    or by two where a cut goes through it.
 
     Attributes:
         groups: of the source, of whose virtual shards the batch is a multiple.
@@ -202,16 +204,16 @@ class WindowShuffle(Order):
         for shard in self._shards_of(rows).tolist():
             places = np.flatnonzero(rows // self.rows_per_shard == shard)
             first, end = self._begin(shard), self._begin(shard + 1)
-            line = first + step * self.rows_per_shard + rows[places] % self.rows_per_shard
+            lines = first + step * self.rows_per_shard + rows[places] % self.rows_per_shard
             if self.seed is None:
-                places, line = places[line < end], line[line < end]
-            while len(line):
-                window = self._window(shard, int(line[0]))
-                count = int(np.searchsorted(line, window.stop))
-                examples[places[:count]] = window.examples[line[:count] - window.start]
+                places, lines = places[lines < end], lines[lines < end]
+            while len(lines):
+                window = self._window(shard, int(lines[0]))
+                count = int(np.searchsorted(lines, window.stop))
+                examples[places[:count]] = window.examples[lines[:count] - window.start]
                 groups += window.groups
-                places, line = places[count:], line[count:]
-                if not len(line) and (self.seed is not None or window.stop < end):
+                places, lines = places[count:], lines[count:]
+                if not len(lines) and (self.seed is not None or window.stop < end):
                     ahead += self._window(shard, window.stop).groups
         return Rows(examples, tuple(dict.fromkeys(groups)), tuple(dict.fromkeys(ahead)))
 
@@ -223,17 +225,17 @@ class WindowShuffle(Order):
         """Where a piece begins; later pieces are those of later epochs."""
         return piece * len(self) // self.groups.virtual_shards
 
-    def _window(self, shard: int, position: int) -> _Window:
-        """The window of a shard that holds a position, counted along all pieces."""
-        piece = ((position + 1) * self.groups.virtual_shards - 1) // len(self)
-        epoch, base = piece - shard, position - position % len(self)
+    def _window(self, shard: int, line: int) -> _Window:
+        """The window of a shard that holds a line."""
+        piece = ((line + 1) * self.groups.virtual_shards - 1) // len(self)
+        epoch, base = piece - shard, line - line % len(self)
         low, high = self._begin(piece) - base, self._begin(piece + 1) - base
         order = np.arange(len(self.groups.lengths))
         if self.seed is not None:
             order = permutation(len(order), self.seed, 0, epoch, 0)
         ends = np.cumsum(np.diff(self._bounds)[order])
         # Groups of the piece's first example, of this one, and of its last.
-        first, group, last = np.searchsorted(ends, (low, position - base, high - 1), side="right")
+        first, group, last = np.searchsorted(ends, (low, line - base, high - 1), side="right")
         number = int(group - first) // self.groups.window
         begin = int(first) + number * self.groups.window
         members = order[begin : min(begin + self.groups.window, int(last) + 1)]

@@ -31,6 +31,15 @@ ROW_BYTES = 16  # of all arrays but the images
 _SPEED_ONLY = means(Effect.NONE)
 
 
+def require_batch(source: batch.Source, global_batch: int) -> None:
+    """Refuses a training split that is smaller than one batch."""
+    if len(source) < global_batch:
+        raise failures.BadInput(
+            f"the training split has {len(source)} examples, fewer than one batch of "
+            f"{global_batch}; lower Run.global_batch."
+        )
+
+
 @settings.frozen
 class SplitData:
     """A split of a data set and the way to its batches, for training and for evaluation alike.
@@ -52,7 +61,9 @@ class SplitData:
     read_ahead_bytes: typing.Annotated[int, Within(1)] = dataclasses.field(
         default=READ_AHEAD_BYTES, metadata=_SPEED_ONLY
     )
-    max_corrupt_fraction: typing.Annotated[float, Within(0, 1)] = 0.0
+    max_corrupt_fraction: typing.Annotated[float, Within(0, 1)] = dataclasses.field(
+        default=0.0, metadata=means(Effect.CHANGES)
+    )
 
     @property
     def _name(self) -> str:
@@ -133,11 +144,8 @@ class SplitData:
     def _plan(
         self, source: batch.Source, global_batch: int, rows: np.ndarray, seed: int | None
     ) -> tuple["_Steps", loading.WorkerPool]:
-        if seed is not None and len(source) < global_batch:
-            raise failures.BadInput(
-                f"the training split has {len(source)} examples, fewer than one batch of "
-                f"{global_batch}; lower Run.global_batch."
-            )
+        if seed is not None:
+            require_batch(source, global_batch)
         order = index.order(source.row_groups, len(source), global_batch, seed)
         pieces = order.pieces(rows, max(1, self.workers))
         limits = [order.bytes_in_hand(piece) for piece in pieces]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 
 from nest_dist.base import checks, failures
-from nest_dist.data import batch, classes
+from nest_dist.data import batch, classes, pipeline
 from nest_dist.data.sources import retries
 from nest_dist.experiment import experiment as experiments
 from nest_dist.experiment import run as runs
@@ -49,17 +49,14 @@ def build(
             run.evaluation.data.require_fit(evaluated, run.global_batch, experiment.rows)
     if not training:
         return experiment
-    if len(trained) < run.global_batch:
-        raise failures.BadInput(
-            f"the training split has {len(trained)} examples, fewer than one batch of "
-            f"{run.global_batch}; lower Run.global_batch."
-        )
-    intervals, names = experiment.intervals, experiment.class_names
+    pipeline.require_batch(trained, run.global_batch)  # whatever the devices, absent ones too
+    intervals = experiment.intervals
     run.checkpoints.require_evaluated(intervals.save_every, intervals.evaluate_every)
-    if run.checkpoints.best and run.checkpoints.metric == "eval/top_5" and len(names) < 6:
+    num_classes, retention = run.model.num_logits, run.checkpoints
+    if retention.best and retention.metric == "eval/top_5" and num_classes < 6:
         raise failures.BadInput(
-            f"Retention.metric is eval/top_5, which {len(names)} classes have not, as every label "
-            "is among five; set it to eval/top_1."
+            f"Retention.metric is eval/top_5, which is not measured with {num_classes} classes; "
+            "set it to eval/top_1."
         )
     return experiment
 

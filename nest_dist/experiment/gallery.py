@@ -57,14 +57,14 @@ class Gallery:
         yield from batches
 
     def evaluation(
-        self, step: int, batch: prefetch.DeviceBatch, counted: Mapping[str, jax.Array]
+        self, step: int, batch: prefetch.DeviceBatch, measured: Mapping[str, jax.Array]
     ) -> None:
         """Shows examples of an evaluation batch with their true and predicted classes."""
         examples = jax.device_get(self._examples(batch))
         real = examples["weight"] > 0
         if not real.any():
             return
-        predicted = np.asarray(counted["predicted"])[: len(real)]
+        predicted = np.asarray(measured["predicted"])[: len(real)]
         captions = [
             judged(label, guess, self._classes)
             for label, guess in zip(examples["label"][real], predicted[real], strict=True)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from nest_dist.base import rng
-from nest_dist.model import linen, on_cpu
+from nest_dist.model import linen, on_cpu, on_gpu
 
 
 class BlockAttention(nn.Module):
@@ -17,12 +17,14 @@ class BlockAttention(nn.Module):
         multi_query: one key and value head serves all query heads (arXiv 1911.02150).
         dropout: rate of the attention weights set to zero when training.
         compute_dtype: of activations and products; softmax is always float32.
+        cudnn: whether cuDNN attends, see `on_gpu.attend`.
     """
 
     heads: int
     multi_query: bool
     dropout: float
     compute_dtype: linen.ComputeDtype
+    cudnn: bool = False
 
     @nn.compact
     def __call__(self, blocks: Array, keys: Array | None) -> Array:
@@ -45,6 +47,8 @@ class BlockAttention(nn.Module):
 
     def _attend(self, query: Array, key: Array, value: Array, keys: Array | None) -> Array:
         dropout_keys = None if keys is None or self.dropout == 0 else rng.fold(keys, 0)
+        if self.cudnn and not self.is_initializing():
+            return on_gpu.attend(query, key, value)
         if self.multi_query:
             key, value = key.squeeze(-2), value.squeeze(-2)  # [B, T, N, D]
         elif dropout_keys is None:

@@ -19,7 +19,7 @@ from nest_dist.sharding import rules
 
 Remat = typing.Literal["none", "dots", "layer"]
 Layers = typing.Literal["unrolled", "scanned"]
-Kernels = typing.Literal["auto", "fused", "plain"]
+Kernels = typing.Literal["auto", "fused", "cudnn", "plain"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,8 @@ class Options:
             parameters ("dots"), or everything inside a layer.
         layers: "unrolled" copies the program for every layer of a level; "scanned" repeats one
             program, which compiles faster and runs slower.
-        kernels: "fused" computes each branch by one kernel for TPUs, all others by XLA.
+        kernels: "fused" computes each branch by one kernel for TPUs, "cudnn" attention by cuDNN's
+            kernel for GPUs, all others by XLA.
     """
 
     multi_query: bool
@@ -184,6 +185,7 @@ class EncoderLayer(nn.Module):
             options.multi_query,
             options.attention_dropout,
             options.compute_dtype,
+            options.kernels == "cudnn",
             name="attention",
         )
         mlp = Mlp(options, name="mlp")

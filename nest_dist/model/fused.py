@@ -1,11 +1,11 @@
-"""Whether the kernels for TPUs serve a model on a mesh."""
+"""Which kernels serve a model on a mesh: ours on TPUs, cuDNN's attention on GPUs."""
 
 import dataclasses
 
 import jax
 
 from nest_dist.base import failures
-from nest_dist.model import encoder, nest
+from nest_dist.model import encoder, nest, on_gpu
 from nest_dist.model.kernels import attention, call, mlp
 from nest_dist.sharding import rules
 
@@ -17,7 +17,7 @@ FAST = (None, "default", "fastest", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The form of a model's layers, "fused" or "plain", and the reason as a clause."""
+    """The form of a model's layers, all but "auto", and the reason as a clause."""
 
     form: encoder.Kernels
     reason: str
@@ -30,22 +30,44 @@ def choose(model: nest.NesT, sharding: rules.ShardingContext) -> Choice:
     """The form in which the layers of a model run on a mesh.
 
     Raises:
-        BadInput: if `NesT.kernels` is "fused" where the kernels do not serve.
+        BadInput: if `NesT.kernels` is "fused" or "cudnn" where these kernels do not serve.
     """
     if model.kernels == "plain":
         return Choice("plain", "NesT.kernels is 'plain'")
-    if (obstacle := _obstacle(model, sharding)) is None:
-        return Choice("fused", "devices, mesh and model allow it")
+    device = sharding.mesh.devices.flat[0]
+    form: encoder.Kernels
+    if device.platform in on_gpu.PLATFORMS:
+        form, obstacle = "cudnn", _obstacle_on_gpu(model, device)
+    elif model.kernels == "cudnn":
+        form, obstacle = "cudnn", (f"the devices are of the kind {device.device_kind}", "")
+    else:
+        form, obstacle = "fused", _obstacle_on_tpu(model, sharding)
+    if obstacle is None:
+        return Choice(form, "devices, mesh and model allow it")
     reason, remedy = obstacle
-    if model.kernels == "fused":
+    if model.kernels != "auto":
         raise failures.BadInput(
-            f"NesT.kernels is 'fused', but {reason}; {remedy}set it to 'auto' or 'plain'."
+            f"NesT.kernels is {model.kernels!r}, but {reason}; {remedy}set it to 'auto' or 'plain'."
         )
     return Choice("plain", reason)
 
 
-def _obstacle(model: nest.NesT, sharding: rules.ShardingContext) -> tuple[str, str] | None:
-    """Why the kernels do not serve, as a clause, and what would help, ending in "or "."""
+def _obstacle_on_gpu(model: nest.NesT, device: jax.Device) -> tuple[str, str] | None:
+    """As `_obstacle_on_tpu`, for cuDNN's attention."""
+    if model.compute_dtype != "bfloat16":
+        reason = f"NesT.compute_dtype is {model.compute_dtype!r}, and cuDNN attends in 'bfloat16'"
+        return reason, "set that, or "
+    if model.multi_query:
+        return "the model has one key and value head", ""
+    if rate := model.attention_dropout:
+        return f"NesT.attention_dropout is {rate}", "set it to 0, or "
+    tokens = model.geometry().block_side ** 2
+    refusal = on_gpu.obstacle(device, tokens, model.dim // model.heads)
+    return (refusal, "") if refusal else None
+
+
+def _obstacle_on_tpu(model: nest.NesT, sharding: rules.ShardingContext) -> tuple[str, str] | None:
+    """Why our kernels do not serve, as a clause, and what would help, ending in "or "."""
     device = sharding.mesh.devices.flat[0]
     kind = f"the devices are of the kind {device.device_kind}"
     if device.platform != "tpu" and not call.is_interpreted():

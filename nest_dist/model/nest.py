@@ -52,8 +52,9 @@ class NesT(nn.Module):
             are float32.
         remat: what the backward pass computes again to save memory, see `encoder.Options`.
         layers: see `encoder.Options`; parameters have the same names either way.
-        kernels: "fused" computes the branches of layers by kernels for TPUs, "plain" by XLA; a run
-            replaces "auto" by what serves on its devices, see `fused.choose`.
+        kernels: "fused" computes the branches of layers by kernels for TPUs, "plain" by XLA; on
+            GPUs "fused" is "cudnn", attention by cuDNN. A run replaces "auto" by what serves on its
+            devices, see `fused.choose`.
 
     Example:
         >>> import jax

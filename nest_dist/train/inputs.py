@@ -31,7 +31,7 @@ class Normalize:
             )
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """float32 [B, H, W, C] from uint8 [B, H, W, C]."""
+        """float32 [B, H, W, C] from values [B, H, W, C] in [0, 255]."""
         mean = 255 * jnp.asarray(self.mean, jnp.float32)
         scale = 1 / (255 * jnp.asarray(self.std, jnp.float32))
         return (images.astype(jnp.float32) - mean) * scale

@@ -73,7 +73,7 @@ def run(
     callbacks: LoopCallbacks,
     evaluated: bool = True,
 ) -> State:
-    """Trains from `first_step` to the end.
+    """Trains from the step after `first_step` to the end.
 
     Args:
         state: after `first_step` steps.
@@ -104,11 +104,12 @@ def run(
 
     def settle() -> None:
         wait()
-        log.report_all()
+        log.report_closed()
         log.restart_clock()
 
     def save(done: int) -> None:
         nonlocal saved
+        log.close_window()
         settle()  # which refuses metrics that are not finite
         with callbacks.during("save"):
             callbacks.save(done, state)
@@ -128,9 +129,9 @@ def run(
 
     def stop(done: int) -> typing.NoReturn:
         if saved < done:
-            log.close_window()
             save(done)
-        raise failures.Preempted(f"stopped after step {done} of {intervals.num_steps}, saved")
+        kept = "saved" if done else "nothing to save"
+        raise failures.Preempted(f"stopped after step {done} of {intervals.num_steps}, {kept}")
 
     if first_step and not evaluated and intervals.due(first_step, intervals.evaluate_every):
         evaluate(first_step)
@@ -150,10 +151,9 @@ def run(
         if len(running) > STEPS_AHEAD:
             jax.block_until_ready(running.popleft())
 
-        save_due = intervals.due(step, intervals.save_every)
-        if save_due or intervals.due(step, intervals.log_every):
+        if intervals.due(step, intervals.log_every):
             log.close_window()
-        if save_due:
+        if intervals.due(step, intervals.save_every):
             save(step)
         if intervals.due(step, intervals.evaluate_every):
             evaluate(step)

@@ -67,7 +67,7 @@ class MetricsLog:
 
     def close_window(self) -> None:
         """Ends the window, and reports the one before it."""
-        self.report_all()
+        self.report_closed()
         seconds, self._speed = time.perf_counter() - self._started, {}
         if self._timed_steps:
             self._speed = {
@@ -78,7 +78,7 @@ class MetricsLog:
         self._closed, self._open = self._open, []
         self.restart_clock()
 
-    def report_all(self) -> None:
+    def report_closed(self) -> None:
         """Reports the window that is closed, if there is one.
 
         Raises:
@@ -110,7 +110,7 @@ class MetricsLog:
         """Treats an evaluation that is not finite as an update that is not."""
         if not all(map(math.isfinite, metrics.values())):
             self.close_window()
-            self.report_all()  # an update before it may be the cause
+            self.report_closed()  # an update before it may be the cause
             self._is_finite(step, metrics, metrics)
 
     def _is_finite(self, step: int, metrics: Metrics, names: Iterable[str]) -> bool:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 from support import drawn, family, layouts, paper
 
 from nest_dist.base import chips, tree_paths
-from nest_dist.model import attention, flops, on_cpu, on_gpu, parameters
+from nest_dist.model import flops, on_cpu, on_gpu, parameters
 from nest_dist.pretrained import weights
 from nest_dist.train import optimizer, step
 from nest_dist.train.objectives import classification
@@ -28,26 +28,16 @@ class AsTheyAre:
         return images, targets
 
 
-def attend_by_cudnn(self, query, key, value, keys):
-    """In place of `BlockAttention._attend`; queries are scaled."""
-    B, T, N, K, D = query.shape
-    flat = (x.reshape(B * T, N, K, D) for x in (query, key, value))
-    attended = jax.nn.dot_product_attention(*flat, scale=1.0, implementation="cudnn")
-    return attended.reshape(query.shape)
-
-
 def main():
     size, form, batches = sys.argv[1:]
     device = jax.devices()[0]
-    if form == "cudnn":
-        if device.platform == "cpu":
-            sys.exit("cuDNN needs a GPU")
-        attention.BlockAttention._attend = attend_by_cudnn
+    if form == "cudnn" and device.platform == "cpu":
+        sys.exit("cuDNN needs a GPU")
     if size == "errors":
-        print(error())
+        print(error(form))
         return
     for batch in map(int, batches.split(",")):
-        for part, seconds, used, needed in measured(size, batch):
+        for part, seconds, used, needed in measured(size, form, batch):
             chip = chips.of_kind(device.device_kind)
             speed = batch / seconds
             row = {"part": part, "batch": batch, "speed": speed, "flops": speed * needed}
@@ -55,12 +45,12 @@ def main():
             print(json.dumps({**row, "bytes": used}), flush=True)
 
 
-def measured(size, batch):
+def measured(size, form, batch):
     """Name, seconds, peak bytes so far and FLOPs an image of each part."""
     if size in family.SMALL or size == "small":
-        model = family.small("multi_head", compute_dtype="bfloat16")
+        model = family.small("multi_head", compute_dtype="bfloat16", kernels=form)
     else:
-        model = family.published(size, stochastic_depth=0.2, compute_dtype="bfloat16")
+        model = family.published(size, stochastic_depth=0.2, compute_dtype="bfloat16", kernels=form)
     H, W = model.geometry().image_sides
     rng = np.random.default_rng(0)
     layout = layouts.layout()
@@ -117,13 +107,12 @@ def used_bytes():
     return stats.get("peak_bytes_in_use")
 
 
-def error():
+def error(form):
     """The largest difference of logits, and the largest logit."""
     found = []
-    for dtype in ("float32", "bfloat16"):
-        model = family.small("multi_head", compute_dtype=dtype)
-        if dtype == "float32" and attention.BlockAttention._attend is attend_by_cudnn:
-            continue  # cuDNN's attention has no float32
+    # cuDNN's attention has no float32.
+    for dtype in ("bfloat16",) if form == "cudnn" else ("float32", "bfloat16"):
+        model = family.small("multi_head", compute_dtype=dtype, kernels=form)
         params = family.random_params(model)
         images = drawn.images("the gpu", (2, 32, 32, 3))
         with jax.default_matmul_precision("highest"):

@@ -59,6 +59,20 @@ def test_library_calls_are_counted_and_the_floor_is_called_one(rehearsed):
     assert "cycles" not in report
 
 
+def test_cudnn_attends_in_bfloat16(tmp_path):
+    screen, report = rehearse(
+        tmp_path,
+        *(f"--gin_file={name}" for name in rehearsals.FILES),
+        *(f"--gin_bindings={binding}" for binding in rehearsals.SMALL),
+        "--gin_bindings=NesT.dim = 16",  # cuDNN's heads have a multiple of 8 channels
+        "--topology=a100-40gb:2",
+    )
+    assert "kernels: cudnn, since devices, mesh and model allow it" in screen
+    assert report["gpu"]["attention"] == "cuDNN"
+    calls = report["gpu"]["library_calls"]
+    assert calls["__cudnn$fmhaSoftmax"] == calls["__cudnn$fmhaSoftmaxBackward"] > 0
+
+
 def test_what_gpus_exchange_is_told_by_kind_and_axis(rehearsed):
     _, report = rehearsed
     found = {(each["kind"], *each["axes"]): each for each in report["collectives"]}
@@ -86,6 +100,9 @@ def test_the_published_models_fit_a_gpu(size, tmp_path):
         "--gin_bindings=NesT.compute_dtype = 'bfloat16'",
     )
     assert report["images_a_device"] == 64
+    layers = {"tiny": 12, "small": 24, "base": 24}[size]
+    assert report["gpu"]["library_calls"]["__cudnn$fmhaSoftmax"] == layers
+    assert report["gpu"]["library_calls"]["__cudnn$fmhaSoftmaxBackward"] == layers
     assert report["memory"]["fits"] is True
     # A GPU cannot be faster than the products of the model at its peak.
     peak = chips.CHIPS["NVIDIA H200"].bfloat16_flops

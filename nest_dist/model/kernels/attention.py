@@ -120,7 +120,7 @@ def _with_residuals(
 ) -> tuple[Array, Residuals]:
     (B, T, N, C), columns = border.shape(x)
     products = call.products()
-    grid = call.grid(_at_once(N, C), B, T, columns)
+    grid = call.grid(call.blocks_at_once(N, C), B, T, columns)
     matrices = w.astype(products), bias, out.T.astype(products), out_bias
     y, kept, log_sums = call.run(
         functools.partial(_forward if position is None else _forward_from_image, heads=heads),
@@ -146,7 +146,7 @@ def _gradients(heads: int, residuals: Residuals, of_y: Array) -> tuple[Array | N
     factor, x, position, kept, log_sums, w, out = residuals
     (B, T, N, C), columns = border.shape(x)
     products = call.products()
-    grid = call.grid(_at_once(N, C) / 2, B, T, columns)
+    grid = call.grid(call.blocks_at_once(N, C) / 2, B, T, columns)
     matrices = w.T.astype(products), out.astype(products)
     sums = [grid.total(*shape) for shape in ((3 * C, C), (C, 1), (C, C), (1, C))]
     scratch = [grid.scratch((4 * C, N), products)]
@@ -178,14 +178,9 @@ def _of(grid: call.Grid, position: Array | None) -> list[call.Operand]:
     return [] if position is None else [grid.of_position(position)]
 
 
-def _at_once(N: int, C: int) -> float:
-    """Blocks of a forward step: narrow ones alone would leave the matrix units waiting."""
-    return min(8, 160_000 / C**2, 1600 / N)
-
-
 def memory(N: int, C: int, heads: int) -> int:
     """Bytes on the chip for the larger of the two kernels, about."""
-    step = max(1, int(_at_once(N, C) / 2))
+    step = max(1, int(call.blocks_at_once(N, C) / 2))
     tokens, columns = call.tiled_bytes(N, C), call.tiled_bytes(C, N, "bfloat16")
     in_flight = 2 * step * (3 * tokens + 4 * columns + call.tiled_bytes(heads, N))
     matrices = 4 * (call.tiled_bytes(C, C) + call.tiled_bytes(C, C, "bfloat16"))

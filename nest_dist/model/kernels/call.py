@@ -78,6 +78,11 @@ def reciprocal(x: Array) -> Array:
     return 1 / x if products() == "float32" else pl.reciprocal(x, approx=True)
 
 
+def blocks_at_once(N: int, C: int) -> float:
+    """Of a branch's forward step: narrow blocks alone would leave the matrix units waiting."""
+    return min(8, 160_000 / C**2, 1600 / N)
+
+
 def tiled_bytes(rows: int, columns: int, dtype: str = "float32") -> int:
     """Bytes of a matrix on the chip: registers of 128 columns and 32 bytes of rows."""
     size = jnp.dtype(dtype).itemsize

@@ -92,7 +92,7 @@ def _with_residuals(
 ) -> tuple[Array, tuple[Array, ...]]:
     B, T, N, C = x.shape
     products = call.products()
-    grid = call.grid(_at_once(N, C), B, T, columns)
+    grid = call.grid(call.blocks_at_once(N, C), B, T, columns)
     matrices = w.astype(products), bias, out.astype(products), out_bias
     y, hidden = call.run(
         _forward if columns is None else _forward_to_image,
@@ -115,7 +115,7 @@ def _gradients(
     B, T, N, C = x.shape
     M = w.shape[1]
     products = call.products()
-    grid = call.grid(_at_once(N, C) / 2, B, T, columns)
+    grid = call.grid(call.blocks_at_once(N, C) / 2, B, T, columns)
     of_x, *totals = call.run(
         _backward if columns is None else _backward_from_image,
         "mlp_backward",
@@ -138,14 +138,9 @@ def _gradients(
 _branch.defvjp(_with_residuals, _gradients)
 
 
-def _at_once(N: int, C: int) -> float:
-    """Blocks of a forward step: narrow ones alone would leave the matrix units waiting."""
-    return min(8, 160_000 / C**2, 1600 / N)
-
-
 def memory(N: int, C: int, M: int) -> int:
     """Bytes on the chip for the larger of the two kernels, about."""
-    step = max(1, int(_at_once(N, C) / 2))
+    step = max(1, int(call.blocks_at_once(N, C) / 2))
     tokens, hidden = call.tiled_bytes(N, C), call.tiled_bytes(N, M, "bfloat16")
     matrices = 2 * (call.tiled_bytes(C, M) + call.tiled_bytes(C, M, "bfloat16"))
     return 2 * step * (3 * tokens + hidden) + matrices + 6 * step * tokens
