@@ -45,7 +45,9 @@ INSTALL = "pip install ."
 INSTALLED = "nest-dist train --gin_file=runs/quickstart.gin --workdir=digits"
 KNOWN = {
     "README.md": [
-        *(QUICK_START, TESTS, TENSORBOARD, EVALUATE, LONGER, BINDINGS),
+        *(QUICK_START, TESTS, TENSORBOARD, EVALUATE, LONGER),
+        *readme.PICTURES,
+        BINDINGS,
         *readme.IMAGENET,  # tried in faults/test_prepared.py
         *cloud.README,  # tried in launch/test_pod_run.py
         *readme.GPUS,
