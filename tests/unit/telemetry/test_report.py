@@ -227,8 +227,5 @@ def test_waiting_for_data_is_said_once_after_two_windows(tmp_path, capsys):
     for step, share in enumerate((0.5, 0.1, 0.3, 0.38, 0.5), 1):
         written.metrics(step, {"train/loss": 1.0, "time/data_wait_fraction": share})
     written.close()
-    said = [line for line in capsys.readouterr().out.splitlines() if "waiting for data" in line]
-    assert said == [
-        "waiting for data takes 38% of a step: `nest-dist inspect-data` shows the slowest stage, "
-        "and TrainingData.threads and .workers load more at a time"
-    ]
+    (said,) = (line for line in capsys.readouterr().out.splitlines() if "waiting for" in line)
+    assert said.startswith("waiting for data takes 38% of a step: `nest-dist inspect-data` shows")
