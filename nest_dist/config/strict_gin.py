@@ -165,13 +165,13 @@ def _parse(
 
 
 def _require_values(root: str) -> None:
-    """Names all missing values at once, each with shipped files that give it; one is gin's matter.
+    """Names all missing values at once, each with shipped files that give it.
 
     Raises:
-        BadInput: if several values are missing.
+        BadInput: if a value is missing. A single macro is gin's matter: it may be misspelt.
     """
     missing = gin_state.missing(root)
-    if len(missing) < 2:
+    if not missing or (len(missing) == 1 and missing[0].startswith("%")):
         return
     givers: dict[str, list[str]] = {}
     for name in shipped.names():
@@ -182,9 +182,11 @@ def _require_values(root: str) -> None:
     for name in missing:
         files = list(dict.fromkeys(givers.get(name.removeprefix("%"), ())))
         listed.append(f"{name} ({_some(files)})" if files else name)
+    count = "1 value is" if len(missing) == 1 else f"{len(missing)} values are"
+    macro = ", or NAME = VALUE for %NAME" if any(name.startswith("%") for name in missing) else ""
     raise failures.BadInput(
-        f"{len(missing)} values are missing: {', '.join(listed)}; include one of the shipped files "
-        "in brackets, or bind each, as in NAME.FIELD = VALUE."
+        f"{count} missing: {', '.join(listed)}; include one of the shipped files in brackets, or "
+        f"bind each, as in NAME.FIELD = VALUE{macro}."
     )
 
 
