@@ -10,6 +10,7 @@ import numpy as np
 WIDTH, HEIGHT = 560, 320  # of a panel, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 78, 22, 40, 34  # between panel and axes
 MOST_POINTS = 1000  # of a curve
+FEW_POINTS = 50  # each gets a dot
 MOST_TICKS = 6
 TEXT_SIZE = 13
 BLACK, GREY = (40, 40, 40), (225, 225, 225)
@@ -42,7 +43,7 @@ def panels(split: str) -> tuple[Panel, ...]:
 
 def draw(lines: Sequence[Mapping[str, typing.Any]], split: str) -> np.ndarray:
     """A picture uint8 [H, W, 3] of the lines of `metrics.jsonl`; what is not finite is left out."""
-    last = max((line["step"] for line in lines), default=1)
+    last = max((line["step"] for line in lines), default=0) or 1
     drawn = [_panel(panel, lines, last) for panel in panels(split)]
     return np.vstack([np.hstack(drawn[:2]), np.hstack(drawn[2:])])
 
@@ -86,13 +87,14 @@ def _panel(panel: Panel, lines: Sequence[Mapping[str, typing.Any]], last: int) -
             canvas, text, (min(x - _width(text) // 2, WIDTH - _width(text) - 2), HEIGHT - 12), BLACK
         )
     cv2.rectangle(canvas, (LEFT, TOP), (WIDTH - RIGHT, HEIGHT - BOTTOM), BLACK, 1)
-    right = WIDTH - RIGHT
-    for (label, points), colour in reversed(list(zip(curves.items(), COLOURS, strict=False))):
+    for points, colour in zip(curves.values(), COLOURS, strict=False):
         line = np.array([position(*point) for point in points], np.int32).reshape(-1, 1, 2)
         cv2.polylines(canvas, [line], False, colour, 2, cv2.LINE_AA)
-        if len(points) < 50:
+        if len(points) < FEW_POINTS:
             for x, y in line[:, 0]:
                 cv2.circle(canvas, (int(x), int(y)), 3, colour, -1, cv2.LINE_AA)
+    right = WIDTH - RIGHT
+    for label, colour in zip(reversed(curves), COLOURS[len(curves) - 1 :: -1], strict=True):
         right -= _width(label) + 14
         _text(canvas, label, (right, 26), colour)
     return canvas
