@@ -1,5 +1,6 @@
 """What is said while programs are compiled."""
 
+import re
 import threading
 
 import jax
@@ -36,13 +37,13 @@ def test_a_heartbeat_tells_how_long_it_takes_and_took(tmp_path, said):
     compile_slowly(tmp_path, said)
     first, *beats, last = said
     assert first == "compiling ..."
-    assert set(beats) == {"compiling, 0 s"}
-    assert last.startswith("compiled in 0 s")
+    assert all(re.fullmatch(r"compiling, \d+ s", beat) for beat in beats)
+    assert re.match(r"compiled in \d+ s", last)
     (file,) = tmp_path.glob("compiled/*/seconds.txt")
     file.write_text("120.0\n")
     said.clear()
     compile_slowly(tmp_path, said)
-    assert said[1] == "compiling, 0 s; the last time it took 120 s"
+    assert re.fullmatch(r"compiling, \d+ s; the last time it took 120 s", said[1])
 
 
 def test_a_damaged_time_is_left_out(tmp_path, said):
@@ -50,4 +51,4 @@ def test_a_damaged_time_is_left_out(tmp_path, said):
     file.parent.mkdir(parents=True)
     file.write_bytes(b"\xff")
     compile_slowly(tmp_path, said)
-    assert said[1] == "compiling, 0 s"
+    assert re.fullmatch(r"compiling, \d+ s", said[1])
