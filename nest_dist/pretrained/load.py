@@ -30,6 +30,7 @@ from nest_dist.pretrained.formats import native
 # The fields of `NesT` that the shapes of foreign weights do not tell.
 HINTS = ("heads", "block_repeats")
 SUFFIXES = (".safetensors", ".flax", ".pth")
+HUB = "hf:"  # before the id of a repository, where a path could be meant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,8 +139,9 @@ def load(where: str | pathlib.Path, step: int | None = None, **fields: object) -
     Args:
         where: a file of weights (safetensors, PyTorch, flax msgpack; nest_dist's, timm's or the
             official names), the workdir of a run, the id of a repository on the Hugging Face Hub
-            such as "timm/nest_tiny_jx.goog_in1k", or the name of a variant such as "nest_tiny",
-            which comes with initial values instead of trained weights.
+            such as "timm/nest_tiny_jx.goog_in1k" ("hf:timm/..." where a folder timm is here), or
+            the name of a variant such as "nest_tiny", which comes with initial values instead of
+            trained weights.
         step: which checkpoint of a workdir; the newest by default.
         **fields: other values for fields of `NesT`; with another image_size or num_classes the
             weights are adapted as for fine-tuning.
@@ -282,6 +284,8 @@ def _downloaded(where: str) -> pathlib.Path:
         BadInput: if it is not there, or `where` is the path of something that is missing.
     """
     require_trained(where)
+    if where.startswith(HUB):
+        return hub.download(where.removeprefix(HUB))
     _refuse_missing_path(where)
     if not hub.looks_like_id(where):
         known = checks.suggestion(where, variants.models())
@@ -299,7 +303,8 @@ def _refuse_missing_path(where: str) -> None:
     near = " or ".join(difflib.get_close_matches(path.name, beside))
     raise failures.BadInput(
         f"{where} is not there: no file or folder {path}; "
-        f"{f'did you mean {near}?' if near else 'give a file of weights, or a workdir.'}"
+        f"{f'did you mean {near}? Else ' if near else ''}give a file of weights, a workdir, or "
+        f"{HUB}OWNER/NAME for a repository of the Hugging Face Hub."
     )
 
 

@@ -33,6 +33,7 @@ class Panel(typing.NamedTuple):
 
 def panels(split: str) -> tuple[Panel, ...]:
     """What is drawn of a run whose evaluation has this split."""
+    split = "evaluation" if split == "train" else split
     return (
         Panel("loss", {"train": "train/loss", split: "eval/loss"}),
         Panel("accuracy", {"train": "train/accuracy", split: "eval/top_1"}, "{:.0%}"),

@@ -121,19 +121,19 @@ def test_an_unknown_name_lists_the_known_ones(where, message):
     [
         (
             "runs/digist",
-            r"runs/digist is not there: no file or folder {}/runs/digist; did you mean d",
+            r"runs/digist is not there: no file or folder {}/runs/digist; did you mean digits\? E",
         ),
         (
             "{}/digits",
-            r"/digits is not there: no file or folder {}/digits; give a file of weights, or",
+            r"/digits is not there: no file or folder {}/digits; give a file of weights, a w",
         ),
         (
             "one.safetensors",
-            r"no file or folder {}/one.safetensors; did you mean once.safetensors\?",
+            r"no file or folder {}/one.safetensors; did you mean once.safetensors\? ",
         ),
         (
             "a/b/c",
-            r"a/b/c is not there: no file or folder {}/a/b/c; give a file of weights, or a work",
+            r"a/b/c is not there: no file or folder {}/a/b/c; give a file of weights, a workdir, ",
         ),
     ],
 )
