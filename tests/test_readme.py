@@ -194,6 +194,7 @@ def test_predicting_names_the_digit(quick_start, copy, picture):
     assert len(others) == 4
 
 
+@pytest.mark.slow
 def test_the_loaded_and_the_exported_model_see_the_same_digit(quick_start, copy, picture):
     done = shell(EXPORT, copy, JAX_PLATFORMS="cpu")
     assert done.returncode == 0, done.stderr
@@ -263,6 +264,7 @@ def test_the_wheel_works_from_any_folder(python, tmp_path):
     assert where.stdout.startswith(str(tmp_path / "venv"))
 
 
+@pytest.mark.slow
 def test_the_model_alone_gives_logits():
     (code,) = [each for each in readme.blocks("python", "gin/README.md") if "model.init" in each]
     program = code + "\nprint(logits.shape)"

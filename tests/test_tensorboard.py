@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from support import browser, commands, harness, ports
 
-pytestmark = pytest.mark.skipif(browser.MISSING is not None, reason=str(browser.MISSING))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(browser.MISSING is not None, reason=str(browser.MISSING)),
+]
 
 SCALARS = {
     "train": ("loss", "accuracy", "learning_rate", "gradient_norm", "update_norm"),

@@ -177,15 +177,20 @@ def reachable(selector: str) -> set[Key]:
         selector: of the configurable, in full or its last name.
     """
     pending = [key for key in config._CONFIG if key[1].rpartition(".")[2] == selector]
+    visited: set[Key] = set()
     seen: set[Key] = set()
     while pending:
         scope, name = key = pending.pop()
-        if key in seen:
+        if key in visited:
             continue
-        seen.add(key)
-        # A binding without a scope also applies in every scope.
-        pending += [(scope.rpartition("/")[0], name)] if scope else []
-        for value in config._CONFIG.get(key, {}).values():
+        visited.add(key)
+        # A binding of an outer scope, or without one, applies where no inner one replaces it.
+        scopes = scope.split("/") if scope else []
+        bindings: dict[str, typing.Any] = {}
+        for depth in range(len(scopes) + 1):
+            seen.add(outer := ("/".join(scopes[:depth]), name))
+            bindings |= config._CONFIG.get(outer, {})
+        for value in bindings.values():
             pending += [reference.config_key for reference in config.iterate_references(value)]
     return seen
 

@@ -159,8 +159,8 @@ def _parse(
             f"a module that gin imports raises {type(error).__name__} "
             f"({failures.first_line(error)}); correct it, or leave the import out."
         ) from error
+    # Not `gin.finalize`, which asks for the values of macros in bindings that others replace.
     _require_values(root)
-    gin.finalize()
     return earlier, referred
 
 
@@ -168,10 +168,14 @@ def _require_values(root: str) -> None:
     """Names all missing values at once, each with shipped files that give it.
 
     Raises:
-        BadInput: if a value is missing. A single macro is gin's matter: it may be misspelt.
+        BadInput: if a macro or a field has no value.
     """
     missing = gin_state.missing(root)
-    if not missing or (len(missing) == 1 and missing[0].startswith("%")):
+    if len(missing) == 1 and missing[0].startswith("%"):
+        macros = {scope for scope, selector in gin_state.bound() if selector == "gin.macro"}
+        hint = checks.suggestion(missing[0].removeprefix("%"), macros)
+        raise failures.BadInput(f"the macro {missing[0]} has no value; {hint}")
+    if not missing:
         return
     givers: dict[str, list[str]] = {}
     for name in shipped.names():
@@ -255,9 +259,6 @@ def _explain(error: Exception, renamed: Mapping[str, str]) -> str:
             return f"{name.partition('.')[0]} is now {new}{where}; bind that."
         hint = checks.suggestion(name, gin_state.registered())
         return f"there is no {name!r} to configure{where}; {hint}"
-    if match := re.search(r"No bindings specified for '(.+)/gin\.macro'", message):
-        macros = {scope for scope, selector in gin_state.bound() if selector == "gin.macro"}
-        return f"the macro %{match[1]} has no value; {checks.suggestion(match[1], macros)}"
     if match := re.search(r"No values supplied by Gin or caller for arguments: \[(.+)\]", message):
         name = re.search(r"In call to configurable '([^']+)'", message)
         owner = name[1].rpartition(".")[2] if name else "the configuration"
@@ -278,4 +279,5 @@ def _explain(error: Exception, renamed: Mapping[str, str]) -> str:
     if match := re.search(r"Unable to open file: (\S+)\. Searched", message):
         hint = checks.suggestion(match[1], shipped.names(os.path.dirname(match[1])))
         return f"the included file {match[1]!r} is not there{where}; {hint}"
-    return f"{first.rstrip('.')}{where}" + ("" if where else ".")
+    ended = first if first.endswith((".", "?")) else f"{first}."
+    return f"{first.rstrip('.')}{where}" if where else ended

@@ -68,6 +68,7 @@ def test_run_and_checkpoint_name_the_classes(run):
         assert document["class_names"] == list(datasets.CLASSES)
 
 
+@pytest.mark.slow
 def test_evaluating_needs_only_its_own_split_and_goes_by_names(run, data, tmp_path):
     (measured,) = commands.evaluations(run)
     root = tmp_path / "data"
@@ -130,6 +131,7 @@ def test_a_split_may_lack_a_class_and_not_have_another(data, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_same_data_at_another_path(run, data, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     shutil.copytree(data, tmp_path / "moved")
@@ -162,6 +164,7 @@ def test_a_resumed_run_keeps_the_labels_of_its_checkpoint(run, data, tmp_path):
     assert "class 'tea' is not among the 3 classes of the checkpoint of this workdir" in done.stderr
 
 
+@pytest.mark.slow
 def test_weights_of_other_classes_get_a_new_head(run, data, tmp_path):
     still = ("AdamW.peak_learning_rate = 0.0", f"Run.init_from = '{run}'")
     names = ("rocket", "coffee", "chelsea")

@@ -43,6 +43,7 @@ def find(folder, *bindings, devices=DEVICES):
     return compiled_step.find(str(folder), experiment)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_step_compiled_beforehand_is_the_same_run(folder, tmp_path):
     for name, flags in {"usual": (), "kept": (f"--compiled={folder}",)}.items():
         done = commands.nest_dist(

@@ -81,7 +81,10 @@ def test_classes_are_counted_where_no_number_is_bound(data, tmp_path):
     assert json.loads(shown)["eval/examples"] == 8
 
 
-@pytest.mark.parametrize(("name", "steps"), [("chelsea/002", []), ("rocket/003", [3])])
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [("chelsea/002", []), pytest.param("rocket/003", [3], marks=pytest.mark.slow)],
+)
 def test_a_broken_picture_costs_no_step(name, steps, data, tmp_path):
     """In the first batch it is found before training, later after the step was saved."""
     picture = data / "validation" / f"{name}.jpg"

@@ -23,6 +23,7 @@ def run(trained, tmp_path_factory):
     return workdir, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another_made_to_fit(run, trained):
     workdir, _ = run
     checkpoints = reader.Reader(workdir / "checkpoints")

@@ -38,6 +38,7 @@ def rehearsed(tmp_path_factory):
     return done.stdout, json.loads((output / "report.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_data_need_not_be_here(rehearsed):
     screen, report = rehearsed
     assert "/data/imagenet/train/manifest.json cannot be read" in screen

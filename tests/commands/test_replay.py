@@ -63,6 +63,7 @@ def test_the_batch_is_shown_with_the_loss_of_each_example_the_worst_first(finish
     assert cv2.imread(str(tmp_path / "step_2.png")).ndim == 3
 
 
+@pytest.mark.slow
 def test_on_other_devices_they_agree_within_rounding_and_it_says_so(finished, tmp_path):
     flags = ("--step=30", "--format=json", f"--output={tmp_path}")
     found = json.loads(replayed(finished, *flags, devices=2))

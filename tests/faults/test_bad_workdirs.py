@@ -49,6 +49,7 @@ def workdir(trained, tmp_path):
     return pathlib.Path(shutil.copytree(trained, tmp_path / "workdir"))
 
 
+@pytest.mark.slow
 def test_another_models_checkpoint(workdir):
     before = contents(workdir)
     done = train(workdir, "NesT.dim = 16")
@@ -61,6 +62,7 @@ def test_another_models_checkpoint(workdir):
     assert contents(workdir) == before
 
 
+@pytest.mark.slow
 def test_another_seed_is_refused_unless_it_is_allowed(workdir):
     before = contents(workdir)
     assert_refused(train(workdir, "Run.seed = 1"), "Run.seed is 1, the checkpoint of this workdir")
@@ -150,6 +152,7 @@ def test_damaged_records_cost_a_line_and_no_step(workdir):
     assert steps == [2, 3, 4]  # the line of the first step was torn
 
 
+@pytest.mark.slow
 def test_a_second_run_while_the_first_goes_on(workdir):
     flags = commands.tiny_flags(workdir, *SHORT, "Run.num_epochs = 900")
     with harness.Process(

@@ -27,6 +27,7 @@ def run(*flags):
     return done.stdout
 
 
+@pytest.mark.slow
 def test_a_round_loses_nothing():
     said = run("--rounds=1")
     rounds = re.findall(r"^ +\d+  \d.* yes .*$", said, flags=re.MULTILINE)

@@ -26,6 +26,7 @@ def restored(checkpoints, step):
     return checkpoints.restore(step, jax.tree.map(lambda leaf: leaf.update(sharding=here), like))
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_write_leaves_a_whole_checkpoint_and_the_next_save_succeeds(killed):
     assert len(killed) > 15
     newest = []

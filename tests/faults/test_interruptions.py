@@ -52,6 +52,7 @@ def test_a_killed_process_ends_all_and_the_same_command_resumes(victim, undistur
     assert_finishes_like(undisturbed, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_terminated_process_lets_all_save_and_stop(undisturbed, tmp_path):
     with started(tmp_path) as launcher:
         commands.wait_for_step(tmp_path, 50, launcher)
@@ -65,6 +66,7 @@ def test_a_terminated_process_lets_all_save_and_stop(undisturbed, tmp_path):
     assert_finishes_like(undisturbed, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number", [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow), signal.SIGKILL]
 )
@@ -80,6 +82,7 @@ def test_the_end_of_the_launcher_saves_and_stops(number, tmp_path):
     assert (tmp_path / "checkpoints" / str(last)).is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.medium
 @pytest.mark.parametrize("damage", ["changed", "removed"])
 def test_a_damaged_checkpoint_is_left_by_all_processes_together(damage, tmp_path):

@@ -12,6 +12,7 @@ from nest_dist.data import shm_pool
 pytestmark = pytest.mark.medium
 
 
+@pytest.mark.slow
 def test_a_killed_group_leaves_nothing_behind_the_next_start(tmp_path):
     temporary = tmp_path / "temporary"
     temporary.mkdir()

@@ -29,7 +29,9 @@ def assert_saved(workdir, run):
     assert (pathlib.Path(workdir) / "checkpoints" / str(last)).is_dir(), run.said()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)]
+)
 def test_a_stop_of_a_group_saves_and_spares_its_data_workers(number, tmp_path):
     with started(tmp_path, *WORKERS) as run:
         commands.wait_for_step(tmp_path, 3, run)
@@ -39,6 +41,7 @@ def test_a_stop_of_a_group_saves_and_spares_its_data_workers(number, tmp_path):
         assert_saved(tmp_path, run)
 
 
+@pytest.mark.slow
 def test_a_group_that_stops_while_its_data_workers_start_ends_with_76(tmp_path):
     with started(tmp_path, *WORKERS) as run:
         harness.wait_until(lambda: data_workers(run), run.said)
@@ -54,6 +57,7 @@ def test_no_thread_of_a_run_takes_a_stop_but_the_one_that_reads_it(tmp_path):
         assert len(open_threads) == 1 < len(tasks), run.said()
 
 
+@pytest.mark.slow
 def test_a_data_worker_that_is_killed_ends_the_run_with_75(tmp_path):
     with started(tmp_path, *WORKERS) as run:
         commands.wait_for_step(tmp_path, 3, run)
@@ -62,6 +66,7 @@ def test_a_data_worker_that_is_killed_ends_the_run_with_75(tmp_path):
         assert "a data worker process has ended" in commands.cause(run.said())
 
 
+@pytest.mark.slow
 def test_a_request_for_a_trace_never_ends_a_run(tmp_path):
     with started(tmp_path, *WORKERS) as run:
         for moment in ("importing", "compiling", "steps"):
@@ -83,7 +88,16 @@ def blocked(run, number, thread=""):
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
-@pytest.mark.parametrize("lost", ["exec >/dev/full", "exec >&- 2>&- <&-", "exec > >(true)"])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "exec >/dev/full",
+        *(
+            pytest.param(it, marks=pytest.mark.slow)
+            for it in ("exec >&- 2>&- <&-", "exec > >(true)")
+        ),
+    ],
+)
 def test_a_run_without_output_goes_on(lost, tmp_path):
     with started(
         tmp_path, "Run.num_epochs = 1", prefix=("bash", "-c", f'{lost}; exec "$@"', "-")
@@ -92,6 +106,7 @@ def test_a_run_without_output_goes_on(lost, tmp_path):
     assert commands.metrics(tmp_path)[-1]["step"] == 45
 
 
+@pytest.mark.slow
 def test_a_suspended_run_goes_on(tmp_path):
     with started(tmp_path) as run:
         commands.wait_for_step(tmp_path, 3, run)

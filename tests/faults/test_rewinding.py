@@ -52,6 +52,7 @@ def test_two_bad_batches_before_the_first_checkpoint_are_left_out_once_each(tmp_
     assert steps(tmp_path, "eval/loss") == [9, 18]
 
 
+@pytest.mark.slow
 def test_all_processes_go_back_to_the_weights_that_the_run_began_with(tmp_path, trained):
     codes, said = train(
         tmp_path,
@@ -67,6 +68,7 @@ def test_all_processes_go_back_to_the_weights_that_the_run_began_with(tmp_path, 
     assert left_out(tmp_path, 18) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("policy", "code", "evaluated"),
     [("stop", 1, [9]), ("skip", 0, [9, 18]), ("rewind", 0, [9, 18])],

@@ -35,7 +35,7 @@ MOMENTS = {
     ("moment", "victim"),
     [
         ("importing", 1),
-        ("waiting", 0),
+        pytest.param("waiting", 0, marks=pytest.mark.slow),
         pytest.param("importing", 0, marks=pytest.mark.slow),
         pytest.param("waiting", 1, marks=pytest.mark.slow),
     ],
@@ -56,6 +56,7 @@ def test_a_stop_before_the_meeting_reaches_all(moment, victim, tmp_path):
     assert not (workdir / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_a_stop_of_one_whose_peers_stay_away_ends_it(tmp_path):
     # Were it to wait for its peers, it would end with another code.
     flags = [*commands.tiny_flags(tmp_path / "run"), "--wait_seconds=120"]

@@ -47,6 +47,7 @@ def has(workdir, step):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "call", "processes"),
     [

@@ -122,6 +122,7 @@ def test_nodes_with_gpus_are_as_many_as_processes():
     assert [port["containerPort"] for port in container["ports"]] == [8481, 8482]
 
 
+@pytest.mark.slow
 def test_the_processes_of_nodes_with_gpus_find_each_other_and_train(tmp_path):
     """As the kubelet would start them, but on the CPU and under the address of this machine."""
     *_, path = readme.GPUS[2].split()

@@ -105,7 +105,11 @@ def test_a_machine_without_a_driver_is_told_so_before_anything_is_installed(tmp_
     ("driver", "text"),
     [
         ("470.161.03", "the NVIDIA driver is 470.161.03, and JAX's plugin for CUDA 12 needs 525"),
-        ("570.86.10", "JAX_PLATFORMS is 'cuda', and JAX cannot start it ("),
+        pytest.param(
+            "570.86.10",
+            "JAX_PLATFORMS is 'cuda', and JAX cannot start it (",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_every_process_says_in_one_line_what_is_wrong(tmp_path, driver, text):

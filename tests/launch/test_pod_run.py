@@ -15,6 +15,8 @@ import urllib.request
 import pytest
 from support import cloud, commands, fake_buckets, harness, network, ports
 
+pytestmark = pytest.mark.slow
+
 BINDINGS = (
     *commands.TINY,
     *commands.ONE_LEVEL,

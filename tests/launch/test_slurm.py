@@ -68,6 +68,7 @@ def stub(tmp_path, code):
     return path
 
 
+@pytest.mark.slow
 def test_the_nodes_find_each_other_and_train(cluster, tmp_path):
     flags = commands.tiny_flags(tmp_path / "workdir", *SHORT)
     variables = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "2"}
@@ -108,6 +109,7 @@ def test_a_job_is_not_queued_again_where_that_would_not_help(cluster, tmp_path):
     assert output.endswith("slurm.sbatch: the run ended with status 2\n")
 
 
+@pytest.mark.slow
 def test_the_number_of_restarts_is_bounded(cluster, tmp_path):
     python = stub(tmp_path, "exit 75")
     output = Job(cluster, tmp_path, python, MAX_RESTARTS="1").output()
@@ -137,12 +139,17 @@ README = [
 @pytest.mark.parametrize(
     ("asked", "taken"),
     [
-        (["--gpus-per-node=4"], ["0123", "0123"]),  # a process a node
-        (["--gpus-per-node=2", "--ntasks-per-node=2"], ["0", "1", "0", "1"]),  # a process a GPU
-        (["--gpus-per-node=4", "--ntasks-per-node=2"], ["01", "23", "01", "23"]),
-        (["--gpus-per-task=1", "--ntasks-per-node=2"], ["0", "1", "0", "1"]),
-        (["--gres=gpu:2", "--ntasks-per-node=2"], ["0", "1", "0", "1"]),
-        (README, ["0", "1", "0", "1"]),
+        (README, ["0", "1", "0", "1"]),  # a process a GPU
+        *(
+            pytest.param(asked, taken, marks=pytest.mark.slow)
+            for asked, taken in (
+                (["--gpus-per-node=4"], ["0123", "0123"]),  # a process a node
+                (["--gpus-per-node=2", "--ntasks-per-node=2"], ["0", "1", "0", "1"]),
+                (["--gpus-per-node=4", "--ntasks-per-node=2"], ["01", "23", "01", "23"]),
+                (["--gpus-per-task=1", "--ntasks-per-node=2"], ["0", "1", "0", "1"]),
+                (["--gres=gpu:2", "--ntasks-per-node=2"], ["0", "1", "0", "1"]),
+            )
+        ),
     ],
 )
 def test_each_task_has_gpus_of_its_own(cluster, tmp_path, asked, taken):

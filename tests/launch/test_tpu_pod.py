@@ -315,6 +315,7 @@ def test_ctrl_c_leaves_the_run_running(tpus):
     assert sleepers(tpus) == running
 
 
+@pytest.mark.slow
 def test_a_stop_between_two_attempts_is_heard(tpus):
     behave(tpus, "exit 75")
     watching = tpus.start("run", "--poll_seconds=1", "--backoff_seconds=5", *TRAIN)
@@ -412,6 +413,7 @@ def test_deleting_asks(tpus, answer, left):
     assert len(list((tpus.folder / "nodes").iterdir())) == left
 
 
+@pytest.mark.slow
 def test_slices_are_one_run(tpus):
     flags = ("--slices=2", *cloud.QUICK)
     output = ready(tpus, *flags)

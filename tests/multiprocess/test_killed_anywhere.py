@@ -30,6 +30,7 @@ def assert_close(found, expected):
             np.testing.assert_allclose(found[name], expected[name], atol=2e-3, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_with_fewer_processes(tmp_path):
     whole, killed = (
         recording(tmp_path / name, *SHORT, *REPRODUCIBLE) for name in ("whole", "killed")

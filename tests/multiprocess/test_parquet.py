@@ -91,6 +91,7 @@ def digests(gin_file, processes, workers, devices=1, first_step=0):
     return re.findall(r"^batch \d+ (\w{64})$", said, flags=re.MULTILINE), said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "workers"),
     [(3, 2), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((1, 3), (2, 0), (4, 1)))],
@@ -103,6 +104,7 @@ def test_global_batches_do_not_depend_on_processes_and_workers(processes, worker
     assert told == (processes == 3)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_the_very_next_example_on_another_number_of_processes(
     paths, gin_file, tmp_path
 ):
@@ -117,6 +119,7 @@ def test_a_run_goes_on_with_the_very_next_example_on_another_number_of_processes
     assert {line["eval/examples"] for line in lines if "eval/examples" in line} == {36}
 
 
+@pytest.mark.slow
 def test_too_little_memory_is_refused_before_compiling(gin_file, tmp_path):
     little = "--gin_bindings=EvaluationData.read_ahead_bytes = 9000"
     flags = (f"--gin_file={gin_file}", f"--workdir={tmp_path}", little)

@@ -103,6 +103,7 @@ def test_evaluation_counts_each_example_once_on_any_number_of_processes(
 TOLERANCE = 2e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "devices", "bindings"),
     [

@@ -66,7 +66,7 @@ def test_a_killed_process_is_named_by_all_others(victim):
             assert lines[0].startswith(f"nest-dist: process {victim} is gone")
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_frozen_process_is_named_with_its_last_stack(victim):
     with Watched() as group:
         group.wait_for("tick 15\n")
@@ -118,6 +118,7 @@ def test_a_stop_asked_of_one_stops_all_after_the_same_tick(victim):
         assert group.causes(but=[1, 2]) == {f"stopped after tick {last.pop()}"}
 
 
+@pytest.mark.slow
 def test_a_stop_waits_for_a_process_that_is_behind():
     with Watched("", "long@6", flags=["--stuck_seconds=60"]) as group:
         group.wait_for("tick 5\n")
@@ -153,6 +154,7 @@ def test_a_process_that_is_lost_after_its_goodbye_leaves_one_line(victim):
         assert not any("@ 0x" in line for line in survivor.said().splitlines()), survivor.said()
 
 
+@pytest.mark.slow
 def test_all_may_stand_still_for_long_and_go_on():
     with Watched(count=2) as group:
         group.wait_for("tick 5\n")
@@ -172,6 +174,7 @@ def test_a_stop_of_all_that_wait_for_data_comes_before_that_data():
         assert group.causes() == {"stopped after tick 8"}
 
 
+@pytest.mark.slow
 def test_a_stop_waits_for_data_of_a_begun_step_no_longer_than_its_limit():
     with Watched("", "stalled@9", count=2, flags=["--stuck_seconds=120"]) as group:
         group.wait_for("tick 8\n")
@@ -203,6 +206,7 @@ def test_a_second_start_at_the_same_address_is_refused_and_the_run_goes_on():
         assert group.wait() == [0, 0], group.said()
 
 
+@pytest.mark.slow
 def test_a_process_that_is_lost_before_all_have_met_ends_the_others():
     with Watched(count=3) as group:
         first, second, third = group.processes
@@ -215,6 +219,7 @@ def test_a_process_that_is_lost_before_all_have_met_ends_the_others():
         third.terminate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("present", [0, 1])
 def test_processes_that_do_not_come_are_named(present):
     with Watched(count=0) as group:

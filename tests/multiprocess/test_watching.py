@@ -117,6 +117,7 @@ def events(watched):
     return accumulator
 
 
+@pytest.mark.slow
 def test_all_processes_trace_the_steps_that_were_planned_and_asked_for(watched):
     spans = sorted(
         tuple(map(int, name.removeprefix("steps_").split("_to_"))) for name in watched.traces()

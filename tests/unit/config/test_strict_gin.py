@@ -36,6 +36,16 @@ def test_folders_named_like_ours_do_not_hide_the_shipped_files(tmp_path, monkeyp
     assert runs.load(["runs/quickstart.gin"], []).global_batch == 32
 
 
+def test_a_macro_that_all_scopes_replace_needs_no_value():
+    files = ["runs/cifar10_nest_tiny.gin", "data/parquet.gin"]
+    replaced = ["train/Parquet.files = ('a',)", "evaluate/Parquet.files = ('b',)"]
+    assert runs.load(files, replaced).data.source.files == ("a",)
+    with pytest.raises(
+        failures.BadInput, match=r"^the macro %data_set has no value; did you mean data_folder\?$"
+    ):
+        runs.load(files, replaced[:1])
+
+
 @pytest.mark.parametrize("old", [name for name, new in runs.RENAMED.items() if new])
 def test_an_old_name_says_the_new_one(old):
     binding = f"{old} = 1" if "." in old else f"{old}.anything = 1"

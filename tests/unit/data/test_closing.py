@@ -36,6 +36,7 @@ print("closed", flush=True)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.medium
 def test_a_plain_program_ends_soon_after_it_closes_batches_of_a_dead_server(tmp_path):
     (path,) = parquet.write(tmp_path, files=1)
