@@ -53,11 +53,23 @@ def type_of(name: str, value: typing.Any, annotation: typing.Any) -> None:
             raise typeguard.TypeCheckError("bool is no number")
         typeguard.check_type(value, annotation, collection_check_strategy=every_item)
     except typeguard.TypeCheckError:
+        if values := _literals(annotation):
+            raise failures.BadInput(f"{name} is {value!r}; give {' or '.join(values)}.") from None
         hint = f"; write @{value.__name__}() to make one" if isinstance(value, type) else ""
         raise failures.BadInput(
             f"{name} is {value!r}, of type {type(value).__name__}; give a value of type "
             f"{wanted.replace('typing.', '')}{hint}."
         ) from None
+
+
+def _literals(annotation: typing.Any) -> list[str]:
+    """The values of a Literal, also of one that may be None; none of any other annotation."""
+    members = typing.get_args(annotation)
+    if typing.get_origin(annotation) is typing.Literal:
+        return [repr(value) for value in members]
+    if any(typing.get_origin(member) is typing.Literal for member in members):
+        return [text for member in members for text in (_literals(member) or ["None"])]
+    return []
 
 
 def in_range(name: str, value: float, low: float, high: float = math.inf) -> None:

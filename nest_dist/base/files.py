@@ -60,6 +60,12 @@ def make_folder(path: pathlib.Path) -> None:
         sync(folder.parent)
 
 
+def absolute(path: typing.Any) -> str:
+    """The path with all its folders, for messages; that of a bucket as it is."""
+    text = os.fspath(path)
+    return text if "://" in text else os.path.abspath(os.path.expanduser(text))
+
+
 def sync(path: pathlib.Path) -> None:
     """Brings a file, or the names in a folder, to the disk; nothing to do for a bucket."""
     if "://" in os.fspath(path):

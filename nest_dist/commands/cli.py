@@ -58,7 +58,7 @@ FLAGS = {
     "to": Flag("string", None, "format of OUT: nest_dist, official or timm"),
     "average": Flag("bool", False, "writes the mean of the weights of several IN"),
     "checkpoint": Flag("string", None, "weights: a file, a workdir, or a Hugging Face Hub id"),
-    "format": Flag("string", "table", "table or json"),
+    "format": Flag("string", "table", "table, json, or csv (evaluate and predict)"),
     "output": Flag("string", None, "folder for what is written"),
     "images": Flag("integer", 8, "pictures on the contact sheet"),
     "batch_step": Flag("integer", 0, "of which step the batch is shown"),
@@ -116,7 +116,7 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "measures a checkpoint of a workdir, or other weights, on its evaluation data",
-        ("workdir", "step", "checkpoint", "gin_bindings", *HOSTS),
+        ("workdir", "step", "checkpoint", "format", "gin_bindings", *HOSTS),
     ),
     "config": Command(
         "lists what can be configured, the values of a run and their origins, or a difference",
@@ -139,9 +139,9 @@ COMMANDS = {
         "IN OUT | --average IN IN ... OUT",
     ),
     "predict": Command(
-        "prints the most likely classes of pictures",
-        ("checkpoint", "step", "format", "class_names"),
-        "IMAGES...",
+        "prints the most likely classes of pictures, and draws those it is least sure of",
+        ("checkpoint", "step", "format", "class_names", "output", "images"),
+        "IMAGES_OR_FOLDERS...",
     ),
     "explain": Command(
         "draws where in pictures the model finds the evidence for their classes",
@@ -204,6 +204,8 @@ def _run(arguments: list[str]) -> int:
         return 0
     try:
         _, *others = values([name, *rest])
+    except flags.UnrecognizedFlagError as error:
+        raise failures.BadInput(_unknown_flag(name, error.flagname, error)) from None
     except flags.Error as error:
         raise failures.BadInput(f"{name}: {failures.first_line(error)}") from None
     if others and not COMMANDS[name].arguments:
@@ -228,6 +230,16 @@ def _run(arguments: list[str]) -> int:
     module = name.replace("-", "_")
     importlib.import_module(f"nest_dist.commands.{module}").run(options)
     return 0
+
+
+def _unknown_flag(name: str, flag: str, error: flags.Error) -> str:
+    """Of a flag that a command has not: similar ones, or the bindings that it may stand for."""
+    said = f"{name}: {failures.first_line(error)}"
+    if "gin_bindings" not in COMMANDS[name].flags or "Did you mean" in said:
+        return said
+    bindings = importlib.import_module("nest_dist.experiment.run").bindings_like(flag)
+    meant = f"as in {' or '.join(bindings)} = VALUE" if bindings else "NAME.FIELD = VALUE"
+    return f"{name} has no flag --{flag}; a value of the run is given to --gin_bindings, {meant}."
 
 
 def _flag_values(command: Command) -> flags.FlagValues:

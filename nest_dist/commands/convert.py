@@ -2,7 +2,7 @@
 
 import pathlib
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from nest_dist.base import checks, failures
 from nest_dist.commands import cli
@@ -71,10 +71,8 @@ def _fill(
 
 def _remarks(model: nest.NesT, form: weights.Format, out: str) -> Iterator[str]:
     """What the user of the file should know."""
-    name = _timm_name(model)
-    if form == "timm" and name:
-        fields = f"img_size={model.geometry().image_sides[0]}, num_classes={model.num_classes}"
-        yield f"to load it: timm.create_model({name!r}, {fields}, checkpoint_path={out!r})"
+    if form == "timm":
+        yield f"to load it: {_timm_constructor(model, out)}"
     if form != "nest_dist" and model.gelu != weights.FORMATS[form].GELU:
         yield (
             f"note: this model has the {model.gelu} GELU, {form}'s have the "
@@ -86,6 +84,33 @@ def _timm_name(model: nest.NesT) -> str | None:
     """What timm calls this model; those with official weights pad as the official code does."""
     name = recognition.name_of(model, variants.models())
     return f"{name}_jx" if name in _IN_TIMM else None
+
+
+def _timm_constructor(model: nest.NesT, out: str) -> str:
+    """The line of Python by which timm makes the model with the weights of `out`."""
+    fields: dict[str, object] = {
+        "img_size": model.geometry().image_sides[0],
+        "num_classes": model.num_classes,
+    }
+    if name := _timm_name(model):
+        return f"timm.create_model({name!r}, {_arguments(fields)}, checkpoint_path={out!r})"
+    widths = model.widths()
+    fields |= {
+        "in_chans": model.num_channels,
+        "patch_size": model.patch_size,
+        "num_levels": model.num_hierarchies,
+        "embed_dims": widths,
+        "num_heads": tuple(model.heads * width // model.dim for width in widths),
+        "depths": model.block_repeats,
+        "mlp_ratio": model.mlp_ratio,
+        "pad_type": "same",
+    }
+    constructor = f"timm.models.nest.Nest({_arguments(fields)})"
+    return f"model = {constructor}; timm.models.load_checkpoint(model, {out!r})"
+
+
+def _arguments(fields: Mapping[str, object]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in fields.items())
 
 
 def _timm_metadata(model: nest.NesT) -> dict[str, str]:

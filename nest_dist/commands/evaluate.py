@@ -1,13 +1,16 @@
 """`nest-dist evaluate`: a checkpoint, or a file of weights, on the evaluation data of a workdir."""
 
+import csv
 import json
+import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from nest_dist.base import failures
+from nest_dist.base import checks, failures
 from nest_dist.checkpointing import reader
 from nest_dist.cluster import processes, supervisor
 from nest_dist.commands import cli
+from nest_dist.config import run_json
 from nest_dist.config import workdir as workdirs
 from nest_dist.experiment import build
 from nest_dist.experiment import experiment as experiments
@@ -19,15 +22,25 @@ from nest_dist.train import state as states
 # What the JSON says of the weights, their classes if they are known, and parameters.
 _Measured = tuple[dict[str, typing.Any], Sequence[str], states.Params]
 
+FORMATS = ("table", "json", "csv")
+_SHOWN = {"eval/top_1": ("top-1", "{:.2%}"), "eval/top_5": ("top-5", "{:.2%}")}
+_SHOWN |= {"eval/loss": ("loss", "{:.4f}"), "eval/examples": ("examples", "{:,.0f}")}
+
 
 def run(options: cli.Options) -> None:
-    """Prints the metrics of one set of weights as a JSON object, from the primary process."""
+    """Prints the metrics of one set of weights, from the primary process."""
+    checks.one_of("--format", options.format, FORMATS)
     with supervisor.Supervisor() as supervision:
         supervision.start(
             options.coordinator, options.num_processes, options.process_id, options.wait_seconds
         )
         workdir = workdirs.for_reading(options.workdir)
         configured = runs.load([str(workdir / workdirs.CONFIGURATION)], options.gin_bindings or ())
+        if configured.model.num_classes is None:
+            # Those of the training data; the evaluation split may lack some.
+            trained = json.loads((workdir / run_json.NAME).read_text())
+            classes = run_json.select(trained, "model", "num_classes")
+            configured = runs.with_counted_classes(configured, classes)
         experiment = build.build(configured, training=False)
         measured, class_names, params = (
             _of_file(options, configured, experiment)
@@ -40,7 +53,7 @@ def run(options: cli.Options) -> None:
         batches = experiment.evaluation_batches()
         metrics = evaluation.evaluate(evaluation_step, params, batches)
         if processes.is_primary() and metrics is not None:
-            print(json.dumps({**measured, **metrics}))
+            _show({**measured, **metrics}, configured.evaluation.split, options.format)
 
 
 def _of_workdir(
@@ -75,3 +88,22 @@ def _of_file(
     params, _ = load.adapt(stored, configured.model)
     measured = {"checkpoint": options.checkpoint}
     return measured, stored.class_names, experiment.state_from(params).evaluated
+
+
+def _show(measured: Mapping[str, typing.Any], split: str, form: str) -> None:
+    if form == "json":
+        print(json.dumps(measured))
+    elif form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerows([["split", *measured], [split, *measured.values()]])
+    else:
+        print(_table(measured, split))
+
+
+def _table(measured: Mapping[str, typing.Any], split: str) -> str:
+    (kind, weights), *metrics = measured.items()
+    lines = [f"{kind} {weights}, split {split}"]
+    for name, value in metrics:
+        title, form = _SHOWN.get(name, (name.removeprefix("eval/"), "{:.4f}"))
+        lines.append(f"  {title:<10}{form.format(value):>10}")
+    return "\n".join(lines)

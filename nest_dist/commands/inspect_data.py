@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import pathlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -22,6 +23,8 @@ from nest_dist.train.objectives import classification
 MEASURED_PICTURES = 200
 MEASURED_SECONDS = 5.0
 DEVICE_ROUNDS = 3
+# Share of a thread's time without a core, from which a speed says little.
+DISTURBED = 0.1
 
 
 def run(options: cli.Options) -> None:
@@ -92,8 +95,10 @@ def _on_device(
 
 def _table(run: runs.Run, source: batch.Source) -> Iterator[str]:
     """Lines with the time of each stage, on one thread, and of the pipeline as configured."""
+    waited = _waiting_seconds()
     seconds, pictures = _stage_seconds(run, source)
     total = sum(seconds.values())
+    disturbed = (_waiting_seconds() - waited) / max(total, 1e-9)
     yield f"{'stage':<22}{'ms/image':>10}{'images/s':>10}{'share':>8}  gives"
     for (name, spent), spec in zip(seconds.items(), run.data.specs(source), strict=True):
         speed = pictures / max(spent, 1e-9)
@@ -105,6 +110,19 @@ def _table(run: runs.Run, source: batch.Source) -> Iterator[str]:
     }
     for name, speed in speeds.items():
         yield f"{name:<22}{1000 / speed:>10.3f}{speed:>10.0f}"
+    if disturbed > DISTURBED:
+        yield (
+            f"other work held the cores for {disturbed:.0%} of the time of one thread; measure "
+            "again when it is done"
+        )
+
+
+def _waiting_seconds() -> float:
+    """How long this thread was ready to run and had no core; 0 where the system does not tell."""
+    try:
+        return int(pathlib.Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0
 
 
 def _stage_seconds(run: runs.Run, source: batch.Source) -> tuple[dict[str, float], int]:

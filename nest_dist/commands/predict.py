@@ -1,43 +1,59 @@
 """`nest-dist predict`: what a trained model sees in pictures."""
 
+import csv
 import json
 import pathlib
 import sys
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import numpy as np
 
-from nest_dist.base import checks, failures
+from nest_dist.base import checks, failures, files
 from nest_dist.commands import cli
+from nest_dist.data.sources import image_folder
 from nest_dist.pretrained import load
+from nest_dist.telemetry import pictures
 
 TOP = 5
 LARGEST_BATCH = 32
 FORMATS = ("table", "json")
+ALL_FORMATS = (*FORMATS, "csv")
+SHEET = "least_certain.png"
 
 
 def run(options: cli.Options) -> None:
-    """Prints the most likely classes of each picture, with their probabilities."""
+    """Prints the most likely classes of each picture, with their probabilities.
+
+    With --output it also draws the pictures whose likeliest class has the lowest probability.
+    """
     if not options.arguments:
-        raise failures.BadInput("predict got no picture; give one path or several.")
-    checks.one_of("--format", options.format, FORMATS)
+        raise failures.BadInput("predict got no picture; give one path or several, or folders.")
+    checks.one_of("--format", options.format, ALL_FORMATS)
+    checks.in_range("--images", options.images, 1)
     pretrained = loaded(options.checkpoint, options.step)
     names = class_names(options.class_names, pretrained)
+    folder = files.output_folder(options.output) if options.output else None
+    paths = _pictures(options.arguments)
     refused: list[failures.BadInput] = []
     found = [
         {"image": path, "top_5": _best(row, names)}
-        for path, row in _probabilities(options.arguments, pretrained, refused)
+        for path, row in _probabilities(paths, pretrained, refused)
     ]
-    if found or options.format == "json":
-        print(json.dumps(found, indent=2) if options.format == "json" else _table(found))
+    if found or options.format != "table":
+        _show(found, options.format)
+    if found and folder is not None:
+        # Of CSV and JSON nothing but rows goes to the output.
+        said = sys.stdout if options.format == "table" else sys.stderr
+        sheet, drawn = folder / SHEET, min(options.images, len(found))
+        _draw(sheet, sorted(found, key=_certainty)[:drawn], pretrained)
+        print(f"{sheet}: the {drawn} least certain of {len(found)} pictures", file=said)
     if len(refused) > 1:
         for refusal in refused:
             print(refusal, file=sys.stderr)
         raise failures.BadInput(
-            f"{len(refused)} of {len(options.arguments)} pictures are not predicted, the first: "
-            f"{refused[0]}"
+            f"{len(refused)} of {len(paths)} pictures are not predicted, the first: {refused[0]}"
         )
     if refused:
         raise refused[0]
@@ -63,13 +79,13 @@ def loaded(checkpoint: str | None, step: int | None) -> load.Pretrained:
     return pretrained
 
 
-def class_names(path: str | None, pretrained: load.Pretrained) -> typing.Sequence[str]:
+def class_names(path: str | None, pretrained: load.Pretrained) -> Sequence[str]:
     """The names of --class_names, of the model, or numbers.
 
     Raises:
         BadInput: if the file cannot be read or has another number of names.
     """
-    classes = pretrained.model.num_classes
+    classes = pretrained.model.num_logits
     if path is None:
         return pretrained.class_names or [f"class {label}" for label in range(classes)]
     try:
@@ -87,8 +103,29 @@ def class_names(path: str | None, pretrained: load.Pretrained) -> typing.Sequenc
     return names
 
 
+def _pictures(paths: Sequence[str]) -> list[str]:
+    """The paths, with the pictures below a folder in its place.
+
+    Raises:
+        BadInput: if a folder holds none.
+    """
+    found: list[str] = []
+    for path in paths:
+        root = pathlib.Path(path).expanduser()
+        if not root.is_dir():
+            found.append(path)
+            continue
+        below = image_folder.listed(root).pictures
+        if not below:
+            raise failures.BadInput(
+                f"{root.absolute()} holds no pictures; give one that does, or paths of pictures."
+            )
+        found += [str(root / picture.name) for picture in below]
+    return found
+
+
 def _probabilities(
-    paths: typing.Sequence[str], loaded: load.Pretrained, refused: list[failures.BadInput]
+    paths: Sequence[str], loaded: load.Pretrained, refused: list[failures.BadInput]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Pictures and their [classes]; every batch has the same size, so that one is compiled.
 
@@ -119,7 +156,7 @@ def _probabilities(
             yield path, row
 
 
-def _best(probabilities: np.ndarray, names: typing.Sequence[str]) -> list[dict[str, typing.Any]]:
+def _best(probabilities: np.ndarray, names: Sequence[str]) -> list[dict[str, typing.Any]]:
     order = np.argsort(-probabilities, kind="stable")[:TOP]
     return [
         {"class": int(label), "name": names[label], "probability": float(probabilities[label])}
@@ -127,13 +164,57 @@ def _best(probabilities: np.ndarray, names: typing.Sequence[str]) -> list[dict[s
     ]
 
 
+def _certainty(prediction: dict[str, typing.Any]) -> float:
+    return float(prediction["top_5"][0]["probability"])
+
+
+def _show(found: list[dict[str, typing.Any]], form: str) -> None:
+    if form == "json":
+        print(json.dumps(found, indent=2))
+    elif form == "csv":
+        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer.writerow(["image", "rank", "class", "name", "probability"])
+        for prediction in found:
+            for rank, best in enumerate(prediction["top_5"], 1):
+                writer.writerow([prediction["image"], rank, *best.values()])
+    else:
+        print(_table(found) if len(found) == 1 else _lines(found))
+
+
 def _table(found: list[dict[str, typing.Any]]) -> str:
-    lines = []
-    for prediction in found:
-        lines.append(prediction["image"])
-        width = max(len(best["name"]) for best in prediction["top_5"])
-        lines += [
-            f"  {best['probability']:>6.1%}  {best['name']:<{width}}  (label {best['class']})"
-            for best in prediction["top_5"]
-        ]
-    return "\n".join(lines)
+    """The likeliest classes of one picture, a line each."""
+    (prediction,) = found
+    width = max(len(best["name"]) for best in prediction["top_5"])
+    lines = [
+        f"  {best['probability']:>6.1%}  {best['name']:<{width}}  (label {best['class']})"
+        for best in prediction["top_5"]
+    ]
+    return "\n".join([prediction["image"], *lines])
+
+
+def _lines(found: list[dict[str, typing.Any]]) -> str:
+    """A line for each picture: its two likeliest classes."""
+    width = max(len(prediction["image"]) for prediction in found)
+    return "\n".join(
+        f"{prediction['image']:<{width}}  " + ", ".join(map(_described, prediction["top_5"][:2]))
+        for prediction in found
+    )
+
+
+def _described(best: dict[str, typing.Any]) -> str:
+    return f"{best['probability']:>6.1%} {best['name']}"
+
+
+def _draw(
+    path: pathlib.Path, found: Sequence[dict[str, typing.Any]], pretrained: load.Pretrained
+) -> None:
+    """Writes a sheet of pictures as the model saw them, over their two likeliest classes."""
+    images = pretrained.preprocess.images([prediction["image"] for prediction in found])
+    captions = [
+        pictures.Caption(
+            [*map(_described, prediction["top_5"][:2]), pathlib.Path(prediction["image"]).name]
+        )
+        for prediction in found
+    ]
+    with files.claimed(path):
+        path.write_bytes(pictures.encoded(pictures.page(images, captions), lossless=True))

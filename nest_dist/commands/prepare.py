@@ -68,7 +68,10 @@ def _prepare(folder: pathlib.Path, workers: int, options: cli.Options) -> None:
     print(f"{folder}: {_size(written)}")
     report = folder / shards.REPORT
     if outcomes := collections.Counter(line["outcome"] for line in shards.remarks(report)):
-        counted = ", ".join(f"{count:,} {outcome}" for outcome, count in sorted(outcomes.items()))
+        said = {"kept": "kept as they are"}
+        counted = ", ".join(
+            f"{count:,} {said.get(outcome, outcome)}" for outcome, count in sorted(outcomes.items())
+        )
         print(f"{report} lists what was unusual: {counted}")
 
 

@@ -6,6 +6,7 @@ import difflib
 import os
 import pathlib
 import re
+import tokenize
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -18,7 +19,12 @@ from nest_dist.config import gin_state, shipped
 Root = typing.TypeVar("Root")
 _SHOWN_FILES = 3  # that could give a missing value
 # What gin and the modules that it imports raise for a mistake in a file.
-_MISTAKES = (ValueError, TypeError, SyntaxError, OSError, ImportError, RuntimeError)
+_MISTAKES = (
+    *(ValueError, TypeError, SyntaxError, OSError, ImportError, RuntimeError),
+    tokenize.TokenError,
+)
+# A binding whose value may be a text without quotes.
+_UNQUOTED = re.compile(r"\s*([\w./]+)\s*=\s*([\w~./][\w~./: -]*?)\s*(?:#.*)?")
 
 
 def parse(
@@ -162,14 +168,14 @@ def _require_values(root: str) -> None:
     """Names all missing values at once, each with shipped files that give it.
 
     Raises:
-        BadInput: if a macro has no value, or several values are missing; one is gin's matter.
+        BadInput: if a macro or a field has no value.
     """
     missing = gin_state.missing(root)
     if len(missing) == 1 and missing[0].startswith("%"):
         macros = {scope for scope, selector in gin_state.bound() if selector == "gin.macro"}
         hint = checks.suggestion(missing[0].removeprefix("%"), macros)
         raise failures.BadInput(f"the macro {missing[0]} has no value; {hint}")
-    if len(missing) < 2:
+    if not missing:
         return
     givers: dict[str, list[str]] = {}
     for name in shipped.names():
@@ -180,9 +186,11 @@ def _require_values(root: str) -> None:
     for name in missing:
         files = list(dict.fromkeys(givers.get(name.removeprefix("%"), ())))
         listed.append(f"{name} ({_some(files)})" if files else name)
+    count = "1 value is" if len(missing) == 1 else f"{len(missing)} values are"
+    macro = ", or NAME = VALUE for %NAME" if any(name.startswith("%") for name in missing) else ""
     raise failures.BadInput(
-        f"{len(missing)} values are missing: {', '.join(listed)}; include one of the shipped files "
-        "in brackets, or bind each, as in NAME.FIELD = VALUE."
+        f"{count} missing: {', '.join(listed)}; include one of the shipped files in brackets, or "
+        f"bind each, as in NAME.FIELD = VALUE{macro}."
     )
 
 
@@ -216,6 +224,19 @@ def _refuse_unused(
                 f"{name}.{parameter} is set and nothing used it, because the run has no {name}; "
                 "remove it, or refer to it with @ where it shall be used."
             )
+
+
+def _unreadable(error: SyntaxError) -> str:
+    """Of a line that is no gin: the line, and how to write it."""
+    line = (error.text or "").strip()
+    if not line:
+        return (
+            f"gin cannot read {failures.first_line(error)!r}; put quotes around text, and write "
+            "NAME.FIELD = VALUE."
+        )
+    if match := _UNQUOTED.fullmatch(line):
+        return f"gin cannot read {line!r}; put quotes around text: {match[1]} = {match[2]!r}."
+    return f"gin cannot read {line!r}; put quotes around text, and write NAME.FIELD = VALUE."
 
 
 def _explain(error: Exception, renamed: Mapping[str, str]) -> str:
@@ -252,7 +273,9 @@ def _explain(error: Exception, renamed: Mapping[str, str]) -> str:
     if isinstance(error, RecursionError):
         return "a value refers to itself, as in NesT.dim = @NesT(); give it a value of its own."
     if isinstance(error, SyntaxError):
-        return f"gin cannot read {first!r}; put quotes around text, and write NAME.FIELD = VALUE."
+        return _unreadable(error)
+    if isinstance(error, tokenize.TokenError):
+        return "gin cannot read the end of a value; close each bracket and each quote."
     if match := re.search(r"Unable to open file: (\S+)\. Searched", message):
         hint = checks.suggestion(match[1], shipped.names(os.path.dirname(match[1])))
         return f"the included file {match[1]!r} is not there{where}; {hint}"

@@ -1,5 +1,6 @@
 """The folder of a run: the names of its files, and checks that it can be read or written."""
 
+import logging
 import os
 import pathlib
 import secrets
@@ -14,6 +15,8 @@ CONFIGURATION = "config.gin"
 CHECKPOINTS = "checkpoints"
 PARAMETERS = "parameters.txt"
 GOODPUT = "goodput.json"
+# Of buckets that ask for no credentials: gcsfs and TensorStore read these variables.
+_EMULATORS = ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL")
 _FOLDERS = (CHECKPOINTS, "tensorboard", "compiled")
 _FILES = (
     *(CONFIGURATION, run_json.NAME, PARAMETERS, GOODPUT),
@@ -106,6 +109,8 @@ def _given(name: str | None, flag: str = "--workdir") -> Folder:
 
 
 def _require_buckets(name: str, flag: str) -> None:
+    # google.auth reads it when it is imported, and would else ask for ten seconds where it runs.
+    os.environ.setdefault("GCE_METADATA_DETECT_RETRIES", "1")
     try:
         import fsspec
         import gcsfs  # noqa: F401
@@ -113,6 +118,23 @@ def _require_buckets(name: str, flag: str) -> None:
         raise failures.BadInput(
             f"{flag} is {name}, and {error.name} is not installed; pip install 'nest_dist[gcs]'."
         ) from None
+    if not any(name in os.environ for name in _EMULATORS):
+        _require_credentials(name, flag)
     # A cached listing would hide files that another host has written since.
     settings: dict[str, typing.Any] = fsspec.config.conf.setdefault("gcs", {})
     settings["use_listings_cache"] = False
+
+
+def _require_credentials(name: str, flag: str) -> None:
+    """Without them, the libraries of buckets would ask again and again before they fail."""
+    import google.auth
+
+    logging.getLogger("google.auth").setLevel(logging.ERROR)  # it warns before it raises
+    try:
+        google.auth.default()
+    except google.auth.exceptions.GoogleAuthError as error:
+        raise failures.BadInput(
+            f"{flag} is {name}, and this host has no credentials for Google Cloud "
+            f"({failures.first_line(error).partition('.')[0]}); run `gcloud auth "
+            "application-default login`."
+        ) from None

@@ -92,6 +92,11 @@ def relabelled(example: batch.Example, labels: Sequence[int]) -> tuple[int, ...]
     return tuple(sorted(labels[label] for label in example["labels"]))
 
 
+def other_splits(names: Sequence[str]) -> str:
+    """The splits that are there, as the middle of an error text; empty if there are none."""
+    return f"the splits there are {few(names, 9)}; " if names else ""
+
+
 def few(names: Sequence[str], shown: int = 3) -> str:
     """The first names, and how many more there are."""
     listed = ", ".join(name or "the top" for name in names[:shown])

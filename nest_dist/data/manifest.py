@@ -6,6 +6,7 @@ import json
 import pathlib
 
 from nest_dist.base import failures, files, settings
+from nest_dist.data import classes
 
 NAME = "manifest.json"
 FORMAT_VERSION = 2
@@ -72,8 +73,10 @@ def read(folder: pathlib.Path) -> Manifest:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         failures.raise_trouble(error)
+        there = sorted(other.parent.name for other in folder.parent.glob(f"*/{NAME}"))
         raise failures.BadInput(
-            f"{path} cannot be read ({failures.first_line(error)}); give the --output of "
+            f"{files.absolute(path)} cannot be read ({failures.cause(error)}); "
+            f"{classes.other_splits(there)}give the --output of "
             "`nest-dist prepare` as ArrayRecord.folder and its --split as ArrayRecord.split, and "
             "run it to the end."
         ) from None

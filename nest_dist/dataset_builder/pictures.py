@@ -73,12 +73,12 @@ def stored(
     named = KIND_BY_SUFFIX.get(suffix, other)
     remark = None
     if named != header.kind:
-        remark = Remark(key, "kept", f"{header} named as {named}")
+        remark = Remark(key, "kept", f"{header} named as {named}; its bytes decide")
     elif header.colour != "rgb":
-        remark = Remark(key, "kept", str(header))
+        remark = Remark(key, "kept", f"{header}, which is read as rgb")
     if restart_markers and header.kind == "jpeg":
         if (marked := _marked(bytes(image), pixels)) is None:
-            return image, Remark(key, "kept", f"{header}, which {JPEGTRAN} refuses")
+            return image, Remark(key, "kept", f"{header} without markers: {JPEGTRAN} refuses it")
         image = marked
     return image, remark
 

@@ -46,6 +46,7 @@ def build(
         trained = retries.opened("the training split", run.data.source) if training else evaluated
         whose, remedy = "the training split", "give an evaluation split with these classes"
         evaluated = classes.in_order(evaluated, trained.class_names, whose, remedy)
+        run = runs.with_counted_classes(run, len(trained.class_names))
     experiment = experiments.Experiment(run, sharding, trained, evaluated)
     if absent is None:
         _require_fitting_data(experiment, training)
@@ -60,6 +61,12 @@ def build(
     run.checkpoints.require_evaluated(intervals.save_every, intervals.evaluate_every)
     if rule := run.early_stopping:
         rule.require_kept(run.checkpoints, intervals.save_every, intervals.evaluate_every)
+    num_classes, retention = run.model.num_logits, run.checkpoints
+    if retention.best and retention.metric == "eval/top_5" and num_classes < 6:
+        raise failures.BadInput(
+            f"Retention.metric is eval/top_5, which is not measured with {num_classes} classes; "
+            "set it to eval/top_1."
+        )
     return experiment
 
 

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import pathlib
 import platform
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +16,8 @@ from nest_dist.cluster import processes
 from nest_dist.config import workdir as workdirs
 
 FOLDER = "compiled"
+SECONDS = "seconds.txt"  # that the last compilation took, of which nothing was cached
+HEARTBEAT_SECONDS = 20.0
 _HIT = "/jax/compilation_cache/cache_hits"
 _UNREADABLE_ENTRY = "persistent compilation cache"
 
@@ -42,13 +45,18 @@ def enabled(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[No
     started = time.perf_counter()
     say("compiling ...")
     jax.monitoring.register_event_listener(count_hit)
-    with warnings.catch_warnings(record=True) as caught:
+    with warnings.catch_warnings(record=True) as caught, _heartbeat(epath.Path(folder), say):
         warnings.simplefilter("always")
         yield
     jax.monitoring.unregister_event_listener(count_hit)
     processes.barrier("compiled")
     earlier = f", programs from the cache of an earlier start: {len(hits)}" if hits else ""
-    say(f"compiled in {time.perf_counter() - started:.0f} s{earlier}")
+    seconds = time.perf_counter() - started
+    say(f"compiled in {seconds:.0f} s{earlier}")
+    if not hits and processes.is_primary():
+        with contextlib.suppress(Exception):  # the library of buckets raises errors of any class
+            epath.Path(folder).mkdir(parents=True, exist_ok=True)
+            (epath.Path(folder) / SECONDS).write_text(f"{seconds:.1f}\n")
     unreadable = [warning for warning in caught if _UNREADABLE_ENTRY in str(warning.message)]
     for warning in caught:
         if warning not in unreadable:
@@ -59,6 +67,28 @@ def enabled(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[No
         # JAX never replaces an entry that it cannot read.
         epath.Path(folder).rmtree(missing_ok=True)
         say(f"{folder} was corrupt and is now empty ({unreadable[0].message})")
+
+
+@contextlib.contextmanager
+def _heartbeat(folder: epath.Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Says now and then how long it takes, and how long it took without the cache."""
+    try:
+        last = f"; the last time it took {float((folder / SECONDS).read_text()):.0f} s"
+    except Exception:  # the first time; the library of buckets raises errors of any class
+        last = ""
+    started, done = time.perf_counter(), threading.Event()
+
+    def beat() -> None:
+        while not done.wait(HEARTBEAT_SECONDS):
+            say(f"compiling, {time.perf_counter() - started:.0f} s{last}")
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def machine() -> str:

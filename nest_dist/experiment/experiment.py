@@ -137,7 +137,7 @@ class Experiment:
     @property
     def parameter_axes(self) -> Mapping[str, rules.Axes]:
         """The logical axes of this model's parameters, by name pattern."""
-        return parameters.of_model(self.run.model.num_hierarchies, self.run.model.num_classes)
+        return parameters.of_model(self.run.model.num_hierarchies, self.run.model.num_logits)
 
     def init_state(self) -> state.TrainState:
         """The state before the first step; each device computes its own shards."""

@@ -29,7 +29,7 @@ class Gallery:
         def model_inputs(
             steps_done: jax.Array, batch: prefetch.DeviceBatch
         ) -> tuple[jax.Array, jax.Array]:
-            labels = jax.nn.one_hot(batch["label"], run.model.num_classes)
+            labels = jax.nn.one_hot(batch["label"], run.model.num_logits)
             images, shares = step.model_inputs(steps_done, batch["image"], labels)
             return step.inputs.normalize.inverted(images[:count]), shares[:count]
 

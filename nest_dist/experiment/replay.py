@@ -224,7 +224,7 @@ def _examine(
     rows = order[: pictures.room(H, W)]
 
     def seen(batch: prefetch.DeviceBatch, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        targets = jax.nn.one_hot(batch["label"], run.model.num_classes)
+        targets = jax.nn.one_hot(batch["label"], run.model.num_logits)
         images, _ = experiment.step.model_inputs(jnp.int32(step - 1), batch["image"], targets)
         return run.step.inputs.normalize.inverted(images[rows]), batch["label"]
 

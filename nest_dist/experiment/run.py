@@ -1,6 +1,7 @@
 """What a run is: the one root of every gin configuration, nested by topic."""
 
 import dataclasses
+import difflib
 import typing
 from collections.abc import Sequence
 
@@ -10,7 +11,7 @@ from nest_dist.base import checks, failures, lengths, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
 from nest_dist.checkpointing import retention
-from nest_dist.config import strict_gin
+from nest_dist.config import listing, strict_gin
 from nest_dist.data import pipeline
 from nest_dist.model import nest
 from nest_dist.sharding import mesh as meshes
@@ -94,6 +95,11 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         lengths.check("Evaluation.every_epochs", self.every_epochs)
+
+    @property
+    def split(self) -> str:
+        """The name of its split; "evaluation" where the source has no names for splits."""
+        return getattr(self.data.source, "split", "") or "evaluation"
 
 
 @settings.register
@@ -201,6 +207,27 @@ class Run:
     def evaluation(self) -> Evaluation:
         """The only one."""
         return self.evaluations[0]
+
+
+def with_counted_classes(run: Run, count: int) -> Run:
+    """The run with `count` classes, if `NesT.num_classes` is None."""
+    if run.model.num_classes is not None:
+        return run
+    return dataclasses.replace(run, model=run.model.clone(num_classes=count))
+
+
+def bindings_like(name: str) -> list[str]:
+    """At most three bindings whose field has this name, or one that is similar or contains it."""
+    fields = {
+        f"{each.name}.{parameter.name}": parameter.name
+        for each in listing.configurables()
+        for parameter in each.parameters
+    }
+    same = [binding for binding, field in fields.items() if field == name]
+    within = [binding for binding, field in fields.items() if name in field]
+    near = difflib.get_close_matches(name, fields.values(), cutoff=0.75)
+    similar = [binding for binding, field in fields.items() if field in near]
+    return (same or within or similar)[:3]
 
 
 # Names of earlier versions, each with its successor; "" if it has none.

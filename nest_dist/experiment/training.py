@@ -125,6 +125,7 @@ class Training:
             experiment.steps_per_epoch,
             flops.training_flops(experiment.run.model),
             start.evaluated,
+            experiment.run.evaluation.split,
         )
 
     def _first_state(

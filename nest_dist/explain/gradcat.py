@@ -92,7 +92,7 @@ def gradcat(
         ((1, 1, 2), [(1, 1, 8, 8), (1, 1, 4, 4)])
     """
     require_explainable(model)
-    chosen = wanted_classes(classes, len(images), model.num_classes)
+    chosen = wanted_classes(classes, len(images), model.num_logits)
     logits, classes_found, scores = _scores(model, variables["params"], images, chosen, top)
     return found(model, logits, classes_found, scores)
 
@@ -160,8 +160,8 @@ def scores_of_tokens(
     zeros = [jnp.zeros(leaf.shape, leaf.dtype) for leaf in tokens]
     logits, pull_back, inside = jax.vjp(logits_and_inside, zeros, has_aux=True)
     if classes is None:
-        _, classes = jax.lax.top_k(logits, min(top, model.num_classes))
-    one_hot = jax.nn.one_hot(classes, model.num_classes, dtype=logits.dtype)  # [B, k, classes]
+        _, classes = jax.lax.top_k(logits, min(top, model.num_logits))
+    one_hot = jax.nn.one_hot(classes, model.num_logits, dtype=logits.dtype)  # [B, k, classes]
     (gradients,) = jax.vmap(pull_back, in_axes=1, out_axes=1)(one_hot)
     scores = [
         _score_image(features, gradient, grid)

@@ -40,7 +40,7 @@ def views(
     Arguments and errors are those of `gradcat.gradcat`.
     """
     gradcat.require_explainable(model)
-    wanted = gradcat.wanted_classes(classes, len(images), model.num_classes)
+    wanted = gradcat.wanted_classes(classes, len(images), model.num_logits)
     arrays = _arrays(model, variables["params"], images, wanted, top)
     logits, chosen, scores, activation, received = arrays
     return Views(

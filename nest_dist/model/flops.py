@@ -24,7 +24,7 @@ def multiply_adds(model: nest.NesT) -> int:
         total += depth * tokens * (projections + attention + mlp)
         if level > 0:
             total += image_tokens[level - 1] * 9 * widths[level - 1] * width
-    return total + width * model.num_classes
+    return total + width * model.num_logits
 
 
 def training_flops(model: nest.NesT) -> float:

@@ -36,7 +36,8 @@ class NesT(nn.Module):
         heads: of attention at the first level; divides `dim`.
         num_hierarchies: levels.
         block_repeats: layers of each level, first level first.
-        num_classes: logits; 0 for features without a head.
+        num_classes: logits; 0 for features without a head; None where a run counts the classes of
+            its data.
         num_channels: of the image.
         block_side: tokens along a side of a block; None for the largest that fit, which end as
             one block if the image is square.
@@ -72,7 +73,7 @@ class NesT(nn.Module):
     heads: Size
     num_hierarchies: Size
     block_repeats: typing.Annotated[tuple[int, ...], Within(1, 1000)]
-    num_classes: typing.Annotated[int, Within(0, 2**24)]
+    num_classes: typing.Annotated[int, Within(0, 2**24)] | None
     num_channels: Size = 3
     block_side: Size | None = None
     mlp_ratio: Size = 4
@@ -114,6 +115,20 @@ class NesT(nn.Module):
         """Channels of a token at each level."""
         factor = 2 if self.widen else 1
         return tuple(self.dim * factor**level for level in range(self.num_hierarchies))
+
+    @property
+    def num_logits(self) -> int:
+        """`num_classes`, where it is known.
+
+        Raises:
+            BadInput: if it is None, as no data was there to count classes in.
+        """
+        if self.num_classes is None:
+            raise failures.BadInput(
+                "NesT.num_classes is None, and no data is there to count classes in; bind "
+                "num_classes."
+            )
+        return self.num_classes
 
     @nn.compact
     def __call__(
@@ -160,10 +175,10 @@ class NesT(nn.Module):
             self.sow("intermediates", f"level_{level}", blocks)
         norm = linen.gathered(linen.LayerNorm, self, "float32", "norm")
         features = jnp.mean(norm("float32", name="norm")(blocks), axis=(1, 2))  # [B, C]
-        if self.num_classes == 0:
+        if self.num_logits == 0:
             return features
         head = linen.gathered(nn.Dense, self, "float32", "head")
-        return head(self.num_classes, kernel_init=linen.kernel_init, name="head")(features)
+        return head(self.num_logits, kernel_init=linen.kernel_init, name="head")(features)
 
     def _embedded(self, images: Array) -> tuple[Array, Array | None]:
         """Tokens [B, H, W, C] of patches, and a bias [C] if it is yet to be added."""

@@ -1,6 +1,7 @@
 """Models with their weights, from a file, a workdir or the Hugging Face Hub."""
 
 import dataclasses
+import difflib
 import functools
 import os
 import pathlib
@@ -28,6 +29,8 @@ from nest_dist.pretrained.formats import native
 
 # The fields of `NesT` that the shapes of foreign weights do not tell.
 HINTS = ("heads", "block_repeats")
+SUFFIXES = (".safetensors", ".flax", ".pth")
+HUB = "hf:"  # before the id of a repository, where a path could be meant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,8 +139,9 @@ def load(where: str | pathlib.Path, step: int | None = None, **fields: object) -
     Args:
         where: a file of weights (safetensors, PyTorch, flax msgpack; nest_dist's, timm's or the
             official names), the workdir of a run, the id of a repository on the Hugging Face Hub
-            such as "timm/nest_tiny_jx.goog_in1k", or the name of a variant such as "nest_tiny",
-            which comes with initial values instead of trained weights.
+            such as "timm/nest_tiny_jx.goog_in1k" ("hf:timm/..." where a folder timm is here), or
+            the name of a variant such as "nest_tiny", which comes with initial values instead of
+            trained weights.
         step: which checkpoint of a workdir; the newest by default.
         **fields: other values for fields of `NesT`; with another image_size or num_classes the
             weights are adapted as for fine-tuning.
@@ -274,12 +278,34 @@ def _is_variant(where: str | pathlib.Path) -> bool:
 
 
 def _downloaded(where: str) -> pathlib.Path:
-    """The file of a repository on the Hub."""
+    """The file of a repository on the Hub.
+
+    Raises:
+        BadInput: if it is not there, or `where` is the path of something that is missing.
+    """
     require_trained(where)
+    if where.startswith(HUB):
+        return hub.download(where.removeprefix(HUB))
+    _refuse_missing_path(where)
     if not hub.looks_like_id(where):
         known = checks.suggestion(where, variants.models())
         raise failures.BadInput(f"{where} is no file, no folder and no variant of NesT; {known}")
     return hub.download(where)
+
+
+def _refuse_missing_path(where: str) -> None:
+    """Refuses what can be no repository: by its ending, its slashes or a folder that is here."""
+    path = pathlib.Path(where).expanduser().absolute()
+    slashed = "/" in where and (not hub.looks_like_id(where) or path.parent.is_dir())
+    if not slashed and path.suffix not in SUFFIXES:
+        return
+    beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = " or ".join(difflib.get_close_matches(path.name, beside))
+    raise failures.BadInput(
+        f"{where} is not there: no file or folder {path}; "
+        f"{f'did you mean {near}? Else ' if near else ''}give a file of weights, a workdir, or "
+        f"{HUB}OWNER/NAME for a repository of the Hugging Face Hub."
+    )
 
 
 def _in_folder(path: pathlib.Path, step: int | None, hints: Mapping[str, object]) -> StoredWeights:
@@ -289,7 +315,7 @@ def _in_folder(path: pathlib.Path, step: int | None, hints: Mapping[str, object]
     for folder in (path, path / workdir.CHECKPOINTS):
         if folder.name == workdir.CHECKPOINTS and folder.is_dir():
             return _in_checkpoints(folder, step)
-    files = [file for file in path.iterdir() if file.suffix in (".safetensors", ".flax", ".pth")]
+    files = [file for file in path.iterdir() if file.suffix in SUFFIXES]
     if len(files) != 1:
         raise failures.BadInput(
             f"{path} is a folder with {len(files)} files of weights and no checkpoints of a run; "

@@ -9,14 +9,25 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from nest_dist.base import ranking
-from nest_dist.telemetry import goodput, histograms, pictures, records, staging, system
+from nest_dist.base import files, ranking
+from nest_dist.telemetry import (
+    curves,
+    goodput,
+    histograms,
+    pictures,
+    records,
+    staging,
+    system,
+)
 
 if typing.TYPE_CHECKING:
     from nest_dist.telemetry import terminal, writer
 
 EVENTS = "tensorboard"
+CURVES = "curves.png"
 FLUSH_SECONDS = 30
+# Share of a step's time, from which waiting for data is worth a line.
+SLOW_DATA = 0.2
 
 
 class Report:
@@ -33,6 +44,7 @@ class Report:
         steps_per_epoch: float,
         flops_per_image: float,
         evaluated: bool = True,
+        split: str = "test",
     ) -> None:
         """Begins after `first_step`; discards later entries of an earlier attempt.
 
@@ -43,17 +55,19 @@ class Report:
             steps_per_epoch: of the run.
             flops_per_image: floating-point operations that training needs for one image.
             evaluated: whether the evaluation of `first_step` is kept, too.
+            split: name of the evaluation's.
         """
-        self._workdir, self._flops_per_image = workdir, flops_per_image
+        self._workdir, self._flops_per_image, self._split = workdir, flops_per_image, split
         self._progress: terminal.Progress | None = None
         self._events: writer.Events | None = None
         self._flushed, self._retry_at = time.monotonic(), 0.0
+        self._waits: list[float] = []  # shares of windows, until a line was said
         if workdir is not None:
             from nest_dist.telemetry.terminal import Progress
 
             self._lines = workdir / staging.METRICS
             self._syncing = concurrent.futures.ThreadPoolExecutor(1, "metrics")
-            self._progress = Progress(first_step, num_steps, steps_per_epoch)
+            self._progress = Progress(first_step, num_steps, steps_per_epoch, split)
             self.rewind(first_step, evaluated)
 
     def rewind(self, step: int, evaluated: bool = True) -> None:
@@ -92,6 +106,9 @@ class Report:
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
         self.say_metrics(step, scalars)
+        if "eval/loss" in scalars:
+            self._syncing.submit(self._draw_curves)
+        self._say_slow_data(scalars)
 
     def say_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         """Shows metrics without recording them."""
@@ -129,7 +146,7 @@ class Report:
         if top_1 := self._top_1:
             best, last = max(top_1, key=lambda step: ranking.merit(top_1[step])), max(top_1)
             self.say(
-                f"test top-1: best {top_1[best]:.2%} at step {best}, "
+                f"{self._split} top-1: best {top_1[best]:.2%} at step {best}, "
                 f"last {top_1[last]:.2%} at step {last}"
             )
         causes = (
@@ -154,6 +171,26 @@ class Report:
         if self._workdir is not None:
             self._syncing.submit(records.sync, self._lines)
             self._syncing.shutdown()
+
+    def _say_slow_data(self, metrics: Mapping[str, float]) -> None:
+        """Says once that the devices wait for data, after two windows in a row that did."""
+        if "time/data_wait_fraction" not in metrics or len(self._waits) > 1:
+            return
+        share = metrics["time/data_wait_fraction"]
+        self._waits = [*self._waits, share] if share > SLOW_DATA else []
+        if len(self._waits) > 1:
+            self.say(
+                f"waiting for data takes {share:.0%} of a step: `nest-dist inspect-data` shows the "
+                "slowest stage, and TrainingData.threads and .workers load more at a time"
+            )
+
+    def _draw_curves(self) -> None:
+        """Draws all metrics so far; in the background, where reading them delays no step."""
+        path = self._lines.with_name(CURVES)
+        with records.tolerated(path):
+            files.remove_leftovers(path)
+            picture = pictures.encoded(curves.draw(records.lines(self._lines), self._split), True)
+            files.write_durably(path, lambda new: new.write_bytes(picture))
 
     def _write(self, action: Callable[["writer.Events"], object]) -> None:
         """Writes to TensorBoard's file; after an error to another one, some time later.

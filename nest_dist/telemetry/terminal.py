@@ -42,7 +42,9 @@ class _Bar:
 class Progress(_Bar):
     """Shows the progress of a run; every other line goes through `say`."""
 
-    def __init__(self, first_step: int, num_steps: int, steps_per_epoch: float) -> None:
+    def __init__(
+        self, first_step: int, num_steps: int, steps_per_epoch: float, split: str = "test"
+    ) -> None:
         super().__init__(
             rich.progress.TextColumn("step {task.completed}/{task.total}"),
             rich.progress.TextColumn("epoch {task.fields[epoch]:.2f}"),
@@ -51,16 +53,22 @@ class Progress(_Bar):
             total=num_steps,
             completed=first_step,
         )
-        self._num_steps, self._steps_per_epoch = num_steps, steps_per_epoch
+        self._num_steps, self._steps_per_epoch, self._split = num_steps, steps_per_epoch, split
 
     def report(self, step: int, metrics: Mapping[str, float]) -> None:
         """Prints a line for the metrics of a step, or moves the bar; some metrics are not shown."""
         epoch = step / self._steps_per_epoch
         if self._console.is_terminal and "train/loss" in metrics:
-            text = _texts(metrics, ("train/loss", "speed/images_per_second"))
+            text = self._texts(metrics, ("train/loss", "speed/images_per_second"))
             self._bar.update(self._task, completed=step, epoch=epoch, text=text)
-        elif text := _texts(metrics, _SHOWN):
+        elif text := self._texts(metrics, _SHOWN):
             self.say(f"step {step}/{self._num_steps}  epoch {epoch:.2f}  {text}")
+
+    def _texts(self, metrics: Mapping[str, float], names: Iterable[str]) -> str:
+        shown = (
+            _SHOWN[name].format(metrics[name], self._split) for name in names if name in metrics
+        )
+        return "  ".join(shown)
 
 
 class Tally(_Bar):
@@ -88,16 +96,13 @@ class Tally(_Bar):
             self.say(text)
 
 
+# With the metric, and the name of the split.
 _SHOWN = {
     "train/loss": "loss {:.4f}",
     "train/accuracy": "accuracy {:.1%}",
     "train/learning_rate": "learning rate {:.2e}",
     "speed/images_per_second": "{:,.0f} images/s",
-    "eval/loss": "test loss {:.4f}",
-    "eval/top_1": "test top-1 {:.2%}",
-    "eval/top_5": "test top-5 {:.2%}",
+    "eval/loss": "{1} loss {0:.4f}",
+    "eval/top_1": "{1} top-1 {0:.2%}",
+    "eval/top_5": "{1} top-5 {0:.2%}",
 }
-
-
-def _texts(metrics: Mapping[str, float], names: Iterable[str]) -> str:
-    return "  ".join(_SHOWN[name].format(metrics[name]) for name in names if name in metrics)

@@ -76,6 +76,21 @@ def test_a_misspelt_flag(tmp_path):
     assert_refused(done, "Unknown command line flag 'workdri'", "workdir")
 
 
+@pytest.mark.parametrize(
+    ("flag", "meant"),
+    [
+        ("learning_rate", "as in AdamW.peak_learning_rate or Cosine.final_learning_rate = VALUE."),
+        ("seed", "as in Run.seed = VALUE."),
+        ("global_batch_size", "as in Run.global_batch = VALUE."),
+        ("zzz", "to --gin_bindings, NAME.FIELD = VALUE."),
+    ],
+)
+def test_a_binding_given_as_a_flag_is_named(flag, meant, monkeypatch):
+    line = program.refuses(monkeypatch, "train", f"--{flag}=3")
+    assert f"train has no flag --{flag}; a value of the run is given to --gin_bindings, " in line
+    assert line.endswith(meant)
+
+
 def test_a_flag_of_the_wrong_type():
     assert_refused(commands.nest_dist("train", "--process_id=two"), "process_id", "two")
 
@@ -112,7 +127,11 @@ def test_a_misspelt_command():
         ("Run.num_epochs = '5%'", ("Run.num_epochs is '5%', which is no length", "'500 steps'.")),
         ("Run.num_epochs = True", ("Run.num_epochs is True, of type bool", "float")),
         ("Run.global_batch = 32.5", ("Run.global_batch is 32.5, of type float", "int")),
-        ("Run.num_epochs = many", ("gin cannot read", "quotes")),
+        ("Run.num_epochs = many", ("gin cannot read 'Run.num_epochs = many'", "quotes")),
+        ("NonFinite.policy = skip", ("text: NonFinite.policy = 'skip'.",)),
+        ("idx_folder = ../my data/x", ("text: idx_folder = '../my data/x'.",)),
+        ("NonFinite.policy = 'skp'", ("policy is 'skp'; give 'stop' or 'skip' or 'rewind'.",)),
+        ("NesT.block_repeats = (1, 1", ("gin cannot read the end of a value; close each br",)),
         ("Run.num_epochs = -1", ("Run.num_epochs is -1; it must be above 0",)),
         ("Run.global_batch = 0", ("Run.global_batch is 0; it must be at least 1",)),
         (

@@ -81,6 +81,7 @@ def test_evaluating_needs_only_its_own_split_and_goes_by_names(run, data, tmp_pa
         done = commands.nest_dist(
             "evaluate",
             f"--workdir={run}",
+            "--format=json",
             f"--gin_bindings=import nest_dist.data.sources.{kind}",
             f"--gin_bindings=EvaluationData.source = @other/{source}()",
             f"--gin_bindings=other/{source}.folder = '{folder}'",

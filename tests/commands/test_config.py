@@ -5,6 +5,7 @@ import pytest
 from support import program
 
 from nest_dist.commands import config
+from nest_dist.config import shipped
 from nest_dist.experiment import run as runs
 
 QUICK_START = "runs/quickstart.gin"
@@ -136,15 +137,26 @@ def test_what_cannot_be_shown_is_refused(arguments, message, monkeypatch):
 
 def test_all_missing_values_are_named_at_once_with_what_could_fill_them(tmp_path, monkeypatch):
     path = tmp_path / "mine.gin"
-    path.write_text("include 'model/nest_micro.gin'\nRun.global_batch = 8\n")
+    includes = ("data/array_record.gin", "model/nest_micro.gin")
+    lines = [*(f"include '{name}'" for name in includes), "Run.global_batch = 8"]
+    path.write_text("\n".join(lines))
     line = program.refuses(monkeypatch, "config", str(path))
     for part in (
         " values are missing: ",
-        "%num_classes (data/digits.gin, ",
+        "%data_folder",
         "TrainingData.transforms (",
         "Run.num_epochs (recipe/",
         "MeshShape.data (mesh/",
         "include one of the shipped files in brackets, or bind each",
+        "or NAME = VALUE for %NAME.",
     ):
         assert part in line
     assert "global_batch" not in line
+
+
+def test_a_single_missing_value_is_named_with_what_could_fill_it(tmp_path, monkeypatch):
+    path = tmp_path / "mine.gin"
+    text = (shipped.folder() / "runs/quickstart.gin").read_text()
+    path.write_text(text.replace("AdamW.peak_learning_rate = 2e-3\n", ""))
+    line = program.refuses(monkeypatch, "config", str(path))
+    assert "1 value is missing: AdamW.peak_learning_rate (recipe/imagenet.gin); include one" in line

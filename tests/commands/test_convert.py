@@ -102,7 +102,12 @@ def test_files_for_timm_say_what_they_are_and_how_to_load_them(trained, tmp_path
     said = convert("nest_dist", "timm", trained.workdir, tmp_path / "a.safetensors")
     metadata = weight_files.read(tmp_path / "a.safetensors").metadata
     assert metadata == {"format": "pt", "num_classes": "3", "img_size": "16"}
-    assert "create_model" not in said  # timm has no name for this model
+    # timm has no name for this model.
+    assert (
+        "to load it: model = timm.models.nest.Nest(img_size=16, num_classes=3, in_chans=1, "
+        "patch_size=4, num_levels=2, embed_dims=(8, 16), num_heads=(1, 2), depths=(1, 1), "
+        "mlp_ratio=4, pad_type='same'); timm.models.load_checkpoint(model, "
+    ) in said
     model = family.published("nest_tiny", image_size=16)
     shapes = native.shapes_of(model)
     params = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}

@@ -4,7 +4,9 @@ import json
 import shutil
 
 import pytest
-from support import commands, datasets
+from support import commands, datasets, program
+
+import nest_dist
 
 pytestmark = pytest.mark.medium
 
@@ -27,9 +29,9 @@ BINDINGS = (
 )
 
 
-def train(workdir, data):
+def train(workdir, data, *more):
     files = ("runs/quickstart.gin", "data/image_folder.gin")
-    bindings = (*BINDINGS, f"data_folder = '{data}'")
+    bindings = (*BINDINGS, f"data_folder = '{data}'", *more)
     return commands.nest_dist(
         "train",
         f"--workdir={workdir}",
@@ -51,9 +53,32 @@ def test_evaluate_reads_the_evaluation_split_alone(data, tmp_path):
     assert done.returncode == 0, done.stderr
     (evaluated,) = commands.evaluations(workdir)
     shutil.rmtree(data / "train")
-    done = commands.nest_dist("evaluate", f"--workdir={workdir}")
+    done = commands.nest_dist("evaluate", f"--workdir={workdir}", "--format=json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == evaluated
+    again = ("evaluate", f"--workdir={workdir}", "--gin_bindings=Run.global_batch = 8")
+    title, *rows = program.succeeds(*again).splitlines()
+    assert title == "step 3, split validation"
+    # Of three classes every label is in the top 5.
+    assert [row.split()[0] for row in rows] == ["loss", "top-1", "examples"]
+    assert rows[1].split()[1] == f"{evaluated['eval/top_1']:.2%}"
+    names, values = program.succeeds(*again, "--format=csv").split()
+    assert names == "split,step,eval/loss,eval/top_1,eval/examples"
+    assert values.startswith("validation,3,")
+
+
+def test_classes_are_counted_where_no_number_is_bound(data, tmp_path):
+    workdir = tmp_path / "run"
+    done = train(workdir, data, "num_classes = None")
+    assert done.returncode == 0, done.stderr
+    assert "12 training and 12 evaluation examples of 3 classes" in done.stdout
+    assert "validation top-1" in done.stdout
+    assert nest_dist.load(workdir).model.num_classes == 3
+    # Fewer classes there are evaluated with those of training.
+    shutil.rmtree(data / "validation" / "rocket")
+    again = ("evaluate", f"--workdir={workdir}", "--gin_bindings=Run.global_batch = 8")
+    shown = program.succeeds(*again, "--format=json")
+    assert json.loads(shown)["eval/examples"] == 8
 
 
 @pytest.mark.parametrize(

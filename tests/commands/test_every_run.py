@@ -140,6 +140,8 @@ def shrunk(name):
     transforms = (*whole.data.transforms, *whole.evaluation.data.transforms)
     sides = {type(each).__name__ for each in transforms if hasattr(each, "side")}
     bindings += [f"{each}.side = 8" for each in sides]
+    if whole.model.num_classes is None:  # noise has none to count
+        bindings.append("num_classes = 3")
     return whole, runs.load([name, "data/synthetic.gin"], bindings)
 
 

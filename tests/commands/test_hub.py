@@ -39,6 +39,7 @@ def test_an_id_stands_for_the_weights_of_a_repository(name, cache, trained):
     file = snapshot(cache, "me/my-nest") / name
     safetensors_file.write(file, trained.params, {})
     assert nest_dist.load("me/my-nest").model == trained.model
+    assert nest_dist.load("hf:me/my-nest").model == trained.model
 
 
 def test_what_is_neither_on_the_hub_nor_in_its_cache_is_refused(cache):

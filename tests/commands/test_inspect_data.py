@@ -62,6 +62,20 @@ def test_a_sheet_and_a_table_show_every_stage(flags, tmp_path):
     assert re.search(r"^on cpu +[\d.]+ +\d+$", printed, flags=re.MULTILINE)
 
 
+@pytest.mark.parametrize("share", [0.05, 0.4])
+def test_a_speed_that_other_work_distorted_says_so(share, flags, monkeypatch):
+    given = [flag.split("=", 1)[1] for flag in flags]
+    run = runs.load(given[:2], given[2:])
+    waited = iter([1.0, 1.0 + share])
+    monkeypatch.setattr(inspect_data, "_waiting_seconds", lambda: next(waited))
+    monkeypatch.setattr(inspect_data, "_stage_seconds", lambda *_: ({"read": 1.0}, 9))
+    for name in ("_pipeline_speed", "_device_speed"):
+        monkeypatch.setattr(inspect_data, name, lambda *_: 1.0)
+    monkeypatch.setattr(type(run.data), "specs", lambda *_: ["encoded pictures"])
+    *_, last = inspect_data._table(run, run.data.source.open())
+    assert (last.startswith("other work held the cores for 40% of the time")) == (share > 0.1)
+
+
 def test_the_sheet_shows_the_very_batch_that_a_step_is_given(flags):
     given = [flag.split("=", 1)[1] for flag in flags]
     run = runs.load(given[:2], given[2:])

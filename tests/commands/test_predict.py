@@ -1,7 +1,9 @@
+import csv
 import json
 import os
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 from support import commands, program
@@ -9,6 +11,7 @@ from support import commands, program
 from nest_dist.base import failures
 from nest_dist.commands import cli, predict
 from nest_dist.pretrained.formats import safetensors_file
+from nest_dist.telemetry import pictures as drawn_pictures
 
 
 def softmax(logits):
@@ -65,6 +68,54 @@ def test_the_table_shows_the_same(trained, pictures):
     assert second.split() == [f"{row[label]:.1%}", name, "(label", f"{label})"]
 
 
+def test_folders_and_several_pictures_get_a_line_each(trained, pictures):
+    paths, images = pictures
+    checkpoint = f"--checkpoint={trained.workdir}"
+    lines = program.succeeds("predict", os.path.dirname(paths[0]), checkpoint).splitlines()
+    assert lines == program.succeeds("predict", *paths, checkpoint).splitlines()
+    for line, path, row in zip(lines, paths, softmax(trained.logits(images)), strict=True):
+        first, second = np.argsort(-row)[:2]
+        best, next_best = (f"{row[c]:.1%} {trained_name(c)}" for c in (first, second))
+        assert line.split("  ", 1)[0] == path
+        assert " ".join(line.split()) == f"{path} {best}, {next_best}"
+
+
+def trained_name(label):
+    return ("circle", "square", "star")[label]
+
+
+def test_rows_of_csv_have_a_class_each(trained, pictures):
+    paths, images = pictures
+    said = program.succeeds("predict", paths[1], f"--checkpoint={trained.workdir}", "--format=csv")
+    header, *rows = csv.reader(said.splitlines())
+    assert header == ["image", "rank", "class", "name", "probability"]
+    order = np.argsort(-trained.logits(images)[1])
+    assert [row[:4] for row in rows] == [
+        [paths[1], str(rank), str(label), trained_name(label)]
+        for rank, label in enumerate(order, 1)
+    ]
+
+
+def test_the_sheet_shows_the_least_certain_pictures(trained, pictures, tmp_path, monkeypatch):
+    paths, images = pictures
+    pages = []
+    page = drawn_pictures.page
+    monkeypatch.setattr(
+        drawn_pictures, "page", lambda *given: (pages.append(given), page(*given))[1]
+    )
+    flags = (f"--checkpoint={trained.workdir}", f"--output={tmp_path / 'sheets'}", "--images=2")
+    said = program.succeeds("predict", *paths, *flags)
+    sheet = tmp_path / "sheets" / "least_certain.png"
+    assert f"{sheet}: the 2 least certain of 3 pictures" in said
+    assert cv2.imread(str(sheet)).ndim == 3
+    expected = np.argsort(softmax(trained.logits(images)).max(axis=1))[:2]
+    ((shown, captions),) = pages
+    np.testing.assert_array_equal(shown, images[expected])
+    assert [caption.lines[-1] for caption in captions] == [
+        os.path.basename(paths[index]) for index in expected
+    ]
+
+
 def test_many_pictures_are_predicted_like_single_ones(trained, pictures, monkeypatch):
     paths, _ = pictures
     flags = (f"--checkpoint={trained.workdir}", "--format=json")
@@ -94,7 +145,9 @@ def test_names_can_come_from_a_file_and_are_numbers_where_none_are_known(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--checkpoint=RUN"], "predict got no picture; give one path or several."),
+        (["--checkpoint=RUN"], "predict got no picture; give one path or several, or folders."),
+        (["RUN/checkpoints", "--checkpoint=RUN"], "checkpoints holds no pictures; give one that"),
+        (["PICTURE", "--checkpoint=RUN", "--images=0"], "--images is 0; it must be at least 1"),
         (["PICTURE"], "--checkpoint is not given; give a file of weights, a workdir, or"),
         (
             ["PICTURE", "--checkpoint=RUN", "--format=jsno"],

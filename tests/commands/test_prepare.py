@@ -146,9 +146,13 @@ UNUSUAL = {
     "fine.png": (encoded("RGB", format="PNG"), "same", None),
     "fine.webp": (encoded("RGB", format="WEBP"), "same", None),
     "progressive.JPEG": (encoded("RGB", format="JPEG", progressive=True), "same", None),
-    "png.JPEG": (encoded("RGB", format="PNG"), "same", ("kept", "rgb png named as jpeg")),
-    "grey.jpg": (encoded("L", format="JPEG"), "same", ("kept", "grey jpeg")),
-    "grey.png": (encoded("L", format="PNG"), "same", ("kept", "grey png")),
+    "png.JPEG": (
+        encoded("RGB", format="PNG"),
+        "same",
+        ("kept", "rgb png named as jpeg; its bytes decide"),
+    ),
+    "grey.jpg": (encoded("L", format="JPEG"), "same", ("kept", "grey jpeg, which is read as rgb")),
+    "grey.png": (encoded("L", format="PNG"), "same", ("kept", "grey png, which is read as rgb")),
     "cmyk.jpg": (encoded("CMYK", format="JPEG"), "png", ("converted", "cmyk jpeg to rgb png")),
     "alpha.png": (encoded("RGBA", format="PNG"), "png", ("converted", "alpha png to rgb png")),
     "alpha.webp": (encoded("RGBA", format="WEBP"), "png", ("converted", "alpha webp to rgb png")),
@@ -194,7 +198,9 @@ def test_unusual_pictures_are_kept_converted_or_left_out_and_all_are_reported(fo
         np.testing.assert_array_equal(decode.pixels(stored), decode.pixels(content))
         assert stored == content if fate == "same" else str(decode.describe(stored)) == "rgb png"
     assert "train: 13 pictures of 1 classes in 2 shards" in said
-    assert "report.jsonl lists what was unusual: 6 converted, 3 kept, 6 left out" in said
+    assert (
+        "report.jsonl lists what was unusual: 6 converted, 3 kept as they are, 6 left out" in said
+    )
 
 
 def test_data_of_corrupt_pictures_only_is_refused(tmp_path, monkeypatch):
@@ -466,7 +472,7 @@ def test_what_is_passed_over_is_reported(tmp_path):
     saved(tmp_path / "in" / odd, JPEG[:-900])
     said = prepare(tmp_path / "in", output=tmp_path / "out")
     lines = report(tmp_path / "out")
-    assert lines.pop("a/1.jfif") == ("kept", "rgb jpeg named as jfif")
+    assert lines.pop("a/1.jfif") == ("kept", "rgb jpeg named as jfif; its bytes decide")
     assert lines == {
         name: ("left out", reason)
         for name, reason in (
@@ -478,7 +484,7 @@ def test_what_is_passed_over_is_reported(tmp_path):
             ("c", "a class folder without pictures"),
         )
     }
-    assert "report.jsonl lists what was unusual: 1 kept, 6 left out" in said
+    assert "report.jsonl lists what was unusual: 1 kept as they are, 6 left out" in said
     assert opened(tmp_path / "out").class_names == ("a", "b", "c")
 
 

@@ -85,7 +85,7 @@ def reference_run(tmp_path_factory):
 def test_evaluation_counts_each_example_once_on_any_number_of_processes(
     processes, devices, reference_run
 ):
-    program = [*commands.NEST_DIST, "evaluate", f"--workdir={reference_run}"]
+    program = [*commands.NEST_DIST, "evaluate", f"--workdir={reference_run}", "--format=json"]
     environment = harness.environment(devices)
     with harness.Group.of(processes, program, environment=environment) as group:
         assert set(group.wait()) == {0}, group.said()

@@ -22,6 +22,19 @@ GPUS = (
     ),
     "kubectl apply -f launch/gke_gpu_jobset.yaml",
 )
+# From a folder of pictures to an exported model; tried in commands/test_own_pictures.py.
+PICTURES = (
+    ".venv/bin/nest-dist prepare pictures --output=data/pictures --split=train",
+    ".venv/bin/nest-dist prepare pictures --output=data/pictures --split=validation",
+    ".venv/bin/nest-dist inspect-data --gin_file=runs/photographs.gin --output=sheets",
+    ".venv/bin/nest-dist train --gin_file=runs/photographs.gin --workdir=workdirs/pictures",
+    ".venv/bin/nest-dist evaluate --workdir=workdirs/pictures",
+    (
+        ".venv/bin/nest-dist predict pictures/validation --checkpoint=workdirs/pictures "
+        "--output=sheets"
+    ),
+    ".venv/bin/nest-dist export pictures.stablehlo --checkpoint=workdirs/pictures",
+)
 CHAOS = ".venv/bin/python tests/faults/chaos.py --rounds=50 --seed=0"
 # From the archives of ImageNet to a run.
 PREPARE_VALIDATION = (

@@ -87,8 +87,26 @@ def test_every_wish_is_granted_by_its_bindings(wish, bindings, tmp_path):
         runs.load(["runs/nest_tiny_imagenet.gin"], lines)
 
 
+@pytest.mark.parametrize("rate", ["1e-3", "2e-3", "4e-3"])
+def test_the_loop_over_learning_rates_binds_them(rate):
+    loop = (
+        text("gin/README.md").partition("for rate in 1e-3 2e-3 4e-3; do\n")[2].partition("done")[0]
+    )
+    binding = re.search(r'--gin_bindings="(.+)"', loop)[1].replace("$rate", rate)
+    run = runs.load(["runs/quickstart.gin"], [binding])
+    assert run.step.optimizer.peak_learning_rate == float(rate)
+
+
+def test_the_run_of_photographs_is_shown_as_it_is():
+    shown, _ = readme.blocks("gin", "gin/README.md")
+    assert shown == (TOP / "gin/runs/photographs.gin").read_text()
+    explained = text("gin/README.md").partition("| lines | say |")[2].partition("\n\n")[0]
+    for binding in re.findall(r"^([\w.]+) = ", shown, flags=re.MULTILINE):
+        assert binding in explained or f"`.{binding.partition('.')[2]}`" in explained
+
+
 def test_the_run_of_your_own_is_one(tmp_path):
-    (content,) = readme.blocks("gin", "gin/README.md")
+    _, content = readme.blocks("gin", "gin/README.md")
     path = tmp_path / "flowers.gin"
     path.write_text(content)
     run = runs.load([str(path)], [])

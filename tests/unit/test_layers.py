@@ -22,7 +22,13 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 DOORS = {
     "absl.flags": ("commands/cli.py", "data/workers.py"),
     "array_record.python": ("data/sources/array_record.py",),
-    "cv2": ("data/", "base/picture_grid.py", "telemetry/pictures.py", "explain/drawing.py"),
+    "cv2": (
+        "data/",
+        "base/picture_grid.py",
+        "telemetry/pictures.py",
+        "telemetry/curves.py",
+        "explain/drawing.py",
+    ),
     "pyarrow": ("data/sources/parquet.py", "data/sources/parquet_file.py"),
     "requests": ("data/sources/byte_ranges.py",),
     "gin.config": ("config/gin_state.py",),

@@ -9,7 +9,7 @@ import zlib
 
 import numpy as np
 
-from nest_dist.base import failures, settings
+from nest_dist.base import failures, files, settings
 from nest_dist.data import batch
 
 FILE_PREFIX = {"train": "train", "test": "t10k"}
@@ -67,8 +67,8 @@ def _read(path: pathlib.Path, dimensions: int) -> np.ndarray:
         failures.raise_trouble(error)
         reason = getattr(error, "strerror", None) or str(error)
         raise failures.BadInput(
-            f"{path}(.gz) cannot be read ({reason}); set Idx.folder to the folder with the four "
-            "IDX files."
+            f"{files.absolute(path)}(.gz) cannot be read ({reason}); set Idx.folder to the folder "
+            "with the four IDX files."
         ) from None
     magic = struct.pack(">BBBB", 0, 0, UNSIGNED_BYTE, dimensions)
     if len(header) < length or header[:4] != magic:

@@ -92,9 +92,13 @@ class ImageFolder:
         """
         root = pathlib.Path(self.folder).expanduser() / self.split
         if not root.is_dir():
+            folder = pathlib.Path(self.folder).expanduser()
+            beside = folder.iterdir() if folder.is_dir() else ()
+            there = sorted(entry.name for entry in beside if entry.is_dir())
             raise failures.BadInput(
                 f"ImageFolder.folder is {self.folder} and ImageFolder.split {self.split!r}, but "
-                f"{root} is no folder; give the folder that holds one subfolder for each split."
+                f"{root.absolute()} is no folder; {classes.other_splits(there)}"
+                "give the folder that holds one subfolder for each split."
             )
         listing = listed(root)
         holders = holders_of_classes(listing.pictures, root)

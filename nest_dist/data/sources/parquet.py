@@ -110,8 +110,8 @@ class Parquet:
                 files += map(byte_ranges.File, matches)
             else:
                 raise failures.BadInput(
-                    f"Parquet.files has {name!r}, which matches no file; give paths, patterns, "
-                    f"folders, http addresses, or {hub.DATASETS}OWNER/NAME."
+                    f"Parquet.files has {name!r}, which matches no file ({path.absolute()}); give "
+                    f"paths, patterns, folders, http addresses, or {hub.DATASETS}OWNER/NAME."
                 )
         if not files:
             raise failures.BadInput("Parquet.files is empty; give at least one file or folder.")

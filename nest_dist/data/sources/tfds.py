@@ -7,7 +7,7 @@ import pathlib
 import re
 from collections.abc import Callable, Sequence
 
-from nest_dist.base import checks, failures, settings
+from nest_dist.base import checks, failures, files, settings
 from nest_dist.data import batch
 from nest_dist.data.sources import array_record, tf_example
 
@@ -44,20 +44,20 @@ class Tfds:
         names = _class_names(root, self.label)
         lengths = [int(length) for length in splits[self.split]]
         paths = _split_files(root, self.split, len(lengths))
-        files = array_record.open_files([str(path) for path in paths])
-        if len(files) != sum(lengths):
+        records = array_record.open_files([str(path) for path in paths])
+        if len(records) != sum(lengths):
             raise failures.BadInput(
-                f"{root} holds {len(files)} examples of {self.split}, dataset_info.json says "
+                f"{root} holds {len(records)} examples of {self.split}, dataset_info.json says "
                 f"{sum(lengths)}; prepare the data set again."
             )
         digest = hashlib.sha256(repr((names, self.image, self.label)).encode())
         digest.update((root / "dataset_info.json").read_bytes())
         for path in paths:
             _sample(path, digest.update)
-        known = tf_example.parse(files[0])
+        known = tf_example.parse(records[0])
         checks.one_of("Tfds.image", self.image, known)
         checks.one_of("Tfds.label", self.label, known)
-        return TfdsRecords(files, names, digest.hexdigest()[:16], self)
+        return TfdsRecords(records, names, digest.hexdigest()[:16], self)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,7 +132,7 @@ def _shard_lengths(root: pathlib.Path) -> dict[str, list[str]]:
     except (OSError, ValueError) as error:
         failures.raise_trouble(error)
         raise failures.BadInput(
-            f"{path} cannot be read ({failures.first_line(error)}); set Tfds.folder to the folder "
-            "of one version of a prepared data set."
+            f"{files.absolute(path)} cannot be read ({failures.cause(error)}); set Tfds.folder to "
+            "the folder of one version of a prepared data set."
         ) from None
     return {split["name"]: split.get("shardLengths", []) for split in info["splits"]}

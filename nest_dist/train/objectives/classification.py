@@ -41,15 +41,14 @@ class Classification:
         return cross_entropy(logits, targets), {"accuracy": in_top(logits, batch["label"], 1)}
 
     def evaluate(self, outputs: jax.Array, batch: objectives.Batch) -> objectives.Metrics:
-        """Loss without smoothing, whether the label is in the top 1 and 5, and the prediction."""
-        labels = batch["label"]
-        targets = smoothed_targets(labels, outputs.shape[-1], 0.0)
-        return {
-            "loss": cross_entropy(outputs, targets),
-            "top_1": in_top(outputs, labels, 1),
-            "top_5": in_top(outputs, labels, 5),
-            "predicted": predicted(outputs),
-        }
+        """Loss without smoothing, whether the label is in the top 1 and 5, and the prediction.
+
+        Of five classes or fewer every label is in the top 5, which is left out then.
+        """
+        labels, num_classes = batch["label"], outputs.shape[-1]
+        targets = smoothed_targets(labels, num_classes, 0.0)
+        tops = {f"top_{k}": in_top(outputs, labels, k) for k in (1, 5) if k == 1 or k < num_classes}
+        return {"loss": cross_entropy(outputs, targets), **tops, "predicted": predicted(outputs)}
 
 
 def smoothed_targets(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:

@@ -32,6 +32,15 @@ def test_a_bucket_that_is_not_there_is_named(buckets):
         workdir.for_writing("gs://none/a")
 
 
+def test_a_bucket_without_credentials_is_refused_at_once(tmp_path, monkeypatch):
+    for name in ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "none.json"))
+    text = r"gs://mine/a, and this host has no credentials .*; run `gcloud auth application-default"
+    with pytest.raises(failures.BadInput, match=text):
+        workdir.for_writing("gs://mine/a")
+
+
 def test_other_storage_is_refused():
     text = "--workdir is s3://mine/a; give a local folder or gs://BUCKET/FOLDER"
     with pytest.raises(failures.BadInput, match=text):

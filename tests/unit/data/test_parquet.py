@@ -208,7 +208,7 @@ def test_missing_columns_and_files_are_refused_with_the_names_of_the_others(path
     )
     refused("Parquet.label is 'labels', .*did you mean label", paths, label="labels")
     refused(
-        r"Parquet.files has '/none/\*.parquet', which matches no file; give paths",
+        r"Parquet.files has '/none/\*.parquet', which matches no file \(/none/.*\); give",
         ["/none/*.parquet"],
     )
     refused("Parquet.files is empty; give at least", [])

@@ -42,8 +42,8 @@ def built(run, **changes):
         ("Rules.heads = 'tensor'", "Rules.heads is 'tensor', of type str; give a value of type"),
         ("Step.microbatches = 0", "Step.microbatches is 0; it must be at least 1."),
         ("Step.ema_decay = 1.0", "Step.ema_decay is 1.0; it must be in [0, 1)."),
-        ("NesT.layers = 'rolled'", "NesT.layers is 'rolled', of type str; give a value of type Li"),
-        ("NesT.remat = 'all'", "NesT.remat is 'all', of type str; give a value of type Literal["),
+        ("NesT.layers = 'rolled'", "NesT.layers is 'rolled'; give '"),
+        ("NesT.remat = 'all'", "NesT.remat is 'all'; give 'none' or "),
     ],
 )
 def test_a_bad_binding_is_named(binding, text):

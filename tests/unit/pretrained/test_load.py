@@ -116,6 +116,34 @@ def test_an_unknown_name_lists_the_known_ones(where, message):
     refused(message, where)
 
 
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        (
+            "runs/digist",
+            r"runs/digist is not there: no file or folder {}/runs/digist; did you mean digits\? E",
+        ),
+        (
+            "{}/digits",
+            r"/digits is not there: no file or folder {}/digits; give a file of weights, a w",
+        ),
+        (
+            "one.safetensors",
+            r"no file or folder {}/one.safetensors; did you mean once.safetensors\? ",
+        ),
+        (
+            "a/b/c",
+            r"a/b/c is not there: no file or folder {}/a/b/c; give a file of weights, a workdir, ",
+        ),
+    ],
+)
+def test_a_missing_path_is_no_matter_of_the_network(where, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    (tmp_path / "once.safetensors").touch()
+    refused(message.format(tmp_path), where.format(tmp_path))
+
+
 def test_what_is_missing_or_does_not_fit_is_refused(trained, tmp_path):
     refused(r"checkpoints has no checkpoint of step 4; give one of 3, 7\.", trained.workdir, step=4)
     refused(r"colour is no field of NesT; known are image_size, patch", trained.workdir, colour=1)

@@ -202,3 +202,30 @@ def test_the_summary_names_the_best_finite_evaluation(broken_at, tmp_path, capsy
     shown.close()
     best = 3 if broken_at == 4 else 4
     assert f"best {0.1 * best:.2%} at step {best}, last" in capsys.readouterr().out
+
+
+def test_curves_are_drawn_anew_after_each_evaluation(tmp_path, capsys):
+    written = opened(tmp_path)
+    written.metrics(1, {"train/loss": 1.0})
+    written.close()
+    assert not (tmp_path / report.CURVES).exists()
+    written = opened(tmp_path, first_step=1)
+    written.metrics(1, {"eval/loss": 1.0, "eval/top_1": 0.5})
+    written.close()
+    first = (tmp_path / report.CURVES).read_bytes()
+    assert first.startswith(b"\x89PNG")
+    written = opened(tmp_path, first_step=1)
+    (tmp_path / report.CURVES).unlink()
+    (tmp_path / report.CURVES).mkdir()  # it cannot be written: a line, and the run goes on
+    written.metrics(2, {"eval/loss": 0.5, "eval/top_1": 0.6})
+    written.close()
+    assert f"{report.CURVES} cannot be written" in capsys.readouterr().out
+
+
+def test_waiting_for_data_is_said_once_after_two_windows(tmp_path, capsys):
+    written = opened(tmp_path)
+    for step, share in enumerate((0.5, 0.1, 0.3, 0.38, 0.5), 1):
+        written.metrics(step, {"train/loss": 1.0, "time/data_wait_fraction": share})
+    written.close()
+    (said,) = (line for line in capsys.readouterr().out.splitlines() if "waiting for" in line)
+    assert said.startswith("waiting for data takes 38% of a step: `nest-dist inspect-data` shows")

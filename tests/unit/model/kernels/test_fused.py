@@ -108,5 +108,5 @@ def test_kernels_are_for_tpus():
     )
     with pytest.raises(failures.BadInput, match=r"NesT.kernels is 'fused', but the devices are of"):
         fused.choose(NesT(**SMALL, kernels="fused"), layout)
-    with pytest.raises(failures.BadInput, match=r"NesT.kernels is 'fast', of type str; give a val"):
+    with pytest.raises(failures.BadInput, match=r"NesT.kernels is 'fast'; give 'auto' or 'fu"):
         NesT(**SMALL, kernels="fast")

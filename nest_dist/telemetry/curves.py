@@ -1,0 +1,127 @@
+"""The curves of a run as one picture, for those without TensorBoard."""
+
+import math
+import typing
+from collections.abc import Mapping, Sequence
+
+import cv2
+import numpy as np
+
+WIDTH, HEIGHT = 560, 320  # of a panel, in pixels
+LEFT, RIGHT, TOP, BOTTOM = 78, 22, 40, 34  # between panel and axes
+MOST_POINTS = 1000  # of a curve
+FEW_POINTS = 50  # each gets a dot
+MOST_TICKS = 6
+TEXT_SIZE = 13
+BLACK, GREY = (40, 40, 40), (225, 225, 225)
+COLOURS = ((31, 119, 180), (214, 90, 10))  # RGB: of training, of the evaluation
+
+
+class Panel(typing.NamedTuple):
+    """One pair of axes.
+
+    Attributes:
+        title: of the panel.
+        curves: metric by its label.
+        form: of a number beside the axis.
+    """
+
+    title: str
+    curves: Mapping[str, str]
+    form: str = "{:g}"
+
+
+def panels(split: str) -> tuple[Panel, ...]:
+    """What is drawn of a run whose evaluation has this split."""
+    split = "evaluation" if split == "train" else split
+    return (
+        Panel("loss", {"train": "train/loss", split: "eval/loss"}),
+        Panel("accuracy", {"train": "train/accuracy", split: "eval/top_1"}, "{:.0%}"),
+        Panel("learning rate", {"": "train/learning_rate"}),
+        Panel("images/s", {"": "speed/images_per_second"}, "{:,.0f}"),
+    )
+
+
+def draw(lines: Sequence[Mapping[str, typing.Any]], split: str) -> np.ndarray:
+    """A picture uint8 [H, W, 3] of the lines of `metrics.jsonl`; what is not finite is left out."""
+    last = max((line["step"] for line in lines), default=0) or 1
+    drawn = [_panel(panel, lines, last) for panel in panels(split)]
+    return np.vstack([np.hstack(drawn[:2]), np.hstack(drawn[2:])])
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Round numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
+    if not low < high:
+        return [low]
+    power = 10.0 ** math.floor(math.log10((high - low) / MOST_TICKS))
+    size = next(it * power for it in (1, 2, 5, 10) if (high - low) / (it * power) <= MOST_TICKS)
+    first, last = math.ceil(low / size - 1e-9), math.floor(high / size + 1e-9)
+    return [number * size for number in range(first, last + 1)]
+
+
+def _panel(panel: Panel, lines: Sequence[Mapping[str, typing.Any]], last: int) -> np.ndarray:
+    canvas = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
+    curves = {label: _points(lines, name) for label, name in panel.curves.items()}
+    values = [value for points in curves.values() for _, value in points]
+    _text(canvas, panel.title, (LEFT, 26), BLACK, TEXT_SIZE + 2)
+    if not values:
+        _text(canvas, "nothing yet", (LEFT, HEIGHT // 2), BLACK)
+        return canvas
+    low, high = min(values), max(values)
+    margin = (high - low) / 20 or abs(high) / 2 or 1.0
+    low, high = low - margin, high + margin
+
+    def position(step: float, value: float) -> tuple[int, int]:
+        x = LEFT + (WIDTH - LEFT - RIGHT) * step / last
+        y = TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
+        return round(x), round(y)
+
+    for value in ticks(low, high):
+        y = position(0, value)[1]
+        cv2.line(canvas, (LEFT, y), (WIDTH - RIGHT, y), GREY, 1)
+        text = panel.form.format(value + 0.0)
+        _text(canvas, text, (LEFT - 8 - _width(text), y + 5), BLACK)
+    for step in ticks(0, last):
+        x, text = position(step, low)[0], f"{step:,.0f}"
+        cv2.line(canvas, (x, HEIGHT - BOTTOM), (x, HEIGHT - BOTTOM + 4), BLACK, 1)
+        _text(
+            canvas, text, (min(x - _width(text) // 2, WIDTH - _width(text) - 2), HEIGHT - 12), BLACK
+        )
+    cv2.rectangle(canvas, (LEFT, TOP), (WIDTH - RIGHT, HEIGHT - BOTTOM), BLACK, 1)
+    for points, colour in zip(curves.values(), COLOURS, strict=False):
+        line = np.array([position(*point) for point in points], np.int32).reshape(-1, 1, 2)
+        cv2.polylines(canvas, [line], False, colour, 2, cv2.LINE_AA)
+        if len(points) < FEW_POINTS:
+            for x, y in line[:, 0]:
+                cv2.circle(canvas, (int(x), int(y)), 3, colour, -1, cv2.LINE_AA)
+    right = WIDTH - RIGHT
+    for label, colour in zip(reversed(curves), COLOURS[len(curves) - 1 :: -1], strict=True):
+        right -= _width(label) + 14
+        _text(canvas, label, (right, 26), colour)
+    return canvas
+
+
+def _points(lines: Sequence[Mapping[str, typing.Any]], name: str) -> list[tuple[int, float]]:
+    """Step and value of a metric, thinned out evenly; NaN is null in JSON."""
+    found = [
+        (line["step"], float(line[name]))
+        for line in lines
+        if isinstance(line.get(name), (int, float)) and math.isfinite(line[name])
+    ]
+    every = math.ceil(len(found) / MOST_POINTS)
+    return found[::-1][:: every or 1][::-1]  # the last one stays
+
+
+def _text(
+    canvas: np.ndarray,
+    text: str,
+    at: tuple[int, int],
+    colour: tuple[int, int, int],
+    size: int = TEXT_SIZE,
+) -> None:
+    cv2.putText(canvas, text, at, colour, cv2.FontFace("sans"), size)
+
+
+def _width(text: str) -> int:
+    (_, _, width, _) = cv2.getTextSize((1, 1), text, (0, 0), cv2.FontFace("sans"), TEXT_SIZE)
+    return int(width)
