@@ -2,14 +2,15 @@
 
 import itertools
 import json
+import os
 import sys
 import typing
 from collections.abc import Callable
 
 import jax
 
-from nest_dist.base import allocator
-from nest_dist.cluster import discovery, gpus, jax_private, relay
+from nest_dist.base import allocator, failures
+from nest_dist.cluster import addresses, discovery, gpus, jax_private, relay
 
 Json = typing.Any
 
@@ -19,6 +20,8 @@ HEARTBEAT_SECONDS = 2_000_000_000
 # How long a process may wait for another at the same point of the program: as long as the slowest
 # takes. The supervisor ends the run if that one is gone.
 LIMIT_SECONDS = 86400
+# Of JAX 0.12 and newer, for its coordination service.
+MTLS = "JAX_MTLS_CERT_FILE"
 _LIMIT = LIMIT_SECONDS * 1000  # milliseconds
 _BROADCASTS = itertools.count()
 _PUBLISHED: dict[str, str] = {}  # of a run of one process
@@ -30,7 +33,8 @@ def start(peers: discovery.Peers) -> None:
     Call it once, before anything touches a device.
 
     Raises:
-        BadInput: if the GPUs that JAX is to use cannot be used, or belong to two processes.
+        BadInput: if the GPUs that JAX is to use cannot be used, or belong to two processes; or if
+            this JAX lacks the mutual TLS that the environment asks for.
     """
     if jax.config.jax_platforms == "cpu":
         allocator.keep_freed()  # before XLA has threads
@@ -40,11 +44,16 @@ def start(peers: discovery.Peers) -> None:
         jax.config.update("jax_enable_preemption_service", False)
         # Else JAX ends the run when the wall clock is set back.
         jax.config.update("jax_enable_recoverability", True)
-        address = peers.address
-        if peers.index > 0 and sys.platform == "linux":
+        _require_mtls_of_jax()
+        address, bind_address = peers.address, None
+        if peers.index == 0:
+            with addresses.listen(peers.host, peers.port) as probe:
+                bind_address = addresses.of(probe)
+        elif sys.platform == "linux":
             address = relay.start(peers.host, peers.port)
         jax.distributed.initialize(
             coordinator_address=address,
+            coordinator_bind_address=bind_address,
             num_processes=peers.count,
             process_id=peers.index,
             local_device_ids=peers.local_devices,
@@ -58,6 +67,15 @@ def start(peers: discovery.Peers) -> None:
         gpus.require_started()
     if jax.default_backend() == "cpu":
         allocator.keep_freed()
+
+
+def _require_mtls_of_jax() -> None:
+    """JAX reads the variables itself; an older one would not, and say nothing."""
+    if os.environ.get(MTLS) and not hasattr(jax.config, MTLS.lower()):
+        raise failures.BadInput(
+            f"{MTLS} is set, but jax {jax.__version__} has no mutual TLS; install a newer one, or "
+            "unset it."
+        )
 
 
 def is_primary() -> bool:

@@ -10,6 +10,7 @@ import resource
 import sys
 import traceback
 import types
+import typing
 from collections.abc import Sequence
 
 from absl import flags
@@ -97,10 +98,14 @@ FLAGS = {
     "num_processes": Flag("integer", None, "processes of the run"),
     "process_id": Flag("integer", None, "number of this process, from 0"),
     "wait_seconds": Flag("integer", 300, "how long to wait for the other processes at the start"),
+    "secret_file": Flag("string", None, "the secret of the run; else that of NEST_DIST_SECRET"),
+    "insecure": Flag("bool", False, "several hosts without a secret: strangers can end the run"),
 }
 # Of this process, where the system allows so many; the soft limit of most systems is 1024.
 OPEN_FILES = 1 << 16
-HOSTS = ("coordinator", "num_processes", "process_id", "wait_seconds")
+HOSTS = (
+    *("coordinator", "num_processes", "process_id", "wait_seconds", "secret_file", "insecure"),
+)
 COMMANDS = {
     "train": Command(
         "trains a NesT, or goes on from the last checkpoint of its workdir",
@@ -186,6 +191,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if code:
         # The exit handlers of JAX would wait for peers that may be gone.
         failures.end_now(code)
+
+
+def hosts(options: Options) -> dict[str, typing.Any]:
+    """What a command knows of the other processes, as arguments of `Supervisor.start`."""
+    return {name: getattr(options, name) for name in HOSTS}
 
 
 def _run(arguments: list[str]) -> int:

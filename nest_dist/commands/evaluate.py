@@ -14,9 +14,7 @@ from nest_dist.train import evaluation
 def run(options: cli.Options) -> None:
     """Prints the metrics of one checkpoint as a JSON object, from the primary process."""
     with supervisor.Supervisor() as supervision:
-        supervision.start(
-            options.coordinator, options.num_processes, options.process_id, options.wait_seconds
-        )
+        supervision.start(**cli.hosts(options))
         workdir = workdirs.for_reading(options.workdir)
         configured = runs.load([str(workdir / workdirs.CONFIGURATION)], options.gin_bindings or ())
         experiment = build.build(configured, training=False)
