@@ -102,10 +102,11 @@ def decode(line: bytes, kinds: Kinds) -> Message:
         raise ValueError("no message")
     decoded: Message = {"kind": message["kind"]}
     for name, wanted in kinds[message["kind"]].items():
-        value = message.get(name)
+        value: typing.Any = message.get(name)
         if wanted is float and type(value) is int:
             value = min(max(value, -_LARGEST), _LARGEST) * 1.0
-        if type(value) is not wanted or (wanted is int and abs(value) > _LARGEST):
+        kind = type(value)
+        if kind is not wanted or (kind is int and abs(value) > _LARGEST):
             raise ValueError(f"{name} is no {wanted.__name__}")
         decoded[name] = printable(value) if wanted is str else value
     if decoded.get("code", failures.USAGE) not in failures.EXIT_CODES:
@@ -118,7 +119,9 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else " " for each in text[:_TEXT_CHARACTERS])
 
 
-def greet(connection: socket.socket, secret_of_run: bytes, index: int, count: int) -> typing.BinaryIO:
+def greet(
+    connection: socket.socket, secret_of_run: bytes, index: int, count: int
+) -> typing.BinaryIO:
     """Says hello to the leader at the other end; the lines that it sends from then on.
 
     Raises:

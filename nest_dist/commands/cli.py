@@ -57,7 +57,7 @@ FLAGS = {
     "step": Flag("integer", None, "which checkpoint; without it the newest; of replay, any step"),
     "from": Flag("string", None, "format of IN: nest_dist, official or timm"),
     "to": Flag("string", None, "format of OUT: nest_dist, official or timm"),
-    "checkpoint": Flag("string", None, "weights: a file, a workdir, or a Hugging Face Hub id"),
+    "checkpoint": Flag("string", None, "weights: a file, a workdir, or hf:OWNER/NAME of the Hub"),
     "format": Flag("string", "table", "table or json"),
     "output": Flag("string", None, "folder for what is written"),
     "images": Flag("integer", 8, "pictures on the contact sheet"),

@@ -14,7 +14,7 @@ CONFIGURATION = "config.gin"
 CHECKPOINTS = "checkpoints"
 PARAMETERS = "parameters.txt"
 GOODPUT = "goodput.json"
-_FOLDERS = (CHECKPOINTS, "tensorboard", "compiled")
+_FOLDERS = (CHECKPOINTS, "tensorboard")
 _FILES = (
     *(CONFIGURATION, run_json.NAME, PARAMETERS, GOODPUT),
     *("metrics.jsonl", "lease.json"),

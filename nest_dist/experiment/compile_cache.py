@@ -1,27 +1,31 @@
-"""JAX's persistent compilation cache, in the folder of the run."""
+"""JAX's persistent compilation cache, in a folder of this user.
+
+A compiled program is run unseen. So it is read only from where nobody else can have put it, and not
+from the folder of the run, which others may write.
+"""
 
 import contextlib
 import hashlib
+import os
 import pathlib
 import platform
+import shutil
+import stat
 import time
 import warnings
 from collections.abc import Callable, Iterator
 
 import jax
-from etils import epath
 
 from nest_dist.cluster import processes
-from nest_dist.config import workdir as workdirs
 
-FOLDER = "compiled"
 _HIT = "/jax/compilation_cache/cache_hits"
 _UNREADABLE_ENTRY = "persistent compilation cache"
 
 
 @contextlib.contextmanager
-def enabled(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[None]:
-    """Caches programs that are compiled inside in WORKDIR/compiled; ends with a barrier.
+def enabled(say: Callable[[str], None]) -> Iterator[None]:
+    """Caches programs that are compiled inside in `of_user`; ends with a barrier.
 
     The first collective of a group of processes tolerates a delay of 30 s only, and their compile
     times may differ by more: hence the barrier.
@@ -30,8 +34,10 @@ def enabled(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[No
     processes and runs may share the folder, and a kill at any time does no harm. A cache that is
     configured by JAX's own means (JAX_COMPILATION_CACHE_DIR) is used instead.
     """
-    folder = workdir / FOLDER / machine()
-    if jax.config.jax_compilation_cache_dir is None:
+    folder = of_user() if jax.config.jax_compilation_cache_dir is None else None
+    if folder and (problem := problem_of(folder)):
+        say(f"compiled programs are not kept, since {folder} {problem}")
+    elif folder:
         jax.config.update("jax_compilation_cache_dir", str(folder))
     hits: list[str] = []
 
@@ -55,10 +61,28 @@ def enabled(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[No
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
-    if unreadable and processes.is_primary():
+    if folder and unreadable and processes.is_primary():
         # JAX never replaces an entry that it cannot read.
-        epath.Path(folder).rmtree(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
         say(f"{folder} was corrupt and is now empty ({unreadable[0].message})")
+
+
+def of_user() -> pathlib.Path:
+    """Where this user keeps programs for this kind of machine: in ~/.cache, or XDG_CACHE_HOME."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(cache) / "nest_dist" / "compiled" / machine()
+
+
+def problem_of(folder: pathlib.Path) -> str:
+    """Makes a folder that this user alone may write; empty, or why it is none."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        return f"cannot be made ({error.strerror}); XDG_CACHE_HOME names another place"
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"can be written by others than the user {os.getuid()}; remove it"
+    return ""
 
 
 def machine() -> str:

@@ -144,7 +144,7 @@ class Run:
         cadence: how often the run reports and saves.
         checkpoints: which of them are retained.
         watch: the limit after which a run without progress is ended.
-        init_from: weights to start from: a file, a workdir, or a repository of the Hugging Face
+        init_from: weights to start from: a file, a workdir, or hf:OWNER/NAME of the Hugging Face
             Hub. Position embeddings are resized to another image size; for other classes the head
             is initialised anew. None initialises all parameters.
         seed: of parameters, order, augmentation and dropout, in [0, 2**32).

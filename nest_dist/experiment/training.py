@@ -69,7 +69,7 @@ class Training:
             )
             first_state = functools.partial(self._first_state, experiment, report.say)
             state = start.state or first_state()
-            with self._during("compile"), compile_cache.enabled(self.workdir, report.say):
+            with self._during("compile"), compile_cache.enabled(report.say):
                 ready = session.Session(
                     experiment=experiment,
                     supervision=self.supervision,

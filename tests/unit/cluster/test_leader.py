@@ -10,7 +10,6 @@ from support import ports
 
 from nest_dist.cluster import addresses, leader, protocol
 
-
 SECRET = b"that of the run"
 
 
@@ -138,9 +137,8 @@ def test_a_stranger_at_the_port_changes_nothing(words, meet):
 
 def test_who_has_another_secret_is_refused_and_refuses(meet):
     _, port, first, _ = meet()
-    with addresses.connect("localhost", port, 20) as stranger:
-        with pytest.raises(protocol.Refused):
-            protocol.greet(stranger, b"another secret", 1, 2)
+    with addresses.connect("localhost", port, 20) as stranger, pytest.raises(protocol.Refused):
+        protocol.greet(stranger, b"another secret", 1, 2)
     first.say("stop")
     first.hear("hold")
 
@@ -157,28 +155,22 @@ def test_a_process_obeys_no_leader_without_the_secret():
 
 def test_a_hello_that_was_overheard_is_of_no_use(meet):
     _, port, _, _ = meet()
-    with addresses.connect("localhost", port, 20) as honest:
-        protocol.greet(honest, SECRET, 1, 2)
-    sent = []
+    overheard = []
 
-    class Overheard:
-        def __init__(self, connection):
-            self.makefile = connection.makefile
-
+    class Recorded(socket.socket):
         def sendall(self, words):
-            sent.append(words)
+            overheard.append(words)
+            super().sendall(words)
 
-    for _ in range(2):
-        with addresses.connect("localhost", port, 20) as stranger:
-            if not sent:
-                with pytest.raises(OSError, match="timed out"):
-                    stranger.settimeout(0.5)
-                    protocol.greet(Overheard(stranger), SECRET, 1, 2)
-            else:
-                lines = stranger.makefile("rb")
-                lines.readline()
-                stranger.sendall(sent[0])
-                assert json.loads(lines.readline()) == {"kind": "refused"}
+    connection = addresses.connect("localhost", port, 20)
+    with Recorded(fileno=connection.detach()) as honest:
+        honest.settimeout(20)
+        protocol.greet(honest, SECRET, 1, 2)
+    with addresses.connect("localhost", port, 20) as stranger:
+        lines = stranger.makefile("rb")
+        lines.readline()
+        stranger.sendall(*overheard)
+        assert json.loads(lines.readline()) == {"kind": "refused"}
 
 
 def test_strangers_that_hold_their_connections_keep_nobody_out(meet, monkeypatch):

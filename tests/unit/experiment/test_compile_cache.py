@@ -1,0 +1,46 @@
+"""Compiled programs are read only from where nobody but this user can have put them."""
+
+import os
+import pathlib
+
+import pytest
+
+from nest_dist.experiment import compile_cache
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return compile_cache.of_user()
+
+
+def test_programs_are_kept_in_a_folder_of_this_user(folder, tmp_path):
+    assert folder.is_relative_to(tmp_path / "cache" / "nest_dist")
+    assert compile_cache.problem_of(folder) == ""
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert compile_cache.problem_of(folder) == ""  # at the next start
+
+
+def test_without_a_variable_it_is_in_the_home(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert compile_cache.of_user().is_relative_to(tmp_path / ".cache" / "nest_dist")
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_folder_that_others_may_write_is_not_used(mode, folder):
+    folder.mkdir(parents=True)
+    folder.chmod(mode)
+    assert "can be written by others than the user" in compile_cache.problem_of(folder)
+
+
+def test_a_folder_of_another_user_is_not_used(folder, monkeypatch):
+    assert compile_cache.problem_of(folder) == ""
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    assert "can be written by others than the user" in compile_cache.problem_of(folder)
+
+
+def test_where_none_can_be_made_the_reason_is_told(folder):
+    pathlib.Path(os.environ["XDG_CACHE_HOME"]).touch()
+    assert "cannot be made (Not a directory); XDG" in compile_cache.problem_of(folder)
