@@ -118,13 +118,16 @@ class Cadence:
 
 @settings.register
 class Watch:
-    """The limit after which a run without progress is ended.
+    """What ends a run that cannot go on: no progress, or a device that computes wrongly.
 
     Attributes:
         stuck_seconds: without a step, after which training counts as stuck.
+        compare_every_steps: steps between two comparisons of the parameters' replicas, which also
+            precede each checkpoint; None compares nothing.
     """
 
     stuck_seconds: typing.Annotated[float, Within(1)] = 600
+    compare_every_steps: typing.Annotated[int, Within(1)] | None = None
 
 
 @gin.configurable
@@ -143,7 +146,7 @@ class Run:
         global_batch: examples a step, over all devices.
         cadence: how often the run reports and saves.
         checkpoints: which of them are retained.
-        watch: the limit after which a run without progress is ended.
+        watch: what ends a run that cannot go on.
         init_from: weights to start from: a file, a workdir, or hf:OWNER/NAME of the Hugging Face
             Hub. Position embeddings are resized to another image size; for other classes the head
             is initialised anew. None initialises all parameters.

@@ -1,4 +1,5 @@
 import importlib.util
+import json
 import re
 
 import jax
