@@ -10,9 +10,10 @@ import math
 import secrets
 import socket
 import threading
+from collections.abc import Callable
 
 from nest_dist.base import failures
-from nest_dist.cluster import addresses, protocol, secret
+from nest_dist.cluster import addresses, pace, protocol, secret
 
 # Connections that have not proved yet that they belong to the run, besides one for each process.
 STRANGERS = 64
@@ -58,6 +59,7 @@ class Leader:
     Attributes:
         stuck_seconds: how long training may stand still.
         over: set when no other process waits any more for what this one has to say.
+        pace: of the processes.
     """
 
     def __init__(
@@ -68,8 +70,13 @@ class Leader:
         own: socket.socket,
         stuck_seconds: float,
         secret_of_run: bytes,
+        say: Callable[[str], None] = print,
     ) -> None:
-        """Serves those that connect to `server`; `own` is connected to this process itself."""
+        """Serves those that connect to `server`; `own` is connected to this process itself.
+
+        `say` shows a line about a slow process.
+        """
+        self.pace, self._say = pace.Pace(), say
         self.stuck_seconds, self.over = stuck_seconds, threading.Event()
         self._count, self._wait_seconds, self._secret = count, wait_seconds, secret_of_run
         self._address = "" if server is None else addresses.of(server)
@@ -112,6 +119,8 @@ class Leader:
                 next_pulse = now + protocol.PULSE_SECONDS
                 self._broadcast(protocol.encode("pulse"))
                 self._check_members(now)
+                if line := self.pace.slow(now):
+                    self._say(line)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         member = None
@@ -195,6 +204,7 @@ class Leader:
             if any(member.pulse.get(name) != message[name] for name in ("tick", "phase")):
                 member.moved_at = member.heard_at
             member.pulse = message
+            self.pace.add(member.index, member.heard_at, message["tick"], message["waited"])
             if message["held"] and self._stop_at is None:
                 self._choose_stop(member.index, message["tick"])
         elif kind == "stop" and not self._stopping:

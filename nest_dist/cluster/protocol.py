@@ -9,8 +9,9 @@ of the run, and then believes the other one:
 
 From a process to the leader:
 
-    pulse {tick, held, phase, seconds, stack}   each second: the phase of its main thread, and for
-                                how long it lasts; tick is -1 before its first step
+    pulse {tick, held, phase, seconds, waited, stack}   each second: the phase of its main thread,
+                                and for how long it lasts; seconds of waiting for data, in all;
+                                tick is -1 before its first step
     stop {}                     a signal asked this process to stop
     failed {code, cause}        an error ends this process
     bye {}                      this process has finished the run
@@ -59,7 +60,14 @@ Kinds = Mapping[str, Mapping[str, type]]  # the fields of each kind of message
 
 FROM_PROCESS: Kinds = {
     "hello": {"index": int, "count": int, "nonce": str, "proof": str},
-    "pulse": {"tick": int, "held": bool, "phase": str, "seconds": float, "stack": str},
+    "pulse": {
+        "tick": int,
+        "held": bool,
+        "phase": str,
+        "seconds": float,
+        "waited": float,
+        "stack": str,
+    },
     "stop": {},
     "failed": {"code": int, "cause": str},
     "bye": {},

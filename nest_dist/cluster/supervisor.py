@@ -63,7 +63,7 @@ class Supervisor:
         self._stop_requested = self._interrupted = False  # by a signal to this process
         self._now = self._heard_at = 0.0  # own time of the watch
         self._stuck_seconds = STUCK_SECONDS
-        self._enter("start")
+        self._phase, self._phase_since, self._waited = "start", time.monotonic(), 0.0
         self._ending = False  # by itself, whatever the leader says
         # Set when all are done or at the termination notice; on process 0 after the others' end.
         self._terminated = threading.Event()
@@ -199,6 +199,7 @@ class Supervisor:
                 theirs,
                 self._stuck_seconds,
                 secret_of_run,
+                lambda line: _print_error(f"nest-dist: {line}"),
             )
             return ours, protocol.greet(ours, secret_of_run, index, count)
         host, port = self._peers.host, self._peers.port - 1
@@ -240,8 +241,18 @@ class Supervisor:
                 "(--coordinator, or JAX_COORDINATOR_PORT where JAX detects the processes)."
             ) from None
 
+    def pace(self) -> dict[str, float]:
+        """Step time and data wait of the slowest process and the median; on process 0, else {}."""
+        return {} if self._leader is None else self._leader.pace.metrics
+
     def _enter(self, phase: str) -> None:
+        self._waited = self._waited_so_far()
         self._phase, self._phase_since = phase, time.monotonic()
+
+    def _waited_so_far(self) -> float:
+        """Seconds in which the main thread waited for data."""
+        current = time.monotonic() - self._phase_since if self._phase == "data_wait" else 0.0
+        return self._waited + current
 
     # All methods below run in the threads of supervisor and signals, not in the main thread.
 
@@ -297,7 +308,13 @@ class Supervisor:
             tick, held = self._tick, self._holding
         seconds = time.monotonic() - self._phase_since
         self._send(
-            "pulse", tick=tick, held=held, phase=self._phase, seconds=seconds, stack=_main_stack()
+            "pulse",
+            tick=tick,
+            held=held,
+            phase=self._phase,
+            seconds=seconds,
+            waited=self._waited_so_far(),
+            stack=_main_stack(),
         )
 
     def _lose_leader(self, how: str) -> None:

@@ -131,7 +131,7 @@ class Session:
         self.staging_folder.copy()
 
     def _record(self, step: int, metrics: metrics_log.StepMetrics) -> None:
-        self.report.metrics(step, metrics)
+        self.report.metrics(step, {**metrics, **self.supervision.pace()})
         self.ledger.write(at_once=False)
 
     def _stop_reached(self) -> bool:

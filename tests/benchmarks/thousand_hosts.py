@@ -81,7 +81,9 @@ def _connect_and_decide(client, count: int) -> None:
 
 
 def _pulse_text(protocol) -> bytes:
-    return protocol.encode("pulse", tick=1, held=False, phase="step", seconds=0.1, stack=STACK)
+    return protocol.encode(
+        "pulse", tick=1, held=False, phase="step", seconds=0.1, waited=0.1, stack=STACK
+    )
 
 
 class Counting:

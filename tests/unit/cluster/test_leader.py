@@ -24,8 +24,11 @@ class Member:
     def say(self, kind, **fields):
         self._connection.sendall(protocol.encode(kind, **fields))
 
-    def pulse(self, tick, held=False, phase="step"):
-        self.say("pulse", tick=tick, held=held, phase=phase, seconds=1.0, stack="loop.py:1 run")
+    def pulse(self, tick, held=False, phase="step", waited=0.0):
+        stack = "loop.py:1 run"
+        self.say(
+            "pulse", tick=tick, held=held, phase=phase, seconds=1.0, waited=waited, stack=stack
+        )
 
     def hear(self, kind):
         """The next message of this kind; nothing but pulses comes before it."""
@@ -107,6 +110,8 @@ def test_training_that_stands_still_is_the_fault_of_the_process_that_is_behind(m
     assert "process 1 is stuck: data wait for 1 s" in first.hear("end")["cause"]
 
 
+PULSE = {"kind": "pulse", "tick": 1, "held": False, "phase": "", "seconds": 1.0, "waited": 0.0}
+PULSE["stack"] = ""
 HELLO = {"kind": "hello", "index": 1, "count": 2, "nonce": "", "proof": ""}
 STRANGE = {
     "http": b"GET / HTTP/1.1\r\n\r\n",
@@ -198,8 +203,9 @@ def test_who_says_nothing_is_dropped(meet, monkeypatch):
         {"kind": "failed", "code": 0, "cause": "all is well"},
         {"kind": "failed", "code": 77, "cause": "no code of ours"},
         {"kind": "pulse", "tick": 1},
-        {"kind": "pulse", "tick": 1e9, "held": True, "phase": "", "seconds": 1.0, "stack": ""},
-        {"kind": "pulse", "tick": 1 << 70, "held": True, "phase": "", "seconds": 1, "stack": ""},
+        {**PULSE, "tick": 1e9},
+        {**PULSE, "tick": 1 << 70},
+        {**PULSE, "seconds": "1"},
     ],
 )
 def test_a_process_that_says_what_it_may_not_is_gone_for_the_others(words, meet):
