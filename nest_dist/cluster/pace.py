@@ -78,5 +78,6 @@ class Pace:
         return (
             f"process {slowest} is slow: for {WINDOW_SECONDS:.0f} s each step waited "
             f"{waits[slowest]:.2f} s for its data, the median {wait:.2f} s; steps take "
-            f"{step:.2f} s and could take {alone:.2f} s. Look at that host's processor, disk and network."
+            f"{step:.2f} s and could take {alone:.2f} s. Look at that host's processor, disk and "
+            "network."
         )
