@@ -142,9 +142,12 @@ def greet(
     words = (challenge["nonce"], nonce, index, count)
     proof = secret.proof(secret_of_run, "process", *words)
     connection.sendall(encode("hello", index=index, count=count, nonce=nonce, proof=proof))
+    # From now on the leader would take a closed connection for a process that is gone.
+    connection.settimeout(SILENT_SECONDS)
     welcome = _answer(lines, "welcome")
     if not secret.is_proof(welcome["proof"], secret_of_run, "leader", *words):
         raise Refused
+    connection.settimeout(None)
     return lines
 
 

@@ -224,7 +224,6 @@ class Supervisor:
                     "port."
                 ) from None
             else:
-                connection.settimeout(None)
                 return connection, lines
 
     def _server(self, wait_seconds: float) -> socket.socket:
@@ -236,7 +235,7 @@ class Supervisor:
             return addresses.listen(host, port)
         except OSError as error:
             raise failures.BadInput(
-                f"process 0 needs ports {port} and {port + 1} of {host} "
+                f"process 0 needs ports {port} and {port + 1} of this host "
                 f"({failures.first_line(error)}); end the run that holds one, or choose others "
                 "(--coordinator, or JAX_COORDINATOR_PORT where JAX detects the processes)."
             ) from None

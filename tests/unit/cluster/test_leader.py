@@ -18,8 +18,8 @@ class Member:
 
     def __init__(self, connection, index, count=2):
         self._connection = connection
-        connection.settimeout(20)
         self._lines = protocol.greet(connection, SECRET, index, count)
+        connection.settimeout(20)
 
     def say(self, kind, **fields):
         self._connection.sendall(protocol.encode(kind, **fields))
