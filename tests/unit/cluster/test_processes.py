@@ -4,11 +4,13 @@ import collections
 import concurrent.futures
 import contextlib
 
+import jax
 import pytest
 from jax._src.lib import _jax
 from support import ports
 
-from nest_dist.cluster import processes
+from nest_dist.base import failures
+from nest_dist.cluster import discovery, processes
 
 
 class Counting:
@@ -67,3 +69,13 @@ def test_one_process_asks_nobody():
     alone.barrier("here")
     assert alone.gather("letters", "a") == ["a"]
     assert alone.decide("sum", 7, sum) == 7
+
+
+@pytest.mark.skipif(
+    hasattr(jax.config, processes.MTLS.lower()), reason="this JAX has mutual TLS itself"
+)
+def test_a_jax_without_mutual_tls_does_not_go_on_without_it(monkeypatch):
+    monkeypatch.setenv(processes.MTLS, "/certificates/own.pem")
+    peers = discovery.Peers("127.0.0.1", ports.free(), 2, 0)
+    with pytest.raises(failures.BadInput, match=r"JAX_MTLS_CERT_FILE is set, but jax .* has no mu"):
+        processes.start(peers)
