@@ -40,10 +40,8 @@ LIMITS = {"heartbeat_timeout": 2_000_000_000}
 STACK = "loop.py:131 run < session.py:81 train < training.py:133 run < train.py:47 run"
 
 
-def process_0(count: int, port: int) -> None:
-    """The coordination service and the leader, until its standard input ends."""
-    from jax._src.lib import _jax
-
+def process_0(count: int, port: int, serves_jax: int) -> None:
+    """The leader and, if asked, the coordination service, until its standard input ends."""
     from nest_dist.cluster import addresses, leader, protocol
 
     protocol.SILENT_SECONDS = SILENT_SECONDS
@@ -59,7 +57,7 @@ def process_0(count: int, port: int) -> None:
     for line in sys.stdin:
         if line.strip() == "bye":
             ours.sendall(protocol.encode("bye"))
-    del leading, service
+    del leading
 
 
 def _pulse(connection: socket.socket) -> None:
@@ -71,13 +69,20 @@ def _pulse(connection: socket.socket) -> None:
         time.sleep(1)
 
 
-def _connect_and_decide(client, count: int) -> None:
+def _coordinate(count: int, port: int) -> None:
+    from jax._src.lib import _jax
+
     from nest_dist.cluster import processes
 
+    address = f"127.0.0.1:{port}"
+    service = _jax.get_distributed_runtime_service(address, count, **LIMITS)
+    client = _jax.get_distributed_runtime_client(address, 0, init_timeout=600, **LIMITS)
     client.connect()
     counting = Counting(client)
     verdict = processes.Exchange(counting, 0, count).decide("rehearsal", 0, len)
     print(json.dumps({"verdict": verdict, "requests": counting.requests.total()}), flush=True)
+    threading.Event().wait()
+    del service
 
 
 def _pulse_text(protocol) -> bytes:
@@ -174,8 +179,8 @@ class Members:
             await asyncio.sleep(1)
 
 
-def start_process_0(count: int, port: int) -> subprocess.Popen[str]:
-    words = [sys.executable, __file__, "process_0", str(count), str(port)]
+def start_process_0(count: int, port: int, serves_jax: bool) -> subprocess.Popen[str]:
+    words = [sys.executable, __file__, "process_0", *map(str, (count, port, int(serves_jax)))]
     return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -184,7 +189,7 @@ async def rehearse(count: int, port: int) -> None:
     row: dict[str, object] = {"processes": count}
     dead = await lose(count, port + 2, lambda members: members.drop(count // 2))
     silent = await lose(count, port + 4, lambda members: members.silent.add(count // 2))
-    zero = start_process_0(count, port)
+    zero = start_process_0(count, port, serves_jax=True)
     watched, members = psutil.Process(zero.pid), Members(count, port)
     row["meet s"] = await members.meet()
     row.update(await asyncio.to_thread(coordinate, count, port, zero))
@@ -211,7 +216,7 @@ async def rehearse(count: int, port: int) -> None:
 
 async def lose(count: int, port: int, happen) -> float:
     """Seconds until all others know of a process that is lost."""
-    with start_process_0(count, port) as zero:
+    with start_process_0(count, port, serves_jax=False) as zero:
         members = Members(count, port)
         await members.meet()
         await asyncio.sleep(2)

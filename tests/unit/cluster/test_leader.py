@@ -189,8 +189,8 @@ def test_strangers_that_hold_their_connections_keep_nobody_out(meet, monkeypatch
 
 
 def test_who_says_nothing_is_dropped(meet, monkeypatch):
-    monkeypatch.setattr(protocol, "GREETING_SECONDS", 0.2)
     _, port, _, _ = meet()
+    monkeypatch.setattr(protocol, "GREETING_SECONDS", 0.2)
     with addresses.connect("localhost", port, 20) as stranger:
         lines = stranger.makefile("rb")
         assert json.loads(lines.readline())["kind"] == "challenge"
