@@ -49,11 +49,9 @@ def process_0(count: int, port: int, serves_jax: int) -> None:
     server = addresses.listen("127.0.0.1", port - 1)
     leading = leader.Leader(count, server, WAIT_SECONDS, theirs, 600, SECRET)
     protocol.greet(ours, SECRET, 0, count)
-    service = _jax.get_distributed_runtime_service(f"127.0.0.1:{port}", count, **LIMITS)
-    client = _jax.get_distributed_runtime_client(f"127.0.0.1:{port}", 0, init_timeout=600, **LIMITS)
-    pulsing = threading.Thread(target=_pulse, args=(ours,), daemon=True)
-    pulsing.start()
-    threading.Thread(target=_connect_and_decide, args=(client, count), daemon=True).start()
+    threading.Thread(target=_pulse, args=(ours,), daemon=True).start()
+    if serves_jax:
+        threading.Thread(target=_coordinate, args=(count, port), daemon=True).start()
     for line in sys.stdin:
         if line.strip() == "bye":
             ours.sendall(protocol.encode("bye"))
