@@ -113,6 +113,9 @@ if [[ $quickstart ]]; then
   [[ ! -d $workdir/checkpoints ]] || echo "That run was started before: it goes on where it was."
 fi
 
+# With it no other user of this machine can speak for a process of the run.
+NEST_DIST_SECRET=${NEST_DIST_SECRET:-$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')}
+export NEST_DIST_SECRET
 export JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=$devices PYTHONUNBUFFERED=1
 [[ ! $gpus ]] || export JAX_PLATFORMS=cuda
 pids=()

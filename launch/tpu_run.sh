@@ -2,14 +2,20 @@
 # A run on all workers of a TPU: setting up, starting, watching, starting again.
 
 setup() {
-  local made kinds node tarball=$scratch/nest_dist.tar.gz worker=nest_dist/launch/worker.sh
+  local made kinds node tarball=$scratch/nest_dist.tar.gz secret=$scratch/nest_dist.secret
+  local worker=nest_dist/launch/worker.sh
+  # It keeps strangers out of the run. As a file, it shows in no list of processes.
+  [[ -e $secret ]] ||
+    (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$secret")
   # Made once: a restart must not bring what was edited here meanwhile.
   [[ -e $tarball ]] ||
     call tar -C "$top" --exclude=__pycache__ --exclude=.venv -czf "$tarball" \
       gin launch nest_dist pyproject.toml README.md LICENSE
   for node in "${nodes[@]}"; do
-    tpus tpu-vm scp "$tarball" "$node:nest_dist.tar.gz" --worker=all ||
-      fail "the project was not copied to $node; see above."
+    {
+      tpus tpu-vm scp "$tarball" "$node:nest_dist.tar.gz" --worker=all &&
+        tpus tpu-vm scp "$secret" "$node:nest_dist.secret" --worker=all
+    } || fail "the project was not copied to $node; see above."
   done
   # What else lies there stays; of what an earlier setup brought, a file that is gone here goes.
   made=$(on_slices --command="set -e

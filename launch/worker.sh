@@ -58,11 +58,15 @@ wait_for_end() { # seconds
 }
 
 setup() {
-  local python packages code
+  local python packages code secret=$HOME/nest_dist.secret
   ! alive || fail "run $(content run) is under way; stop it before setting up."
   # Images of TPU VMs come with an older Python.
   python=$(FETCH_PYTHON=3.12 bash "$top/launch/environment.sh" requirements-tpu.txt)
   echo "$python" >"$state/python"
+  if [[ -e $secret ]]; then
+    chmod 600 "$secret"
+    mv -f "$secret" "$state/secret"
+  fi
   packages=$("$python" -c '
 import hashlib, importlib.metadata, platform
 packages = sorted({f"{d.name} {d.version}" for d in importlib.metadata.distributions()})
@@ -116,7 +120,8 @@ supervise() {
   mapfile -d '' -t arguments < <(base64 -d "$state/arguments")
   cd "$top"
   echo "$$ $(cat /proc/sys/kernel/random/boot_id)" >"$state/group"
-  PYTHONUNBUFFERED=1 "$(content python)" -m nest_dist "${arguments[@]}" || code=$?
+  NEST_DIST_SECRET=$(content secret) PYTHONUNBUFFERED=1 \
+    "$(content python)" -m nest_dist "${arguments[@]}" || code=$?
   echo "$code" >"$state/status"
 }
 

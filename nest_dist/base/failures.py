@@ -9,6 +9,8 @@ USAGE = 2
 PEER_LOST = 75
 PREEMPTED = 76
 INTERRUPTED = 130
+# With which a process ends itself otherwise than well; BUILD.md has the table.
+EXIT_CODES = (1, USAGE, PEER_LOST, PREEMPTED, INTERRUPTED)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Of storage that fails for the moment; a restart may meet it in order.
 TROUBLE = {

@@ -6,6 +6,7 @@ import types
 
 from nest_dist.base import failures
 
+WEIGHTS = "hf:"
 DATASETS = "hf://datasets/"
 CONVERTED = "refs/convert/parquet"  # where the Hub keeps what it made of other formats
 FILES = ("model.safetensors", "pytorch_model.bin")
@@ -16,25 +17,30 @@ def looks_like_id(text: str) -> bool:
     return re.fullmatch(r"[\w.-]+/[\w.-]+", text) is not None
 
 
-def download(repository: str) -> pathlib.Path:
+def download(name: str) -> pathlib.Path:
     """Downloads the weight file of a repository, or takes it from the cache of this machine.
 
+    Args:
+        name: hf:OWNER/NAME.
     Raises:
-        BadInput: if huggingface_hub is missing, the Hub cannot be reached, or it has no such
-            repository or file.
+        BadInput: if it is another name, huggingface_hub is missing, the Hub cannot be reached, or
+            it has no such repository or file.
     """
-    huggingface_hub = _library(repository)
+    repository = name.removeprefix(WEIGHTS)
+    if not looks_like_id(repository):
+        raise failures.BadInput(f"{name} names no repository; write {WEIGHTS}OWNER/NAME.")
+    huggingface_hub = _library(name)
     errors = huggingface_hub.errors
     missing: Exception | None = None
-    for name in FILES:
+    for file in FILES:
         try:
-            return pathlib.Path(huggingface_hub.hf_hub_download(repository, name))
+            return pathlib.Path(huggingface_hub.hf_hub_download(repository, file))
         except errors.EntryNotFoundError as error:
             missing = error  # without a network, the other file may still be in the cache
         except Exception as error:  # anything from a proxy to a missing token
-            raise _unreachable(repository, error) from None
+            raise _unreachable(name, error) from None
     if isinstance(missing, errors.LocalEntryNotFoundError):
-        raise _unreachable(repository, missing)
+        raise _unreachable(name, missing)
     raise failures.BadInput(
         f"the repository {repository} has none of {', '.join(FILES)}; give another one."
     )
@@ -81,15 +87,14 @@ def _library(wanted: str) -> types.ModuleType:
         from huggingface_hub.utils import logging
     except ImportError:
         raise failures.BadInput(
-            f"{wanted} is no path here; to look for it on the Hugging Face Hub, "
-            "`pip install nest-dist[hub]`."
+            f"{wanted} is on the Hugging Face Hub; to fetch it, `pip install nest-dist[hub]`."
         ) from None
     logging.set_verbosity_error()  # it warns at every retry
     return huggingface_hub
 
 
-def _unreachable(repository: str, error: Exception) -> failures.BadInput:
+def _unreachable(name: str, error: Exception) -> failures.BadInput:
     return failures.BadInput(
-        f"{repository} is no path here and cannot be fetched from the Hugging Face Hub "
-        f"({failures.first_line(error)}); give a path, or check name and network."
+        f"{name} cannot be fetched from the Hugging Face Hub ({failures.first_line(error)}); check "
+        "name and network, or give a path."
     )

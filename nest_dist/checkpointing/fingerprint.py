@@ -74,15 +74,15 @@ def differing(expected: Mapping[str, str], actual: Mapping[str, str]) -> list[st
 
 @functools.partial(jax.jit, static_argnums=2)
 def _large(shard: jax.Array, starts: jax.Array, leaf_shape: tuple[int, ...]) -> jax.Array:
-    words = _words(shard)
-    mixed = _mixed(words, _flat_index(starts, words.shape, leaf_shape))
-    return jnp.sum(mixed.reshape(-1), dtype=jnp.uint32, keepdims=True)
+    bits = words(shard)
+    hashes = mixed(bits, _flat_index(starts, bits.shape, leaf_shape))
+    return jnp.sum(hashes.reshape(-1), dtype=jnp.uint32, keepdims=True)
 
 
 @jax.jit
 def _joined(indices: jax.Array, owners: jax.Array, *shards: jax.Array) -> jax.Array:
-    words = jnp.concatenate([_words(shard).reshape(-1) for shard in shards])
-    return jax.ops.segment_sum(_mixed(words, indices), owners, len(shards))
+    bits = jnp.concatenate([words(shard).reshape(-1) for shard in shards])
+    return jax.ops.segment_sum(mixed(bits, indices), owners, len(shards))
 
 
 def _flat_index(
@@ -96,7 +96,7 @@ def _flat_index(
     return index
 
 
-def _words(leaf: jax.Array) -> jax.Array:
+def words(leaf: jax.Array) -> jax.Array:
     """The bits of a leaf of at most 4 bytes an element, as uint32."""
     if leaf.dtype == jnp.bool_:
         return leaf.astype(jnp.uint32)
@@ -104,9 +104,10 @@ def _words(leaf: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(leaf, width).astype(jnp.uint32)
 
 
-def _mixed(words: jax.Array, indices: jax.Array | np.ndarray) -> jax.Array:
+def mixed(words: jax.Array, indices: jax.Array | np.ndarray) -> jax.Array:
+    """A hash of each word with its index."""
     # For a fixed index each operation can be undone, so different bits give different numbers.
     # The two odd factors are 2**32 over the golden ratio and the first of murmur3's finaliser.
-    mixed = words + indices * np.uint32(0x9E3779B9)
-    mixed = (mixed ^ (mixed >> 15)) * np.uint32(0x85EBCA6B)
-    return mixed ^ (mixed >> 13)
+    hashes = words + indices * np.uint32(0x9E3779B9)
+    hashes = (hashes ^ (hashes >> 15)) * np.uint32(0x85EBCA6B)
+    return hashes ^ (hashes >> 13)

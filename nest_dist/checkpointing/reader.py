@@ -102,8 +102,7 @@ class Reader:
         if all(leaf.sharding.is_fully_addressable for leaf in jax.tree.leaves(like)):
             problem = judge([(problem, sums)])
         else:  # a process that raised alone would leave the others waiting
-            outcomes = processes.gather("restored", (problem, sums))
-            problem = processes.broadcast(lambda: judge(outcomes))
+            problem = processes.decide("restored", (problem, sums), judge)
         if problem:
             raise catalog.Corrupt(step, problem)
         return state

@@ -1,6 +1,7 @@
 """Discovers the processes of a run from flags, Cloud TPU, GKE or Slurm; otherwise one process."""
 
 import dataclasses
+import os
 import re
 
 from nest_dist.base import checks, failures
@@ -69,6 +70,8 @@ def find(
     if address is None or count is None or index is None or count == 1:
         return Peers()
     host, port = _split(address, "the address of process 0")
+    if os.environ.get("SLURM_STEP_NUM_NODES") == "1":
+        host = "127.0.0.1"  # so that nothing of the run can be reached from other hosts
     return Peers(host, port, count, index, gpus.of_slurm_task(devices))
 
 

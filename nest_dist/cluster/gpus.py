@@ -3,17 +3,16 @@
 import ctypes
 import dataclasses
 import importlib.util
-import json
 import os
 import re
 import socket
 import subprocess
-from collections.abc import Sequence
+import typing
+from collections.abc import Callable, Sequence
 
 import jax
 
 from nest_dist.base import failures
-from nest_dist.cluster import jax_private
 
 # Oldest driver by the CUDA of JAX's plugin. Source: docs.nvidia.com/deploy/cuda-compatibility,
 # "minor version compatibility".
@@ -168,38 +167,34 @@ def of_slurm_task(detected: Sequence[int] | None) -> list[int] | None:
     return list(range(first, first + share))
 
 
-def require_own(seen: Sequence[str], local: Sequence[int] | None, index: int, count: int) -> None:
+def require_own(
+    seen: Sequence[str], local: Sequence[int] | None, decide: Callable[..., typing.Any]
+) -> None:
     """Refuses a GPU that two processes of the run would use. Needs no device.
 
     Args:
         seen: as of `require`.
         local: positions in `seen` that belong to this process; None for all.
-        index: of this process.
-        count: of processes.
+        decide: as of `processes`.
     Raises:
         BadInput: on all processes alike; it names both.
     """
     mine = [seen[at] for at in local or range(len(seen)) if at < len(seen)]
-    client = jax_private.coordination_client()
-    client.key_value_set(f"nest_dist/gpus/{index}", json.dumps([socket.gethostname(), mine]))
-    if index == 0:
-        owner: dict[str, int] = {}
-        verdict = ""
-        for other in range(count):
-            host, names = json.loads(
-                client.blocking_key_value_get(f"nest_dist/gpus/{other}", 86_400_000)
-            )
-            for name in names:
-                if owner.setdefault(name, other) != other:
-                    verdict = verdict or (
-                        f"processes {owner[name]} and {other} would both use {name} of {host}; "
-                        "give each process GPUs of its own: `launch/local.sh --gpus`, Slurm's "
-                        "--gpus-per-task, or CUDA_VISIBLE_DEVICES."
-                    )
-        client.key_value_set("nest_dist/gpus/verdict", verdict or "none")
-    verdict = client.blocking_key_value_get("nest_dist/gpus/verdict", 86_400_000)
-    if verdict != "none":
+    if verdict := decide("gpus", (socket.gethostname(), mine), _shared_gpu):
         raise failures.BadInput(verdict)
+
+
+def _shared_gpu(by_process: Sequence[tuple[str, Sequence[str]]]) -> str:
+    owner: dict[str, int] = {}
+    for index, (host, names) in enumerate(by_process):
+        for name in names:
+            if owner.setdefault(name, index) != index:
+                return (
+                    f"processes {owner[name]} and {index} would both use {name} of {host}; give "
+                    "each process GPUs of its own: `launch/local.sh --gpus`, Slurm's "
+                    "--gpus-per-task, or CUDA_VISIBLE_DEVICES."
+                )
+    return ""
 
 
 def _plugin() -> int | None:

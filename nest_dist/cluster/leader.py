@@ -6,14 +6,17 @@ wait for the main thread.
 
 import asyncio
 import dataclasses
-import json
 import math
+import secrets
 import socket
 import threading
+from collections.abc import Callable
 
 from nest_dist.base import failures
-from nest_dist.cluster import protocol
+from nest_dist.cluster import addresses, pace, protocol, secret
 
+# Connections that have not proved yet that they belong to the run, besides one for each process.
+STRANGERS = 64
 NOTHING_TO_SAVE = "asked to stop before the first step: nothing to save"
 
 
@@ -56,26 +59,39 @@ class Leader:
     Attributes:
         stuck_seconds: how long training may stand still.
         over: set when no other process waits any more for what this one has to say.
+        pace: of the processes.
     """
 
     def __init__(
-        self, count: int, port: int, wait_seconds: float, own: socket.socket, stuck_seconds: float
+        self,
+        count: int,
+        server: socket.socket | None,
+        wait_seconds: float,
+        own: socket.socket,
+        stuck_seconds: float,
+        secret_of_run: bytes,
+        say: Callable[[str], None] = print,
     ) -> None:
-        """Starts to listen, if there are others; `own` is connected to this process itself.
+        """Serves those that connect to `server`; `own` is connected to this process itself.
 
-        Raises:
-            OSError: if the port is in use.
+        `say` shows a line about a slow process.
         """
+        self.pace, self._say = pace.Pace(), say
         self.stuck_seconds, self.over = stuck_seconds, threading.Event()
-        self._count, self._wait_seconds = count, wait_seconds
+        self._count, self._wait_seconds, self._secret = count, wait_seconds, secret_of_run
+        self._address = "" if server is None else addresses.of(server)
         self._time = protocol.OwnTime()
         self._members: dict[int, _Member] = {}  # that have said hello
+        # Connections that have not said hello, the oldest first.
+        self._greeting: dict[asyncio.StreamWriter, None] = {}
+        self._refused = 0  # that had another secret
         self._awaited = set(range(1, count))  # processes that have not come or not gone
+        self._num_left = 0
+        self._held: dict[int, int] = {}  # ticks of processes that hold, for a stop
         self._stopping = False
         self._stop_at: int | None = None
         self._termination_notice: bytes | None = None
         self._over_at = math.inf
-        server = protocol.listen(port) if count > 1 else None
         run = self._run(own, server)
         threading.Thread(target=asyncio.run, args=(run,), name="leader", daemon=True).start()
 
@@ -83,7 +99,14 @@ class Leader:
         serving: list[object] = []  # asyncio itself keeps no reference
         serving.append(asyncio.create_task(self._serve(*await asyncio.open_connection(sock=own))))
         if server is not None:
-            serving.append(await asyncio.start_server(self._serve, sock=server, backlog=1024))
+            serving.append(
+                await asyncio.start_server(
+                    self._serve,
+                    sock=server,
+                    backlog=addresses.BACKLOG,
+                    limit=protocol.LINE_BYTES,
+                )
+            )
         next_pulse = 0.0
         while not self.over.is_set() or any(
             not member.writer.is_closing() for member in self._members.values()
@@ -96,17 +119,17 @@ class Leader:
                 next_pulse = now + protocol.PULSE_SECONDS
                 self._broadcast(protocol.encode("pulse"))
                 self._check_members(now)
+                if line := self.pace.slow(now):
+                    self._say(line)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         member = None
         try:
-            async for line in reader:
-                message = json.loads(line)
-                if member is None:
-                    member = self._admitted(writer, int(message["index"]), int(message["count"]))
-                else:
-                    self._handle(member, message)
-        except (OSError, ValueError, KeyError, TypeError):
+            if (greeted := await self._greeted(reader, writer)) is not None:
+                member = self._admitted(writer, *greeted)
+                async for line in reader:
+                    self._handle(member, protocol.decode(line, protocol.FROM_PROCESS))
+        except (OSError, ValueError):
             pass  # a broken connection, or not a process of this run
         writer.close()
         if member is not None:
@@ -114,6 +137,39 @@ class Leader:
             if not member.left:
                 cause = f"process {member.index} is gone ({member.last_status()})"
                 self._end(failures.PEER_LOST, cause, member.index)
+
+    async def _greeted(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> tuple[int, int] | None:
+        """Index of the other end and its number of processes, once it has proved itself.
+
+        Raises:
+            OSError, ValueError: if it does not say hello in time.
+        """
+        if len(self._greeting) >= self._count + STRANGERS:
+            oldest = next(iter(self._greeting))
+            del self._greeting[oldest]
+            oldest.transport.abort()
+        self._greeting[writer] = None
+        try:
+            nonce = secrets.token_hex(16)
+            writer.write(protocol.encode("challenge", nonce=nonce))
+            async with asyncio.timeout(protocol.GREETING_SECONDS):
+                line = await reader.readline()
+        finally:
+            self._greeting.pop(writer, None)
+        hello = protocol.decode(line, protocol.FROM_PROCESS)
+        if hello["kind"] != "hello":
+            raise ValueError("no hello")
+        index, count = hello["index"], hello["count"]
+        words = (nonce, hello["nonce"], index, count)
+        if not secret.is_proof(hello["proof"], self._secret, "process", *words):
+            self._refused += 1
+            writer.write(protocol.encode("refused"))
+            return None
+        proof = secret.proof(self._secret, "leader", *words)
+        writer.write(protocol.encode("welcome", proof=proof))
+        return index, count
 
     def _admitted(self, writer: asyncio.StreamWriter, index: int, count: int) -> _Member:
         """Makes a connection a process of the run, or says why it is none."""
@@ -148,27 +204,28 @@ class Leader:
             if any(member.pulse.get(name) != message[name] for name in ("tick", "phase")):
                 member.moved_at = member.heard_at
             member.pulse = message
+            self.pace.add(member.index, member.heard_at, message["tick"], message["waited"])
             if message["held"] and self._stop_at is None:
-                self._choose_stop()
+                self._choose_stop(member.index, message["tick"])
         elif kind == "stop" and not self._stopping:
             self._stopping = True
             self._broadcast(protocol.encode("hold"))
         elif kind == "failed":
             self._end(message["code"], message["cause"], member.index)
         elif kind == "bye":
+            self._num_left += not member.left
             member.left = True
-            if sum(each.left for each in self._members.values()) == self._count:
+            if self._num_left == self._count:
                 self._broadcast(protocol.encode("done"))
                 self._over_at = member.heard_at + protocol.GRACE_SECONDS
 
-    def _choose_stop(self) -> None:
+    def _choose_stop(self, index: int, tick: int) -> None:
         """When all hold, they stop one tick after the furthest of them."""
-        pulses = [member.pulse for member in self._members.values()]
-        ticks = [pulse["tick"] for pulse in pulses if pulse and pulse["held"]]
-        if -1 in ticks:
+        self._held[index] = tick
+        if tick == -1:
             self._end(failures.PREEMPTED, NOTHING_TO_SAVE, 0)
-        elif len(ticks) == self._count:
-            self._stop_at = max(ticks) + 1
+        elif len(self._held) == self._count:
+            self._stop_at = max(self._held.values()) + 1
             self._broadcast(protocol.encode("stop_at", tick=self._stop_at))
 
     def _check_members(self, now: float) -> None:
@@ -178,12 +235,13 @@ class Leader:
         if len(self._members) < self._count and now > self._wait_seconds:
             missing = sorted(set(range(self._count)) - self._members.keys())
             names = ", ".join(map(str, missing[:8])) + (", ..." if missing[8:] else "")
-            self._end(
-                failures.PEER_LOST,
-                f"of {self._count} processes {names} did not come within {self._wait_seconds:.0f} s"
-                " (--wait_seconds)",
-                0,
+            cause = (
+                f"of {self._count} processes {names} did not come to {self._address} within "
+                f"{self._wait_seconds:.0f} s (--wait_seconds)"
             )
+            if self._refused:
+                cause += f"; {self._refused} connections with another secret were refused"
+            self._end(failures.PEER_LOST, cause, 0)
         members = [member for member in self._members.values() if not member.left]
         for member in members:
             silence = now - member.heard_at

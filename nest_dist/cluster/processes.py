@@ -1,15 +1,17 @@
 """Starts the processes of a run together, and exchanges values between them without a device."""
 
+import collections
 import itertools
 import json
+import os
 import sys
 import typing
 from collections.abc import Callable
 
 import jax
 
-from nest_dist.base import allocator
-from nest_dist.cluster import discovery, gpus, jax_private, relay
+from nest_dist.base import allocator, failures
+from nest_dist.cluster import addresses, discovery, gpus, jax_private, relay
 
 Json = typing.Any
 
@@ -19,8 +21,9 @@ HEARTBEAT_SECONDS = 2_000_000_000
 # How long a process may wait for another at the same point of the program: as long as the slowest
 # takes. The supervisor ends the run if that one is gone.
 LIMIT_SECONDS = 86400
+# Of JAX 0.12 and newer, for its coordination service.
+MTLS = "JAX_MTLS_CERT_FILE"
 _LIMIT = LIMIT_SECONDS * 1000  # milliseconds
-_BROADCASTS = itertools.count()
 _PUBLISHED: dict[str, str] = {}  # of a run of one process
 
 
@@ -30,7 +33,8 @@ def start(peers: discovery.Peers) -> None:
     Call it once, before anything touches a device.
 
     Raises:
-        BadInput: if the GPUs that JAX is to use cannot be used, or belong to two processes.
+        BadInput: if the GPUs that JAX is to use cannot be used, or belong to two processes; or if
+            this JAX lacks the mutual TLS that the environment asks for.
     """
     if jax.config.jax_platforms == "cpu":
         allocator.keep_freed()  # before XLA has threads
@@ -40,11 +44,16 @@ def start(peers: discovery.Peers) -> None:
         jax.config.update("jax_enable_preemption_service", False)
         # Else JAX ends the run when the wall clock is set back.
         jax.config.update("jax_enable_recoverability", True)
-        address = peers.address
-        if peers.index > 0 and sys.platform == "linux":
+        _require_mtls_of_jax()
+        address, bind_address = peers.address, None
+        if peers.index == 0:
+            with addresses.listen(peers.host, peers.port) as probe:
+                bind_address = addresses.of(probe)
+        elif sys.platform == "linux":
             address = relay.start(peers.host, peers.port)
         jax.distributed.initialize(
             coordinator_address=address,
+            coordinator_bind_address=bind_address,
             num_processes=peers.count,
             process_id=peers.index,
             local_device_ids=peers.local_devices,
@@ -52,12 +61,23 @@ def start(peers: discovery.Peers) -> None:
             initialization_timeout=LIMIT_SECONDS,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
+        global _own
+        _own = Exchange(jax_private.coordination_client(), peers.index, peers.count)
         if seen is not None:
-            gpus.require_own(seen, peers.local_devices, peers.index, peers.count)
+            gpus.require_own(seen, peers.local_devices, decide)
     if seen is not None:
         gpus.require_started()
     if jax.default_backend() == "cpu":
         allocator.keep_freed()
+
+
+def _require_mtls_of_jax() -> None:
+    """JAX reads the variables itself; an older one would not, and say nothing."""
+    if os.environ.get(MTLS) and not hasattr(jax.config, MTLS.lower()):
+        raise failures.BadInput(
+            f"{MTLS} is set, but jax {jax.__version__} has no mutual TLS; install a newer one, or "
+            "unset it."
+        )
 
 
 def is_primary() -> bool:
@@ -65,35 +85,68 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
+class Exchange:
+    """Exchanges values with the other processes, by the coordination service.
+
+    Every step takes one request or two of each process, however many they are. So the requests of a
+    start grow with the number of processes, and not with its square.
+    """
+
+    def __init__(self, client: typing.Any, index: int, count: int) -> None:
+        """`client` is that of process `index` of `count`; None for one process."""
+        self._client, self._index, self._count = client, index, count
+        self._broadcasts = itertools.count()
+        self._gathers: collections.defaultdict[str, typing.Iterator[int]] = collections.defaultdict(
+            itertools.count
+        )
+
+    def barrier(self, name: str) -> None:
+        """As the function of this name, below; so are the others."""
+        if self._count > 1:
+            self._client.wait_at_barrier(name, _LIMIT)
+
+    def gather(self, name: str, value: Json) -> list[Json]:
+        if self._count == 1:
+            return [value]
+        folder = f"nest_dist/{name}/{next(self._gathers[name])}/"
+        self._client.key_value_set(f"{folder}{self._index}", json.dumps(value))
+        self._client.wait_at_barrier(folder, _LIMIT)
+        if self._index > 0:
+            return []
+        texts = {
+            int(key.rpartition("/")[2]): it for key, it in self._client.key_value_dir_get(folder)
+        }
+        self._client.key_value_delete(folder)
+        return [json.loads(texts[index]) for index in range(self._count)]
+
+    def broadcast(self, make: Callable[[], Json]) -> Json:
+        if self._count == 1:
+            return make()
+        key = f"nest_dist/broadcast/{next(self._broadcasts)}"
+        if self._index == 0:
+            self._client.key_value_set(key, json.dumps(make()))
+        return json.loads(self._client.blocking_key_value_get(key, _LIMIT))
+
+    def decide(self, name: str, value: Json, judge: Callable[[list[Json]], Json]) -> Json:
+        values = self.gather(name, value)
+        return self.broadcast(lambda: judge(values))
+
+
+_own = Exchange(None, 0, 1)  # until `start`
+
+
 def barrier(name: str) -> None:
     """Waits until every process has called this with a name unique in the run. Needs no device."""
-    if jax.process_count() > 1:
-        jax_private.coordination_client().wait_at_barrier(name, _LIMIT)
-
-
-def all_gather(name: str, value: Json) -> list[Json]:
-    """The `value` of every process, by process index; see `gather` and `broadcast`."""
-    values = gather(name, value)
-    gathered: list[Json] = broadcast(lambda: values)
-    return gathered
+    _own.barrier(name)
 
 
 def gather(name: str, value: Json) -> list[Json]:
     """The `value` of every process, JSON, by process index on the primary one; [] on the others.
 
-    The name is unique among the calls under way. Needs no device.
+    The name is unique among the calls under way, and all processes call it equally often. It waits
+    for all of them, and needs no device.
     """
-    if jax.process_count() == 1:
-        return [value]
-    client = jax_private.coordination_client()
-    client.key_value_set(f"nest_dist/{name}/{jax.process_index()}", json.dumps(value))
-    if not is_primary():
-        return []
-    keys = [f"nest_dist/{name}/{index}" for index in range(jax.process_count())]
-    values = [json.loads(client.blocking_key_value_get(key, _LIMIT)) for key in keys]
-    for key in keys:
-        client.key_value_delete(key)
-    return values
+    return _own.gather(name, value)
 
 
 def broadcast(make: Callable[[], Json]) -> Json:
@@ -101,12 +154,15 @@ def broadcast(make: Callable[[], Json]) -> Json:
 
     Every process calls this in the same order.
     """
-    if jax.process_count() == 1:
-        return make()
-    client, key = jax_private.coordination_client(), f"nest_dist/broadcast/{next(_BROADCASTS)}"
-    if is_primary():
-        client.key_value_set(key, json.dumps(make()))
-    return json.loads(client.blocking_key_value_get(key, _LIMIT))
+    return _own.broadcast(make)
+
+
+def decide(name: str, value: Json, judge: Callable[[list[Json]], Json]) -> Json:
+    """What `judge` makes, on the primary process, of the values of all; see `gather`, `broadcast`.
+
+    A short verdict goes to all processes, and not the values of all.
+    """
+    return _own.decide(name, value, judge)
 
 
 def publish(name: str, value: str) -> None:

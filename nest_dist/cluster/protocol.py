@@ -1,10 +1,17 @@
-"""What the processes of a run say to its leader and hear from it, and the connections for it.
+"""What the processes of a run say to its leader and hear from it.
 
-Messages are lines of JSON. From a process to the leader:
+Messages are lines of JSON, of at most `LINE_BYTES`. First each side proves that it knows the secret
+of the run, and then believes the other one:
 
-    hello {index, count}        the first message
-    pulse {tick, held, phase, seconds, stack}   each second: the phase of its main thread, and for
-                                how long it lasts; tick is -1 before its first step
+    leader    challenge {nonce}
+    process   hello {index, count, nonce, proof}
+    leader    welcome {proof}, or refused {}: it has another secret
+
+From a process to the leader:
+
+    pulse {tick, held, phase, seconds, waited, stack}   each second: the phase of its main thread,
+                                and for how long it lasts; seconds of waiting for data, in all;
+                                tick is -1 before its first step
     stop {}                     a signal asked this process to stop
     failed {code, cause}        an error ends this process
     bye {}                      this process has finished the run
@@ -16,18 +23,28 @@ From the leader:
     hold {}                     a stop was requested: answer with a pulse that is held, and wait for
                                 stop_at at the next tick
     stop_at {tick}              all processes save and stop at this tick
-    end {code, cause, failed_process}     the termination notice, also for who is not welcome
+    end {code, cause, failed_process}     the termination notice
     done {}                     all processes have finished the run
 """
 
 import json
+import secrets
 import socket
 import time
 import typing
+from collections.abc import Mapping
+
+from nest_dist.base import failures
+from nest_dist.cluster import secret
 
 PULSE_SECONDS = 1.0
 # A process without a message for so long counts as lost.
 SILENT_SECONDS = 30.0
+# Whoever connects and does not prove within this time that it belongs to the run is dropped.
+GREETING_SECONDS = 10.0
+# Of a message; a text in it has at most so many characters, each of up to twelve bytes in JSON.
+LINE_BYTES = 16384
+_TEXT_CHARACTERS = 1000
 # How long the leader waits for the other processes to end after the termination notice; and for
 # those that have not come yet, so that they learn of it, too.
 GRACE_SECONDS = 10.0
@@ -36,12 +53,114 @@ MEETING_SECONDS = 20.0
 # long, and then no thread of the process answers.
 UNLIMITED_PHASES = ("start", "restore", "compile")
 
+_LARGEST = 1 << 60  # integer; more is no tick
+
 Message = dict[str, typing.Any]  # JSON; "kind" decides which other fields it has
+Kinds = Mapping[str, Mapping[str, type]]  # the fields of each kind of message
+
+FROM_PROCESS: Kinds = {
+    "hello": {"index": int, "count": int, "nonce": str, "proof": str},
+    "pulse": {
+        "tick": int,
+        "held": bool,
+        "phase": str,
+        "seconds": float,
+        "waited": float,
+        "stack": str,
+    },
+    "stop": {},
+    "failed": {"code": int, "cause": str},
+    "bye": {},
+}
+FROM_LEADER: Kinds = {
+    "challenge": {"nonce": str},
+    "welcome": {"proof": str},
+    "refused": {},
+    "pulse": {},
+    "met": {},
+    "hold": {},
+    "stop_at": {"tick": int},
+    "end": {"code": int, "cause": str, "failed_process": int},
+    "done": {},
+}
+
+
+class Refused(Exception):
+    """Leader and process have other secrets, or the leader is none."""
 
 
 def encode(kind: str, **fields: float | str) -> bytes:
-    """One message as it goes over the wire."""
-    return json.dumps({"kind": kind, **fields}).encode() + b"\n"
+    """One message as it goes over the wire; its texts as `printable`."""
+    short = {name: printable(it) if isinstance(it, str) else it for name, it in fields.items()}
+    return json.dumps({"kind": kind, **short}).encode() + b"\n"
+
+
+def decode(line: bytes, kinds: Kinds) -> Message:
+    """A message, whose fields have their types; texts have no control characters.
+
+    Raises:
+        ValueError: for whatever is none of these kinds, and for an exit code that is not in the
+            table of them.
+    """
+    try:
+        message = json.loads(line)
+    except RecursionError:
+        raise ValueError("brackets in brackets") from None
+    if not isinstance(message, dict) or message.get("kind") not in tuple(kinds):
+        raise ValueError("no message")
+    decoded: Message = {"kind": message["kind"]}
+    for name, wanted in kinds[message["kind"]].items():
+        value: typing.Any = message.get(name)
+        if wanted is float and type(value) is int:
+            value = min(max(value, -_LARGEST), _LARGEST) * 1.0
+        kind = type(value)
+        if kind is not wanted or (kind is int and abs(value) > _LARGEST):
+            raise ValueError(f"{name} is no {wanted.__name__}")
+        decoded[name] = printable(value) if wanted is str else value
+    if decoded.get("code", failures.USAGE) not in failures.EXIT_CODES:
+        raise ValueError("no exit code of ours")
+    return decoded
+
+
+def printable(text: str) -> str:
+    """A text as messages carry it: one line, not too long, that no terminal obeys."""
+    return "".join(each if each.isprintable() else " " for each in text[:_TEXT_CHARACTERS])
+
+
+def greet(
+    connection: socket.socket, secret_of_run: bytes, index: int, count: int
+) -> typing.BinaryIO:
+    """Says hello to the leader at the other end; the lines that it sends from then on.
+
+    Raises:
+        OSError: if the connection ends, or nobody answers within its timeout.
+        Refused: if the other end does not know the secret, or says so of this one.
+    """
+    lines = connection.makefile("rb")
+    challenge = _answer(lines, "challenge")
+    nonce = secrets.token_hex(16)
+    words = (challenge["nonce"], nonce, index, count)
+    proof = secret.proof(secret_of_run, "process", *words)
+    connection.sendall(encode("hello", index=index, count=count, nonce=nonce, proof=proof))
+    # From now on the leader would take a closed connection for a process that is gone.
+    connection.settimeout(SILENT_SECONDS)
+    welcome = _answer(lines, "welcome")
+    if not secret.is_proof(welcome["proof"], secret_of_run, "leader", *words):
+        raise Refused
+    connection.settimeout(None)
+    return lines
+
+
+def _answer(lines: typing.BinaryIO, kind: str) -> Message:
+    if not (line := lines.readline(LINE_BYTES)):
+        raise ConnectionError("the connection was closed")
+    try:
+        message = decode(line, FROM_LEADER)
+    except ValueError:
+        raise Refused from None
+    if message["kind"] != kind:
+        raise Refused
+    return message
 
 
 class OwnTime:
@@ -65,43 +184,3 @@ class OwnTime:
 def silence_limit(phase: str, stuck_seconds: float) -> float:
     """How long a process may be silent whose main thread is in this phase."""
     return max(SILENT_SECONDS, stuck_seconds if phase in UNLIMITED_PHASES else 0)
-
-
-def listen(port: int) -> socket.socket:
-    """A server on all addresses of this host, whether or not it has IPv6.
-
-    Raises:
-        OSError: if the port is in use.
-    """
-    both = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both else socket.AF_INET
-    server = socket.create_server(("", port), family=family, dualstack_ipv6=both)
-    _limit_silence(server)
-    return server
-
-
-def connect(host: str, port: int, wait_seconds: float) -> socket.socket:
-    """A connection to the leader, tried until it listens.
-
-    Raises:
-        OSError: of the last attempt, after `wait_seconds`.
-    """
-    limit = time.monotonic() + wait_seconds
-    while True:
-        try:
-            connection = socket.create_connection((host, port), timeout=5)
-        except OSError:
-            if time.monotonic() > limit:
-                raise
-            time.sleep(0.2)
-            continue
-        connection.settimeout(None)
-        _limit_silence(connection)
-        return connection
-
-
-def _limit_silence(connection: socket.socket) -> None:
-    """Lets the system end a connection whose other host does not answer any more."""
-    if option := getattr(socket, "TCP_USER_TIMEOUT", None):
-        milliseconds = int(1000 * SILENT_SECONDS)
-        connection.setsockopt(socket.IPPROTO_TCP, option, milliseconds)

@@ -7,7 +7,6 @@ thread compiles, waits for data or hangs: they can end the process.
 
 import contextlib
 import faulthandler
-import json
 import math
 import os
 import signal
@@ -22,7 +21,15 @@ from collections.abc import Iterator
 import jax
 
 from nest_dist.base import failures
-from nest_dist.cluster import discovery, leader, processes, protocol, stop_signals
+from nest_dist.cluster import (
+    addresses,
+    discovery,
+    leader,
+    processes,
+    protocol,
+    secret,
+    stop_signals,
+)
 
 # Limit from the agreed stop to the end of the process: long enough for a checkpoint.
 STOP_SECONDS = 300.0
@@ -56,12 +63,13 @@ class Supervisor:
         self._stop_requested = self._interrupted = False  # by a signal to this process
         self._now = self._heard_at = 0.0  # own time of the watch
         self._stuck_seconds = STUCK_SECONDS
-        self._enter("start")
+        self._phase, self._phase_since, self._waited = "start", time.monotonic(), 0.0
         self._ending = False  # by itself, whatever the leader says
         # Set when all are done or at the termination notice; on process 0 after the others' end.
         self._terminated = threading.Event()
         self._leader: leader.Leader | None = None
         self._connection: socket.socket | None = None
+        self._lines: typing.BinaryIO | None = None  # that come over it
         stop_signals.listen(self._handle_signal)
 
     def start(
@@ -70,19 +78,26 @@ class Supervisor:
         num_processes: int | None,
         process_id: int | None,
         wait_seconds: int,
+        secret_file: str | None = None,
+        insecure: bool = False,
     ) -> None:
-        """Meets the other processes, then starts JAX; arguments are those of `discovery.find`.
+        """Meets the other processes, then starts JAX.
 
+        Args:
+            coordinator: this and the next three as of `discovery.find`.
+            secret_file: as of `secret.read`.
+            insecure: lets processes on several hosts do without a secret.
         Raises:
-            BadInput: if flags or environment name no peers, or a port is in use.
+            BadInput: if flags or environment name no peers, a port is in use, or there is no
+                secret, or another than that of process 0.
             PeerLost: if process 0 cannot be reached within `wait_seconds`.
         """
         self._peers = discovery.find(coordinator, num_processes, process_id, wait_seconds)
-        connection = self._connect(wait_seconds)
-        with self._sending:  # a stop follows the hello
-            with contextlib.suppress(OSError):  # `_listen` notices a broken connection
-                hello = protocol.encode("hello", index=self._peers.index, count=self._peers.count)
-                connection.sendall(hello)
+        secret_of_run = secret.read(secret_file)
+        if self._peers.count > 1 and not (secret_of_run or insecure):
+            _require_one_host(self._peers.host)
+        connection, self._lines = self._connect(wait_seconds, secret_of_run)
+        with self._sending:
             self._connection = connection
         if self._stop_requested:
             self._send("stop")
@@ -170,37 +185,73 @@ class Supervisor:
         if self._interrupted and isinstance(error, failures.Preempted | failures.Unsaved):
             raise failures.Interrupted(str(error)) from None
 
-    def _connect(self, wait_seconds: float) -> socket.socket:
-        """A connection to the leader, which this process starts if it is process 0."""
-        host, port = self._peers.host, self._peers.port - 1
-        if self._peers.index == 0:
+    def _connect(
+        self, wait_seconds: float, secret_of_run: bytes
+    ) -> tuple[socket.socket, typing.BinaryIO]:
+        """A connection to the leader and what comes over it; process 0 starts the leader."""
+        index, count = self._peers.index, self._peers.count
+        if index == 0:
             ours, theirs = socket.socketpair()
+            self._leader = leader.Leader(
+                count,
+                self._server(wait_seconds) if count > 1 else None,
+                wait_seconds,
+                theirs,
+                self._stuck_seconds,
+                secret_of_run,
+                lambda line: _print_error(f"nest-dist: {line}"),
+            )
+            return ours, protocol.greet(ours, secret_of_run, index, count)
+        host, port = self._peers.host, self._peers.port - 1
+        limit = time.monotonic() + wait_seconds
+        while True:
             try:
-                if self._peers.count > 1:
-                    # gRPC shares a port silently with another gRPC server: two runs would mix.
-                    protocol.listen(self._peers.port).close()
-                self._leader = leader.Leader(
-                    self._peers.count, port, wait_seconds, theirs, self._stuck_seconds
-                )
+                connection = addresses.connect(host, port, protocol.GREETING_SECONDS)
+                lines = protocol.greet(connection, secret_of_run, index, count)
             except OSError as error:
+                if time.monotonic() > limit:
+                    raise failures.PeerLost(
+                        f"process {index} did not reach process 0 at {host}:{port} within "
+                        f"{wait_seconds} s ({failures.first_line(error)}); start process 0 within "
+                        "--wait_seconds, correct --coordinator, or let the hosts reach each other "
+                        f"on ports {port} and {port + 1}."
+                    ) from None
+                time.sleep(0.2)
+            except protocol.Refused:
                 raise failures.BadInput(
-                    f"process 0 needs ports {port} and {port + 1} of this host "
-                    f"({failures.first_line(error)}); end the run that holds one, or choose others "
-                    "(--coordinator, or JAX_COORDINATOR_PORT where JAX detects the processes)."
+                    f"process {index} and who listens at {host}:{port} have other secrets; give "
+                    f"all processes the same one ({secret.VARIABLE} or --secret_file), or another "
+                    "port."
                 ) from None
-            return ours
+            else:
+                return connection, lines
+
+    def _server(self, wait_seconds: float) -> socket.socket:
+        """Where the leader listens, at the address of the coordinator."""
+        host, port = self._peers.host, self._peers.port - 1
         try:
-            return protocol.connect(host, port, wait_seconds)
+            # gRPC shares a port silently with another gRPC server: two runs would mix.
+            addresses.listen(host, port + 1, wait_seconds).close()
+            return addresses.listen(host, port)
         except OSError as error:
-            raise failures.PeerLost(
-                f"process {self._peers.index} did not reach process 0 at {host}:{port} within "
-                f"{wait_seconds} s ({failures.first_line(error)}); start process 0 within "
-                "--wait_seconds, correct --coordinator, or let the hosts reach each other on ports "
-                f"{port} and up."
+            raise failures.BadInput(
+                f"process 0 needs ports {port} and {port + 1} of this host "
+                f"({failures.first_line(error)}); end the run that holds one, or choose others "
+                "(--coordinator, or JAX_COORDINATOR_PORT where JAX detects the processes)."
             ) from None
 
+    def pace(self) -> dict[str, float]:
+        """Step time and data wait of the slowest process and the median; on process 0, else {}."""
+        return {} if self._leader is None else self._leader.pace.metrics
+
     def _enter(self, phase: str) -> None:
+        self._waited = self._waited_so_far()
         self._phase, self._phase_since = phase, time.monotonic()
+
+    def _waited_so_far(self) -> float:
+        """Seconds in which the main thread waited for data."""
+        current = time.monotonic() - self._phase_since if self._phase == "data_wait" else 0.0
+        return self._waited + current
 
     # All methods below run in the threads of supervisor and signals, not in the main thread.
 
@@ -221,11 +272,11 @@ class Supervisor:
             self._pulse()
 
     def _listen(self) -> None:
-        assert self._connection is not None
-        with contextlib.suppress(OSError):
-            for line in self._connection.makefile("rb"):
+        assert self._lines is not None
+        with contextlib.suppress(OSError, ValueError):
+            while line := self._lines.readline(protocol.LINE_BYTES):
                 self._heard_at = self._now
-                self._handle(json.loads(line))
+                self._handle(protocol.decode(line, protocol.FROM_LEADER))
         self._lose_leader("is gone")
 
     def _handle(self, message: protocol.Message) -> None:
@@ -256,7 +307,13 @@ class Supervisor:
             tick, held = self._tick, self._holding
         seconds = time.monotonic() - self._phase_since
         self._send(
-            "pulse", tick=tick, held=held, phase=self._phase, seconds=seconds, stack=_main_stack()
+            "pulse",
+            tick=tick,
+            held=held,
+            phase=self._phase,
+            seconds=seconds,
+            waited=self._waited_so_far(),
+            stack=_main_stack(),
         )
 
     def _lose_leader(self, how: str) -> None:
@@ -303,6 +360,15 @@ class Supervisor:
     def _stop_alone(self) -> None:
         if self._connection is None:
             self._end(failures.PREEMPTED, leader.NOTHING_TO_SAVE, -1)
+
+
+def _require_one_host(host: str) -> None:
+    if not addresses.is_loopback(host):
+        raise failures.BadInput(
+            f"the coordinator is {host}, which other hosts reach, and there is no secret to keep "
+            f"strangers out; give all processes the same {secret.VARIABLE} or --secret_file, as "
+            "all launchers do, or --insecure."
+        )
 
 
 def _print_error(text: str) -> None:

@@ -10,6 +10,7 @@ import resource
 import sys
 import traceback
 import types
+import typing
 from collections.abc import Sequence
 
 from absl import flags
@@ -57,7 +58,7 @@ FLAGS = {
     "from": Flag("string", None, "format of IN: nest_dist, official or timm"),
     "to": Flag("string", None, "format of OUT: nest_dist, official or timm"),
     "average": Flag("bool", False, "writes the mean of the weights of several IN"),
-    "checkpoint": Flag("string", None, "weights: a file, a workdir, or a Hugging Face Hub id"),
+    "checkpoint": Flag("string", None, "weights: a file, a workdir, or hf:OWNER/NAME of the Hub"),
     "format": Flag("string", "table", "table, json, or csv (evaluate and predict)"),
     "output": Flag("string", None, "folder for what is written"),
     "images": Flag("integer", 8, "pictures on the contact sheet"),
@@ -98,10 +99,14 @@ FLAGS = {
     "num_processes": Flag("integer", None, "processes of the run"),
     "process_id": Flag("integer", None, "number of this process, from 0"),
     "wait_seconds": Flag("integer", 300, "how long to wait for the other processes at the start"),
+    "secret_file": Flag("string", None, "the secret of the run; else that of NEST_DIST_SECRET"),
+    "insecure": Flag("bool", False, "several hosts without a secret: strangers can end the run"),
 }
 # Of this process, where the system allows so many; the soft limit of most systems is 1024.
 OPEN_FILES = 1 << 16
-HOSTS = ("coordinator", "num_processes", "process_id", "wait_seconds")
+HOSTS = (
+    *("coordinator", "num_processes", "process_id", "wait_seconds", "secret_file", "insecure"),
+)
 COMMANDS = {
     "train": Command(
         "trains a NesT, or goes on from the last checkpoint of its workdir",
@@ -187,6 +192,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if code:
         # The exit handlers of JAX would wait for peers that may be gone.
         failures.end_now(code)
+
+
+def hosts(options: Options) -> dict[str, typing.Any]:
+    """What a command knows of the other processes, as arguments of `Supervisor.start`."""
+    return {name: getattr(options, name) for name in HOSTS}
 
 
 def _run(arguments: list[str]) -> int:

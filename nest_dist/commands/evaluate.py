@@ -31,9 +31,7 @@ def run(options: cli.Options) -> None:
     """Prints the metrics of one set of weights, from the primary process."""
     checks.one_of("--format", options.format, FORMATS)
     with supervisor.Supervisor() as supervision:
-        supervision.start(
-            options.coordinator, options.num_processes, options.process_id, options.wait_seconds
-        )
+        supervision.start(**cli.hosts(options))
         workdir = workdirs.for_reading(options.workdir)
         configured = runs.load([str(workdir / workdirs.CONFIGURATION)], options.gin_bindings or ())
         if configured.model.num_classes is None:

@@ -29,9 +29,7 @@ def run(options: cli.Options) -> None:
     checks.one_of("--format", options.format, predict.FORMATS)
     workdir = workdirs.for_reading(options.arguments[0])
     with supervisor.Supervisor() as supervision:
-        supervision.start(
-            options.coordinator, options.num_processes, options.process_id, options.wait_seconds
-        )
+        supervision.start(**cli.hosts(options))
         configured = runs.load([str(workdir / workdirs.CONFIGURATION)], options.gin_bindings or ())
         experiment = build.build(configured)
         checkpoints = reader.Reader(workdir / workdirs.CHECKPOINTS)

@@ -17,7 +17,7 @@ PARAMETERS = "parameters.txt"
 GOODPUT = "goodput.json"
 # Of buckets that ask for no credentials: gcsfs and TensorStore read these variables.
 _EMULATORS = ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL")
-_FOLDERS = (CHECKPOINTS, "tensorboard", "compiled")
+_FOLDERS = (CHECKPOINTS, "tensorboard")
 _FILES = (
     *(CONFIGURATION, run_json.NAME, PARAMETERS, GOODPUT),
     *("metrics.jsonl", "lease.json"),

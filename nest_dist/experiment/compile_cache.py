@@ -1,22 +1,26 @@
-"""JAX's persistent compilation cache, in the folder of the run."""
+"""JAX's persistent compilation cache, in a folder of this user.
+
+A compiled program is run unseen. So it is read only from where nobody else can have put it, and not
+from the folder of the run, which others may write.
+"""
 
 import contextlib
 import hashlib
+import os
 import pathlib
 import platform
+import shutil
+import stat
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
 
 import jax
-from etils import epath
 
 from nest_dist.cluster import processes
 from nest_dist.config import workdir as workdirs
 
-FOLDER = "compiled"
-SECONDS = "seconds.txt"  # that the last compilation took, of which nothing was cached
 HEARTBEAT_SECONDS = 20.0
 _HIT = "/jax/compilation_cache/cache_hits"
 _UNREADABLE_ENTRY = "persistent compilation cache"
@@ -24,7 +28,7 @@ _UNREADABLE_ENTRY = "persistent compilation cache"
 
 @contextlib.contextmanager
 def enabled(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[None]:
-    """Caches programs that are compiled inside in WORKDIR/compiled; ends with a barrier.
+    """Caches programs that are compiled inside in `of_user`; ends with a barrier.
 
     The first collective of a group of processes tolerates a delay of 30 s only, and their compile
     times may differ by more: hence the barrier.
@@ -33,9 +37,14 @@ def enabled(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[No
     processes and runs may share the folder, and a kill at any time does no harm. A cache that is
     configured by JAX's own means (JAX_COMPILATION_CACHE_DIR) is used instead.
     """
-    folder = workdir / FOLDER / machine()
-    if jax.config.jax_compilation_cache_dir is None:
+    folder = of_user() if jax.config.jax_compilation_cache_dir is None else None
+    if folder and (problem := problem_of(folder)):
+        say(f"compiled programs are not kept, since {folder} {problem}")
+        folder = None
+    if folder:
         jax.config.update("jax_compilation_cache_dir", str(folder))
+    # Seconds of the last compilation for this workdir of which nothing was cached.
+    last = folder and folder / f"{hashlib.sha256(str(workdir).encode()).hexdigest()[:12]}.seconds"
     hits: list[str] = []
 
     def count_hit(event: str, **_: str | int) -> None:
@@ -45,7 +54,7 @@ def enabled(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[No
     started = time.perf_counter()
     say("compiling ...")
     jax.monitoring.register_event_listener(count_hit)
-    with warnings.catch_warnings(record=True) as caught, _heartbeat(epath.Path(folder), say):
+    with warnings.catch_warnings(record=True) as caught, _heartbeat(last, say):
         warnings.simplefilter("always")
         yield
     jax.monitoring.unregister_event_listener(count_hit)
@@ -53,34 +62,33 @@ def enabled(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[No
     earlier = f", programs from the cache of an earlier start: {len(hits)}" if hits else ""
     seconds = time.perf_counter() - started
     say(f"compiled in {seconds:.0f} s{earlier}")
-    if not hits and processes.is_primary():
-        with contextlib.suppress(Exception):  # the library of buckets raises errors of any class
-            epath.Path(folder).mkdir(parents=True, exist_ok=True)
-            (epath.Path(folder) / SECONDS).write_text(f"{seconds:.1f}\n")
+    if last and not hits and processes.is_primary():
+        with contextlib.suppress(OSError):
+            last.write_text(f"{seconds:.1f}\n")
     unreadable = [warning for warning in caught if _UNREADABLE_ENTRY in str(warning.message)]
     for warning in caught:
         if warning not in unreadable:
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
-    if unreadable and processes.is_primary():
+    if folder and unreadable and processes.is_primary():
         # JAX never replaces an entry that it cannot read.
-        epath.Path(folder).rmtree(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
         say(f"{folder} was corrupt and is now empty ({unreadable[0].message})")
 
 
 @contextlib.contextmanager
-def _heartbeat(folder: epath.Path, say: Callable[[str], None]) -> Iterator[None]:
+def _heartbeat(last: pathlib.Path | None, say: Callable[[str], None]) -> Iterator[None]:
     """Says now and then how long it takes, and how long it took without the cache."""
-    try:
-        last = f"; the last time it took {float((folder / SECONDS).read_text()):.0f} s"
-    except Exception:  # the first time; the library of buckets raises errors of any class
-        last = ""
+    before = ""
+    if last:
+        with contextlib.suppress(OSError, ValueError):  # the first time
+            before = f"; the last time it took {float(last.read_text()):.0f} s"
     started, done = time.perf_counter(), threading.Event()
 
     def beat() -> None:
         while not done.wait(HEARTBEAT_SECONDS):
-            say(f"compiling, {time.perf_counter() - started:.0f} s{last}")
+            say(f"compiling, {time.perf_counter() - started:.0f} s{before}")
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
@@ -89,6 +97,24 @@ def _heartbeat(folder: epath.Path, say: Callable[[str], None]) -> Iterator[None]
     finally:
         done.set()
         thread.join()
+
+
+def of_user() -> pathlib.Path:
+    """Where this user keeps programs for this kind of machine: in ~/.cache, or XDG_CACHE_HOME."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(cache) / "nest_dist" / "compiled" / machine()
+
+
+def problem_of(folder: pathlib.Path) -> str:
+    """Makes a folder that this user alone may write; empty, or why it is none."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = folder.stat()
+    except OSError as error:
+        return f"cannot be made ({error.strerror}); XDG_CACHE_HOME names another place"
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"can be written by others than the user {os.getuid()}; remove it"
+    return ""
 
 
 def machine() -> str:

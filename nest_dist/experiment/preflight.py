@@ -1,13 +1,14 @@
 """Compares configuration, program, data and workdir of all processes, before long work begins."""
 
 import collections
+import functools
 import hashlib
 import importlib.metadata
 import itertools
 import pathlib
 import platform
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -63,16 +64,22 @@ def require_same(topic: str, facts: Mapping[str, str], remedy: str) -> None:
     Raises:
         BadInput: on every process, naming the process and the value that differ.
     """
-    by_process = processes.all_gather(f"preflight/{topic}", facts)
+    if verdict := processes.decide(f"preflight/{topic}", facts, functools.partial(_odd, remedy)):
+        raise failures.BadInput(verdict)
+
+
+def _odd(remedy: str, by_process: Sequence[Mapping[str, str]]) -> str:
+    """Names the first fact that differs from what most processes have; empty without one."""
     for fact in dict.fromkeys(itertools.chain(*by_process)):
         values = [of_process.get(fact) for of_process in by_process]
         usual, _ = collections.Counter(values).most_common(1)[0]
         odd = next((index for index, value in enumerate(values) if value != usual), None)
         if odd is not None:
-            raise failures.BadInput(
+            return (
                 f"{fact} is {values[odd]} on process {odd}, {usual} on process "
                 f"{values.index(usual)}; {remedy}."
             )
+    return ""
 
 
 def _require_shared(workdir: workdirs.Folder) -> None:
@@ -84,14 +91,18 @@ def _require_shared(workdir: workdirs.Folder) -> None:
         return mark.name
 
     mark = workdir / processes.broadcast(leave_mark)
-    seen = processes.all_gather("preflight/workdir", mark.exists())
+    blind = processes.decide("preflight/workdir", mark.exists(), _first_false)
     if processes.is_primary():
         mark.unlink()
-    if not all(seen):
+    if blind is not None:
         raise failures.BadInput(
-            f"--workdir is {workdir}, where process {seen.index(False)} does not see what "
-            "process 0 wrote; give a folder on a storage that all hosts share."
+            f"--workdir is {workdir}, where process {blind} does not see what process 0 wrote; "
+            "give a folder on a storage that all hosts share."
         )
+
+
+def _first_false(values: Sequence[bool]) -> int | None:
+    return values.index(False) if False in values else None
 
 
 def code() -> str:

@@ -138,13 +138,16 @@ class Cadence:
 
 @settings.register
 class Watch:
-    """The limit after which a run without progress is ended.
+    """What ends a run that cannot go on: no progress, or a device that computes wrongly.
 
     Attributes:
         stuck_seconds: without a step, after which training counts as stuck.
+        compare_every_steps: steps between two comparisons of the parameters' replicas, which also
+            precede each checkpoint; None compares nothing.
     """
 
     stuck_seconds: typing.Annotated[float, Within(1)] = 600
+    compare_every_steps: typing.Annotated[int, Within(1)] | None = None
 
 
 @gin.configurable
@@ -164,8 +167,8 @@ class Run:
         cadence: how often the run reports and saves.
         checkpoints: which of them are retained.
         early_stopping: ends the run once its evaluations improve no more; None never does.
-        watch: the limit after which a run without progress is ended.
-        init_from: weights to start from: a file, a workdir, or a repository of the Hugging Face
+        watch: what ends a run that cannot go on.
+        init_from: weights to start from: a file, a workdir, or hf:OWNER/NAME of the Hugging Face
             Hub. Position embeddings are resized to another image size; for other classes the head
             is initialised anew. None initialises all parameters.
         seed: of parameters, order, augmentation and dropout, in [0, 2**32).

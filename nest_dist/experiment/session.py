@@ -3,11 +3,13 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
+import typing
 from collections.abc import Callable, Mapping
 
 import jax
 
-from nest_dist.checkpointing import manager
+from nest_dist.checkpointing import manager, replicas
 from nest_dist.cluster import supervisor
 from nest_dist.experiment import experiment as experiments
 from nest_dist.experiment import gallery as galleries
@@ -16,6 +18,8 @@ from nest_dist.telemetry import goodput, profile, staging
 from nest_dist.telemetry import report as reports
 from nest_dist.train import evaluation, loop, metrics_log
 from nest_dist.train import state as states
+
+Step = Callable[[states.TrainState, typing.Any], tuple[states.TrainState, typing.Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Session:
         batches = self.experiment.training_batches(first_batch, self.supervision.stop_is_next)
         with contextlib.closing(batches), self._profiler(start.step) as profiler:
             callbacks = loop.LoopCallbacks(
-                step=self.step,
+                step=self._compared(start.step),
                 batches=self.gallery.training(batches, start.step),
                 steps_done=lambda current: int(current.step),
                 evaluate=functools.partial(self.evaluate, show=True),
@@ -118,6 +122,20 @@ class Session:
                 last = loop.run(state, start.step, intervals, callbacks, start.evaluated)
             return int(last.step)
 
+    def _compared(self, first_step: int) -> Step:
+        """The step; before it, every so many steps, replicas of the parameters are compared."""
+        if (every := self.experiment.run.watch.compare_every_steps) is None:
+            return self.step
+        steps = itertools.count(first_step)
+
+        def step(state: states.TrainState, batch: object) -> tuple[states.TrainState, typing.Any]:
+            if (done := next(steps)) > first_step and done % every == 0:
+                replicas.require_equal(state.params, done)
+            result: tuple[states.TrainState, typing.Any] = self.step(state, batch)
+            return result
+
+        return step
+
     def _profiler(self, steps_done: int) -> profile.Profiler:
         cadence = self.experiment.run.cadence
         planned = cadence.profile_first_step
@@ -134,7 +152,7 @@ class Session:
         self.staging_folder.copy()
 
     def _record(self, step: int, metrics: metrics_log.StepMetrics) -> None:
-        self.report.metrics(step, metrics)
+        self.report.metrics(step, {**metrics, **self.supervision.pace()})
         self.ledger.write(at_once=False)
 
     def _stop_reached(self) -> bool:
@@ -142,6 +160,8 @@ class Session:
         return self.supervision.tick()
 
     def _save(self, metadata: manager.Metadata, step: int, state: states.TrainState) -> None:
+        if self.experiment.run.watch.compare_every_steps is not None:
+            replicas.require_equal(state.params, step)
         self.ledger.saved(step)
         self.report.metrics(step, self.ledger.metrics())
         self.checkpoints.save(step, state, metadata)

@@ -1,5 +1,6 @@
 """The metadata of our safetensors files: model, run and class names."""
 
+import itertools
 import json
 import pathlib
 import typing
@@ -13,6 +14,7 @@ from nest_dist.pretrained import variants
 _MODEL = "nest_dist.model"
 _RUN = "nest_dist.run"
 _CLASS_NAMES = "nest_dist.class_names"
+_DEEPEST = 32  # levels of JSON
 # Of version 0.1, as gin.
 _OLD_CONFIGURATION = "nest_dist.configuration"
 
@@ -41,9 +43,9 @@ def read(
             "convert it to timm's or the official format with that version."
         )
     try:
-        model = nest.NesT(**json.loads(metadata[_MODEL])) if _MODEL in metadata else None
-        run = json.loads(metadata.get(_RUN, "null"))
-        class_names = json.loads(metadata.get(_CLASS_NAMES, "[]"))
+        model = nest.NesT(**_parsed(metadata[_MODEL])) if _MODEL in metadata else None
+        run = _parsed(metadata.get(_RUN, "null"))
+        class_names = _parsed(metadata.get(_CLASS_NAMES, "[]"))
         checks.type_of("class_names", class_names, list[str])
         if model is not None and len(class_names) not in (0, model.num_classes):
             raise ValueError(f"{len(class_names)} class names for {model.num_classes} classes")
@@ -53,6 +55,27 @@ def read(
             "with `nest-dist convert`."
         ) from None
     return model, run, tuple(class_names)
+
+
+def _parsed(text: str) -> typing.Any:
+    """JSON that is not nested deeper than a run is.
+
+    Raises:
+        ValueError: if it is.
+    """
+    too_deep = ValueError(f"JSON of more than {_DEEPEST} levels")
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise too_deep from None
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [each for each in level if isinstance(each, dict | list)]
+        if not level:
+            return value
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level = list(itertools.chain.from_iterable(inner))
+    raise too_deep
 
 
 def configured(run: run_json.Json, *path: str | int) -> typing.Any:

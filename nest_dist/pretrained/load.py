@@ -27,10 +27,10 @@ from nest_dist.pretrained import (
 from nest_dist.pretrained import preprocess as preprocessing
 from nest_dist.pretrained.formats import native
 
+MOST_LAYERS = 200  # a NesT-B has 24
 # The fields of `NesT` that the shapes of foreign weights do not tell.
 HINTS = ("heads", "block_repeats")
 SUFFIXES = (".safetensors", ".flax", ".pth")
-HUB = "hf:"  # before the id of a repository, where a path could be meant
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,10 +138,9 @@ def load(where: str | pathlib.Path, step: int | None = None, **fields: object) -
 
     Args:
         where: a file of weights (safetensors, PyTorch, flax msgpack; nest_dist's, timm's or the
-            official names), the workdir of a run, the id of a repository on the Hugging Face Hub
-            such as "timm/nest_tiny_jx.goog_in1k" ("hf:timm/..." where a folder timm is here), or
-            the name of a variant such as "nest_tiny", which comes with initial values instead of
-            trained weights.
+            official names), the workdir of a run, a repository of the Hugging Face Hub such as
+            "hf:timm/nest_tiny_jx.goog_in1k", or the name of a variant such as "nest_tiny", which
+            comes with initial values instead of trained weights.
         step: which checkpoint of a workdir; the newest by default.
         **fields: other values for fields of `NesT`; with another image_size or num_classes the
             weights are adapted as for fine-tuning.
@@ -191,12 +190,16 @@ def find(
     Raises:
         BadInput: if `where` names no weights, or they are corrupt or belong to no NesT.
     """
-    path = pathlib.Path(where).expanduser().absolute()
+    name = str(where)
     try:
+        if name.startswith(hub.WEIGHTS):
+            path = hub.download(name)
+        else:
+            path = pathlib.Path(where).expanduser().absolute()
         if path.is_dir():
             return _in_folder(path, step, hints or {})
         if not path.exists():
-            path = _downloaded(str(where))
+            raise _absent(name)
         if step is not None:
             raise failures.BadInput(
                 f"--step is {step}, but {where} is a file of weights, which has no steps; leave it "
@@ -225,7 +228,7 @@ def require_trained(where: str | pathlib.Path | None) -> None:
         raise failures.BadInput(
             f"{where} is the name of a variant, which has no trained weights; give a file, a "
             "workdir, or a repository of the Hugging Face Hub such as "
-            "timm/nest_tiny_jx.goog_in1k."
+            "hf:timm/nest_tiny_jx.goog_in1k."
         )
 
 
@@ -277,34 +280,22 @@ def _is_variant(where: str | pathlib.Path) -> bool:
     return str(where) in variants.models() and not pathlib.Path(where).exists()
 
 
-def _downloaded(where: str) -> pathlib.Path:
-    """The file of a repository on the Hub.
-
-    Raises:
-        BadInput: if it is not there, or `where` is the path of something that is missing.
-    """
+def _absent(where: str) -> failures.BadInput:
+    """Nothing is fetched whose name does not say so: anyone may own such a repository."""
     require_trained(where)
-    if where.startswith(HUB):
-        return hub.download(where.removeprefix(HUB))
-    _refuse_missing_path(where)
-    if not hub.looks_like_id(where):
-        known = checks.suggestion(where, variants.models())
-        raise failures.BadInput(f"{where} is no file, no folder and no variant of NesT; {known}")
-    return hub.download(where)
-
-
-def _refuse_missing_path(where: str) -> None:
-    """Refuses what can be no repository: by its ending, its slashes or a folder that is here."""
     path = pathlib.Path(where).expanduser().absolute()
-    slashed = "/" in where and (not hub.looks_like_id(where) or path.parent.is_dir())
-    if not slashed and path.suffix not in SUFFIXES:
-        return
+    if hub.looks_like_id(where) and not path.parent.is_dir():
+        hint = f"for a repository of the Hugging Face Hub write {hub.WEIGHTS}{where}."
+        return failures.BadInput(f"{where} is no file, no folder and no variant of NesT; {hint}")
+    if "/" not in where and path.suffix not in SUFFIXES:
+        known = checks.suggestion(where, variants.models())
+        return failures.BadInput(f"{where} is no file, no folder and no variant of NesT; {known}")
     beside = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     near = " or ".join(difflib.get_close_matches(path.name, beside))
-    raise failures.BadInput(
+    return failures.BadInput(
         f"{where} is not there: no file or folder {path}; "
         f"{f'did you mean {near}? Else ' if near else ''}give a file of weights, a workdir, or "
-        f"{HUB}OWNER/NAME for a repository of the Hugging Face Hub."
+        f"{hub.WEIGHTS}OWNER/NAME for a repository of the Hugging Face Hub."
     )
 
 
@@ -331,6 +322,11 @@ def _in_file(path: pathlib.Path, hints: Mapping[str, object]) -> StoredWeights:
     if model is None:
         shapes = {name: leaf.shape for name, leaf in file.arrays.items()}
         model = recognition.recognise(shapes, variants.models(), hints)
+    if (layers := sum(model.block_repeats)) > min(MOST_LAYERS, len(file.arrays)):
+        raise failures.BadInput(
+            f"{path} is of a NesT of {layers} layers, and has {len(file.arrays)} arrays; give "
+            f"weights of at most {MOST_LAYERS} layers, complete."
+        )
     return StoredWeights(
         model=model,
         params=weights.from_format(form, file.arrays, model),

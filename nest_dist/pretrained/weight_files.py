@@ -11,6 +11,8 @@ from nest_dist.base import failures, files
 from nest_dist.pretrained import memory_limit
 from nest_dist.pretrained.formats import flax_file, safetensors_file, torch_file
 
+MOST_ARRAYS = 20_000  # a NesT-B has 500
+LONGEST_NAME = 500
 _READERS = {
     safetensors_file: ("safetensors file", "write"),
     torch_file: ("PyTorch checkpoint", "save"),
@@ -40,8 +42,8 @@ def read(path: pathlib.Path) -> WeightFile:
         BadInput: if it is none of these, corrupt, or larger than memory.
     """
     try:
-        with path.open("rb") as file:
-            first_bytes = file.read(16)
+        with path.open("rb") as opened:
+            first_bytes = opened.read(16)
     except OSError as error:
         raise failures.BadInput(
             f"{path} cannot be read ({error.strerror}); give a file of weights."
@@ -61,7 +63,12 @@ def read(path: pathlib.Path) -> WeightFile:
     # Headers take little beside the arrays.
     memory_limit.require(path, path.stat().st_size)
     try:
-        return WeightFile(*reader.read(path))
+        file = WeightFile(*reader.read(path))
+        if len(file.arrays) > MOST_ARRAYS:
+            raise ValueError(f"{len(file.arrays)} arrays, of {MOST_ARRAYS}")
+        if (longest := max(map(len, file.arrays), default=0)) > LONGEST_NAME:
+            raise ValueError(f"a name of {longest} characters, of {LONGEST_NAME}")
+        return file
     except failures.BadInput:
         raise
     # A corrupt file can raise nearly any exception, none of which says more than this.

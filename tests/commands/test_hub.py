@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 import nest_dist
-from nest_dist.base import failures
+from nest_dist.base import failures, hub
 from nest_dist.pretrained.formats import safetensors_file
 
 
@@ -38,15 +38,14 @@ def refused(message, where):
 def test_an_id_stands_for_the_weights_of_a_repository(name, cache, trained):
     file = snapshot(cache, "me/my-nest") / name
     safetensors_file.write(file, trained.params, {})
-    assert nest_dist.load("me/my-nest").model == trained.model
     assert nest_dist.load("hf:me/my-nest").model == trained.model
 
 
 def test_what_is_neither_on_the_hub_nor_in_its_cache_is_refused(cache):
     refused(
-        r"^them/their-nest is no path here and cannot be fetched from the Hugging Face Hub "
-        r"\(.+\); give a path, or check name and network\.$",
-        "them/their-nest",
+        r"^hf:them/their-nest cannot be fetched from the Hugging Face Hub \(.+\); check name and "
+        r"network, or give a path\.$",
+        "hf:them/their-nest",
     )
 
 
@@ -68,15 +67,29 @@ def test_a_repository_without_weights_is_refused(cache, monkeypatch):
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
         refused(
             r"the repository them/pictures has none of model.safetensors, pytorch_model.bin; give",
-            "them/pictures",
+            "hf:them/pictures",
         )
         server.shutdown()
 
 
 def test_an_error_of_the_library_is_shown_in_one_line(cache):
-    refused(r"^them/--their is no path here .* \(.+\); give a path, or check", "them/--their")
+    refused(r"^hf:them/--their cannot be fetched .* \(.+\); check name", "hf:them/--their")
 
 
 def test_without_the_library_an_id_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    refused(r"me/my-nest is no path here; .* `pip install nest-dist\[hub\]`", "me/my-nest")
+    refused(r"hf:me/my-nest is on the Hugging .* `pip install nest-dist\[hub\]`", "hf:me/my-nest")
+
+
+@pytest.mark.parametrize(
+    "where", ["workdirs/quickstart", "checkpoints/100", "digits/model.safetensors", "me/my-nest"]
+)
+def test_a_path_that_is_not_there_is_never_asked_for_on_the_hub(where, cache, monkeypatch):
+    safetensors_file.write(snapshot(cache, where) / "model.safetensors", {}, {})
+    monkeypatch.setattr(hub, "download", None)
+    refused(rf"^{where} is no file, .* Hub write hf:{where}\.$", where)
+
+
+@pytest.mark.parametrize("where", ["hf:me", "hf:", "hf:a/b/c", "hf://a/b", "hf:../x/y"])
+def test_what_names_no_repository_is_refused(where):
+    refused(rf"^{where} names no repository; write hf:OWNER/NAME\.$", where)

@@ -49,6 +49,7 @@ FAULTS_A_RUN = 5
 END_SECONDS = 60
 # How long processes wait for one that was stopped before all had met.
 MEETING_SECONDS = 40
+SECRET = "that of runs on hosts of their own"
 # Of about the first two saves that a run makes, on process 0 and on another.
 WRITES = (20, 4)
 DISK_BYTES = 64 << 20
@@ -94,6 +95,7 @@ class Run:
             # What is compiled is small, and compiled often.
             JAX_DISABLE_MOST_OPTIMIZATIONS="1",
             STALL=str(self.stall),
+            NEST_DIST_SECRET=SECRET,
             **variables,
         )
         return harness.Group(

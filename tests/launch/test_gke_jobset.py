@@ -9,6 +9,7 @@ from kubeflow_trainer_api import models
 from support import commands, harness, ports, readme
 
 from nest_dist.base import failures
+from nest_dist.cluster import secret
 from nest_dist.commands import cli
 
 NAMES = ("gke_jobset.yaml", "gke_gpu_jobset.yaml")
@@ -103,6 +104,19 @@ def test_its_command_is_one_of_ours(jobset):
         assert flag.removeprefix("--").split("=")[0] in cli.COMMANDS["train"].flags
 
 
+def test_the_secret_of_the_run_comes_from_a_secret(jobset):
+    (container,) = pod_of(jobset)["containers"]
+    (reference,) = [
+        each["valueFrom"]["secretKeyRef"]
+        for each in container["env"]
+        if each["name"] == secret.VARIABLE
+    ]
+    assert reference == {"name": "nest-dist", "key": "secret"}
+    for name in NAMES:
+        text = (commands.TOP / "launch" / name).read_text()
+        assert "kubectl create secret generic nest-dist --from-literal=secret=$(" in text
+
+
 def test_its_image_is_built_by_the_dockerfile():
     for name, device in zip(NAMES, ("tpu", "cuda"), strict=True):
         text = (commands.TOP / "launch" / name).read_text()
@@ -128,7 +142,7 @@ def test_the_processes_of_nodes_with_gpus_find_each_other_and_train(tmp_path):
     *_, path = readme.GPUS[2].split()
     jobset = load(path.removeprefix("launch/"))
     (container,) = pod_of(jobset)["containers"]
-    (node,) = [each["name"] for each in container["env"] if "valueFrom" in each]
+    (node,) = [each["name"] for each in container["env"] if "fieldRef" in each.get("valueFrom", {})]
     _, *words = container["command"]
     own = [*commands.tiny_flags(tmp_path, *commands.ONE_LEVEL, "Run.num_epochs = 0.2")]
     words = [

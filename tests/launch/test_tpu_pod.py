@@ -76,6 +76,10 @@ def test_arguments_arrive_byte_for_byte(tpus):
         harness.wait_until(lambda: not tpus.processes(), "the end")
         expected = "".join(f"{word}\0" for word in ["train", *NASTY])
         assert noted.read_bytes() == expected.encode()
+    secrets = [tpus.home(worker) / ".nest_dist" / "secret" for worker in (0, 1)]
+    (secret,) = {path.read_text() for path in secrets}
+    assert len(secret) == 64
+    assert {path.stat().st_mode & 0o777 for path in secrets} == {0o600}
 
 
 def test_setting_up_again_is_quick_and_keeps_what_was_made(tpus):

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import os
+import pathlib
 import signal
 import subprocess
 import time
@@ -72,8 +74,9 @@ class Watched:
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        # Compiled programs go to the folder of the run, as they do by default.
+        # Compiled programs go to the cache of the user, as they do by default.
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         return watch(Watched(tmp_path_factory.mktemp("watched")))
 
@@ -93,7 +96,8 @@ def watch(run):
         run.outputs.append(launcher.said())
     run.ledger_when_killed = run.ledger()
     # A kill in the middle of writing may leave such an entry.
-    program, *_ = sorted((run.workdir / "compiled").rglob("jit_step-*"))
+    cache = pathlib.Path(os.environ["XDG_CACHE_HOME"])
+    program, *_ = sorted(cache.rglob("jit_step-*"))
     program.write_bytes(program.read_bytes()[:1000])
     with run.attempt() as launcher:
         first = len(commands.metrics(run.workdir))

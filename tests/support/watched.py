@@ -34,15 +34,14 @@ def main():
 
 def run(options):
     from nest_dist.cluster import processes, supervisor
+    from nest_dist.commands import cli
 
     what = options.arguments
     with supervisor.Supervisor() as watching:
         if "gone" in what:
             send = watching._send
             watching._send = lambda kind, **more: (send(kind, **more), kind == "bye" and end())
-        watching.start(
-            options.coordinator, options.num_processes, options.process_id, options.wait_seconds
-        )
+        watching.start(**cli.hosts(options))
         print("connected", flush=True)
         if "unbegun" in what:
             time.sleep(1e6)

@@ -8,6 +8,14 @@ from flax import serialization
 
 from nest_dist.base import failures, tree_paths
 
+# A NesT-B with the state of its optimizer has 30,000.
+MOST_OBJECTS = 1_000_000
+# By the first byte of an object, how many bytes follow before its content. Texts and bytes have a
+# length there, containers a number of objects, and extensions a length and a type.
+_LENGTHS = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+_CONTAINERS = {0xDC: 2, 0xDD: 4, 0xDE: 2, 0xDF: 4}
+_EXTENSIONS = {0xC7: 2, 0xC8: 3, 0xC9: 5, **dict.fromkeys(range(0xD4, 0xD9), 1)}
+_NUMBERS = {0xCA: 4, 0xCB: 8} | {first: 1 << (first & 3) for first in range(0xCC, 0xD4)}
 # Keys under which a state has its parameters: of flax's optimizer before 2022, and of variables.
 _PARAMETER_KEYS = ("optimizer", "target", "params")
 
@@ -18,7 +26,9 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     Raises:
         BadInput: if the file holds no tree of arrays; any exception if it is corrupt.
     """
-    tree = serialization.msgpack_restore(path.read_bytes())
+    content = path.read_bytes()
+    _require_few_objects(content)
+    tree = serialization.msgpack_restore(content)
     others: list[str] = []
     for name in _PARAMETER_KEYS:
         if isinstance(tree, dict) and name in tree:
@@ -30,6 +40,30 @@ def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
             f"{path} is a msgpack file, but not one of arrays by name; give a checkpoint."
         )
     return leaves, tuple(others)
+
+
+def _require_few_objects(content: bytes) -> None:
+    """Counts what a file holds and announces: a byte of it may become a hundred of memory.
+
+    Source: https://github.com/msgpack/msgpack/blob/master/spec.md.
+    """
+    at = objects = announced = 0
+    while at < len(content):
+        first, at, objects = content[at], at + 1, objects + 1
+        if 0x80 <= first < 0xA0:  # a small map or list
+            announced += (first & 0x0F) * (2 if first < 0x90 else 1)
+        elif 0xA0 <= first < 0xC0:  # a short text
+            at += first & 0x1F
+        elif size := _LENGTHS.get(first):
+            at += size + int.from_bytes(content[at : at + size], "big")
+        elif size := _CONTAINERS.get(first):
+            length = int.from_bytes(content[at : at + size], "big")
+            announced += length * (2 if first >= 0xDE else 1)
+            at += size
+        else:
+            at += _EXTENSIONS.get(first, 0) + _NUMBERS.get(first, 0)
+        if max(objects, announced) > MOST_OBJECTS:
+            raise ValueError(f"it announces more than {MOST_OBJECTS:,} objects")
 
 
 def write(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:

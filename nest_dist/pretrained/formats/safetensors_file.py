@@ -16,10 +16,19 @@ from nest_dist.base import failures
 Metadata = Mapping[str, str]
 
 _LENGTH_BYTES = 8  # of the number that precedes the header
+_HEADER_BYTES = 1 << 24  # that of a NesT-B has 0.1 MB
 
 
 def read(path: pathlib.Path) -> tuple[dict[str, np.ndarray], tuple[()], dict[str, str]]:
-    """Arrays by name, nothing that is left out, and the metadata."""
+    """Arrays by name, nothing that is left out, and the metadata.
+
+    Raises:
+        ValueError: if the header is longer than that of any NesT; any exception if it is corrupt.
+    """
+    with path.open("rb") as start:
+        length = int.from_bytes(start.read(_LENGTH_BYTES), "little")
+    if _HEADER_BYTES < length < path.stat().st_size:
+        raise ValueError(f"its header has {length} bytes, of {_HEADER_BYTES}")
     with safetensors.safe_open(path, framework="np") as file:
         return file.get_tensors(), (), file.metadata() or {}
 

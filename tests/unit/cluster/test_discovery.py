@@ -122,6 +122,12 @@ def test_slurm(monkeypatch, changes, devices):
     assert detected() == discovery.Peers("node007", 61447, 4, 2, devices)
 
 
+def test_a_slurm_step_of_one_node_stays_on_loopback(monkeypatch):
+    for name, value in {**SLURM, "SLURM_STEP_NUM_NODES": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert detected() == discovery.Peers("127.0.0.1", 61447, 4, 2)
+
+
 def test_gke(monkeypatch, tpu_vm):
     monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "127.0.0.1,127.0.0.2,127.0.0.3")
     monkeypatch.setenv("TPU_WORKER_ID", "2")

@@ -1,13 +1,13 @@
 import importlib.util
+import json
 import re
-import types
 
 import jax
 import pytest
 from support import fake_nvidia
 
 from nest_dist.base import failures
-from nest_dist.cluster import gpus, jax_private
+from nest_dist.cluster import gpus
 
 
 @pytest.fixture
@@ -162,34 +162,27 @@ def test_outside_slurm_the_devices_are_those_that_jax_detects(machine, monkeypat
     assert gpus.of_slurm_task([1]) == [1]
 
 
-class Client:
-    """The store of the coordination service, for processes that come one after the other."""
+def meet(*mine):
+    """All processes say what they have; each hears the verdict of the primary one."""
+    told = []
 
-    def __init__(self):
-        self.values = {}
+    def tell(_, value, judge):
+        told.append(value)
 
-    def key_value_set(self, key, value):
-        self.values[key] = value
+    for each in mine:
+        gpus.require_own(*each, tell)
 
-    def blocking_key_value_get(self, key, limit_ms):
-        return self.values[key]
+    def hear(_, value, judge):
+        return judge(json.loads(json.dumps(told)))
 
-
-def meet(monkeypatch, *mine):
-    """The last process is the primary one, which finds what the others have said."""
-    client = Client()
-    monkeypatch.setattr(jax_private, "coordination_client", lambda: client)
-    count = len(mine)
-    for index in range(1, count):
-        client.values["nest_dist/gpus/verdict"] = "none"
-        gpus.require_own(*mine[index], index, count)
-    gpus.require_own(*mine[0], 0, count)
+    for each in mine:
+        gpus.require_own(*each, hear)
 
 
-def test_processes_with_gpus_of_their_own_may_start(monkeypatch):
-    meet(monkeypatch, (["GPU-1"], None), (["GPU-2"], None))
-    meet(monkeypatch, (["GPU-1", "GPU-2"], [0]), (["GPU-1", "GPU-2"], [1]))
-    meet(monkeypatch, ([], None), ([], None))
+def test_processes_with_gpus_of_their_own_may_start():
+    meet((["GPU-1"], None), (["GPU-2"], None))
+    meet((["GPU-1", "GPU-2"], [0]), (["GPU-1", "GPU-2"], [1]))
+    meet(([], None), ([], None))
 
 
 @pytest.mark.parametrize(
@@ -199,16 +192,7 @@ def test_processes_with_gpus_of_their_own_may_start(monkeypatch):
         [(["GPU-1", "GPU-2", "GPU-3"], [0]), *[(["GPU-1", "GPU-2", "GPU-3"], [1])] * 2],
     ],
 )
-def test_two_processes_on_one_gpu_are_refused(monkeypatch, mine):
+def test_two_processes_on_one_gpu_are_refused(mine):
     text = r"processes 1 and 2 would both use GPU-2 of .*; give each process GPUs of its own: "
     with pytest.raises(failures.BadInput, match=text):
-        meet(monkeypatch, *mine)
-
-
-def test_a_verdict_reaches_every_process(monkeypatch):
-    client = types.SimpleNamespace(
-        key_value_set=lambda *_: None, blocking_key_value_get=lambda *_: "both use it"
-    )
-    monkeypatch.setattr(jax_private, "coordination_client", lambda: client)
-    with pytest.raises(failures.BadInput, match="both use it"):
-        gpus.require_own(["GPU-1"], None, 1, 2)
+        meet(*mine)

@@ -8,7 +8,9 @@ import socket
 import pytest
 from support import ports
 
-from nest_dist.cluster import leader, protocol
+from nest_dist.cluster import addresses, leader, protocol
+
+SECRET = b"that of the run"
 
 
 class Member:
@@ -16,15 +18,17 @@ class Member:
 
     def __init__(self, connection, index, count=2):
         self._connection = connection
-        self._lines = connection.makefile("rb")
+        self._lines = protocol.greet(connection, SECRET, index, count)
         connection.settimeout(20)
-        self.say("hello", index=index, count=count)
 
     def say(self, kind, **fields):
         self._connection.sendall(protocol.encode(kind, **fields))
 
-    def pulse(self, tick, held=False, phase="step"):
-        self.say("pulse", tick=tick, held=held, phase=phase, seconds=1.0, stack="loop.py:1 run")
+    def pulse(self, tick, held=False, phase="step", waited=0.0):
+        stack = "loop.py:1 run"
+        self.say(
+            "pulse", tick=tick, held=held, phase=phase, seconds=1.0, waited=waited, stack=stack
+        )
 
     def hear(self, kind):
         """The next message of this kind; nothing but pulses comes before it."""
@@ -47,8 +51,9 @@ def meet():
         def start(stuck_seconds=math.inf):
             ours, theirs = socket.socketpair()
             port = ports.free()
-            leading = leader.Leader(2, port, 20, theirs, stuck_seconds)
-            other = protocol.connect("localhost", port, 20)
+            server = addresses.listen("localhost", port)
+            leading = leader.Leader(2, server, 20, theirs, stuck_seconds, SECRET)
+            other = addresses.connect("localhost", port, 20)
             members = [Member(ours, 0), Member(other, 1)]
             for connection in (ours, other):
                 opened.callback(connection.close)
@@ -105,21 +110,122 @@ def test_training_that_stands_still_is_the_fault_of_the_process_that_is_behind(m
     assert "process 1 is stuck: data wait for 1 s" in first.hear("end")["cause"]
 
 
-@pytest.mark.parametrize("words", [b"GET / HTTP/1.1\r\n\r\n", b"[]\n", b'{"kind": "bye"}\n', b""])
+PULSE = {"kind": "pulse", "tick": 1, "held": False, "phase": "", "seconds": 1.0, "waited": 0.0}
+PULSE["stack"] = ""
+HELLO = {"kind": "hello", "index": 1, "count": 2, "nonce": "", "proof": ""}
+STRANGE = {
+    "http": b"GET / HTTP/1.1\r\n\r\n",
+    "a list": b"[]\n",
+    "brackets": b"[" * 15000 + b"\n",
+    "no end": b"[" * 200_000,
+    "no hello": b'{"kind": "bye"}\n',
+    "an unknown kind": b'{"kind": ["bye"]}\n',
+    "a failure with code 0": b'{"kind": "failed", "code": 0, "cause": "all is well"}\n',
+    "no proof": json.dumps(HELLO).encode() + b"\n",
+    "a proof that is no ASCII": json.dumps({**HELLO, "proof": "\ud800ü"}).encode() + b"\n",
+    "a number without end": b'{"kind": "hello", "index": ' + b"9" * 9000 + b"}\n",
+    "silence": b"",
+}
+
+
+@pytest.mark.parametrize("words", STRANGE.values(), ids=STRANGE)
 def test_a_stranger_at_the_port_changes_nothing(words, meet):
     _, port, first, _ = meet()
-    stranger = protocol.connect("localhost", port, 20)
-    stranger.sendall(words)
-    stranger.shutdown(socket.SHUT_WR)
-    assert stranger.recv(1000) == b""
-    stranger.close()
+    with addresses.connect("localhost", port, 20) as stranger, contextlib.suppress(OSError):
+        stranger.sendall(words)
+        stranger.shutdown(socket.SHUT_WR)
+        while stranger.recv(1000):
+            pass
     first.say("stop")
     first.hear("hold")
 
 
+def test_who_has_another_secret_is_refused_and_refuses(meet):
+    _, port, first, _ = meet()
+    with addresses.connect("localhost", port, 20) as stranger, pytest.raises(protocol.Refused):
+        protocol.greet(stranger, b"another secret", 1, 2)
+    first.say("stop")
+    first.hear("hold")
+
+
+def test_a_process_obeys_no_leader_without_the_secret():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.sendall(protocol.encode("challenge", nonce="7"))
+        theirs.sendall(protocol.encode("welcome", proof="0" * 64))
+        theirs.sendall(protocol.encode("end", code=0, cause="all is well", failed_process=0))
+        with pytest.raises(protocol.Refused):
+            protocol.greet(ours, SECRET, 1, 2)
+
+
+def test_a_hello_that_was_overheard_is_of_no_use(meet):
+    _, port, _, _ = meet()
+    overheard = []
+
+    class Recorded(socket.socket):
+        def sendall(self, words):
+            overheard.append(words)
+            super().sendall(words)
+
+    connection = addresses.connect("localhost", port, 20)
+    with Recorded(fileno=connection.detach()) as honest:
+        honest.settimeout(20)
+        protocol.greet(honest, SECRET, 1, 2)
+    with addresses.connect("localhost", port, 20) as stranger:
+        lines = stranger.makefile("rb")
+        lines.readline()
+        stranger.sendall(*overheard)
+        assert json.loads(lines.readline()) == {"kind": "refused"}
+
+
+def test_strangers_that_hold_their_connections_keep_nobody_out(meet, monkeypatch):
+    monkeypatch.setattr(leader, "STRANGERS", 3)
+    _, port, _, _ = meet()
+    with contextlib.ExitStack() as opened:
+        for _ in range(20):
+            opened.enter_context(addresses.connect("localhost", port, 20))
+        last = opened.enter_context(addresses.connect("localhost", port, 20))
+        assert "is there already" in Member(last, 1).hear("end")["cause"]
+
+
+def test_who_says_nothing_is_dropped(meet, monkeypatch):
+    _, port, _, _ = meet()
+    monkeypatch.setattr(protocol, "GREETING_SECONDS", 0.2)
+    with addresses.connect("localhost", port, 20) as stranger:
+        lines = stranger.makefile("rb")
+        assert json.loads(lines.readline())["kind"] == "challenge"
+        assert lines.read() == b""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"kind": "failed", "code": 0, "cause": "all is well"},
+        {"kind": "failed", "code": 77, "cause": "no code of ours"},
+        {"kind": "pulse", "tick": 1},
+        {**PULSE, "tick": 1e9},
+        {**PULSE, "tick": 1 << 70},
+        {**PULSE, "seconds": "1"},
+    ],
+)
+def test_a_process_that_says_what_it_may_not_is_gone_for_the_others(words, meet):
+    _, _, first, second = meet()
+    second._connection.sendall(json.dumps(words).encode() + b"\n")
+    end = first.hear("end")
+    assert (end["code"], end["cause"]) == (75, "process 1 is gone (it sent no status)")
+
+
+def test_a_cause_is_one_line_that_no_terminal_obeys(meet):
+    _, _, first, second = meet()
+    second.say("failed", code=2, cause="process 1: \x1b[2J\nlong" + "g" * 5000)
+    cause = first.hear("end")["cause"]
+    assert cause.startswith("process 1:  [2J longg")
+    assert len(cause) == 1000
+
+
 def test_a_second_process_of_the_same_number_is_refused_alone(meet):
     _, port, first, _ = meet()
-    connection = protocol.connect("localhost", port, 20)
+    connection = addresses.connect("localhost", port, 20)
     assert (
         "process 1 of the run at this address is there"
         in Member(connection, 1).hear("end")["cause"]

@@ -17,10 +17,10 @@ def others(monkeypatch):
     """A function that sets what two other processes tell: changes to what this one tells."""
 
     def tell(*changed):
-        def gather(_, own):
-            return [own, *({**own, **change} for change in changed)]
+        def decide(_, own, judge):
+            return judge([own, *({**own, **change} for change in changed)])
 
-        monkeypatch.setattr(processes, "all_gather", gather)
+        monkeypatch.setattr(processes, "decide", decide)
 
     return tell
 
@@ -79,10 +79,10 @@ def test_a_folder_that_is_not_shared_is_refused(monkeypatch, tmp_path):
     told = []
     monkeypatch.setattr(processes, "broadcast", lambda make: told.append(make()) or told[0])
 
-    def gather(_, own):
-        return [own, own] if isinstance(own, dict) else [True, (tmp_path / told[0]).is_dir()]
+    def decide(_, own, judge):
+        return judge([own, own] if isinstance(own, dict) else [True, (tmp_path / told[0]).is_dir()])
 
-    monkeypatch.setattr(processes, "all_gather", gather)
+    monkeypatch.setattr(processes, "decide", decide)
     with pytest.raises(
         failures.BadInput, match="where process 1 does not see what process 0 wrote"
     ):

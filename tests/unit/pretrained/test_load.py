@@ -9,7 +9,7 @@ from support import family
 import nest_dist
 from nest_dist.base import failures, tree_paths
 from nest_dist.checkpointing import manager, retention
-from nest_dist.pretrained import variants
+from nest_dist.pretrained import description, variants
 from nest_dist.pretrained.formats import safetensors_file
 
 
@@ -151,6 +151,24 @@ def test_what_is_missing_or_does_not_fit_is_refused(trained, tmp_path):
     refused(r" is a folder with 0 files of weights and no checkpoints of a run; give", tmp_path)
     (tmp_path / "checkpoints").mkdir()
     refused(r"checkpoints has no checkpoint yet; train first\.", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ({"block_repeats": [2, 10**9]}, "NesT.block_repeats is 1000000000; it must be in"),
+        ({"block_repeats": [2, 300]}, "is of a NesT of 302 layers, and has \\d+ arrays; give"),
+        ("[" * 100_000, r"describes its model wrongly \(JSON of more than 32 levels\)"),
+        ("[" * 900 + "]" * 900, r"describes its model wrongly \(JSON of more than 32 levels\)"),
+    ],
+)
+def test_a_description_that_multiplies_is_refused(described, message, trained, tmp_path):
+    metadata = description.texts(trained.model)
+    model = json.loads(metadata["nest_dist.model"])
+    text = described if isinstance(described, str) else json.dumps({**model, **described})
+    path = tmp_path / "model.safetensors"
+    safetensors_file.write(path, trained.params, {**metadata, "nest_dist.model": text})
+    refused(message, path)
 
 
 def test_a_folder_with_one_file_of_weights_stands_for_it(trained, tmp_path):

@@ -1,9 +1,12 @@
+import argparse
+import collections
 import json
 import math
 import os
 import pathlib
 import pickle
 import resource
+import time
 import zipfile
 
 import ml_dtypes
@@ -24,6 +27,7 @@ ARRAYS = {
     "empty": np.zeros((0, 3), np.float16),
 }
 METADATA = {"format": "flax", "b": 'ünïcode\n"\\', "a": "\x00\x7f\u2028", "": "/", "z": ""}
+EMPTY_0 = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 F32 = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
 
 
@@ -161,7 +165,9 @@ def torch_like(path, tree):
 def test_a_pytorch_checkpoint_with_pickled_code_is_refused_and_the_code_not_run(tmp_path):
     trap = tmp_path / "sprung"
     path = torch_like(tmp_path / "evil.pth", {"state_dict": {"x": _Evil(trap)}})
-    refused(path, r"evil.pth contains more than weights, namely posix.mkdir, .* save model.state")
+    refused(
+        path, r"evil.pth contains more than weights, namely posix.mkdir as .x., .* save model.state"
+    )
     assert not trap.exists()
 
 
@@ -198,6 +204,162 @@ def test_an_array_that_reaches_beyond_its_storage_is_refused(tmp_path):
         for name, data in contents.items():
             archive.writestr(name, data)
     refused(tmp_path / "wide.pth", r"an array reaches beyond its storage")
+
+
+def torch_of(path, tree, *blobs, compression=zipfile.ZIP_STORED):
+    """A checkpoint of a tree, pickled already or not, with storages."""
+    pickled = tree if isinstance(tree, bytes) else pickle.dumps(tree, protocol=2)
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        archive.writestr("archive/data.pkl", pickled)
+        for number, blob in enumerate(blobs):
+            archive.writestr(f"archive/data/{number}", blob)
+    return path
+
+
+def tensor(shape, strides, length=4, offset=0):
+    """The opcodes of an array over the storage 0, as PyTorch pickles it."""
+
+    def tuple_of(numbers):
+        return b"(" + b"".join(b"I%d\n" % number for number in numbers) + b"t"
+
+    storage = b"(Vstorage\nctorch\nFloatStorage\nV0\nVcpu\nI%d\ntQ" % length
+    arguments = storage + b"I%d\n" % offset + tuple_of(shape) + tuple_of(strides)
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"I00\n}tR"
+
+
+def state_of(*tensors):
+    items = b"".join(b"V%d\n" % number + each + b"s" for number, each in enumerate(tensors))
+    return b"\x80\x02}" + items + b"."
+
+
+def test_what_a_training_script_saves_beside_the_weights_is_left_out_unread(tmp_path):
+    trap = tmp_path / "sprung"
+    with zipfile.ZipFile(GOLDEN / "torch_checkpoint.pth") as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    (name,) = [each for each in contents if each.endswith("data.pkl")]
+    beside = {
+        "args": argparse.Namespace(model="nest_tiny", lr=1e-3, path=pathlib.PurePosixPath("/x")),
+        "metric": np.float64(77.7),
+        "amp": collections.defaultdict(list, {3: {1, 2}, (4, 5): frozenset("a")}),
+        "code": _Evil(trap),
+    }
+    # The items of another dictionary, between the weights and the end of the first one.
+    items = pickle.dumps(beside, protocol=2)[2:-1]
+    own = contents[name]
+    assert own.endswith(b"u.")
+    plain = pickle.dumps(beside, protocol=2)
+    for extra in (items, plain[2:-1]):
+        contents[name] = own[:-1] + b"Vbeside\n" + extra + b"s."
+        with zipfile.ZipFile(tmp_path / "timm.pth.tar", "w") as archive:
+            for each, data in contents.items():
+                archive.writestr(each, data)
+        file = weight_files.read(tmp_path / "timm.pth.tar")
+        assert_same(file.arrays, weight_files.read(GOLDEN / "torch_checkpoint.pth").arrays)
+        assert file.left_out == ("epoch", "beside")
+    assert not trap.exists()
+
+
+NESTED = b"]q\x00" + b"".join(b"0(h%ch%clq%c" % (n, n, n + 1) for n in range(100))
+BLOB = np.arange(25_000, dtype=np.float32).tobytes()
+TRICKS = {
+    # A memo as large as the number of an entry.
+    "a memo of gigabytes": (state_of(tensor([4], [1]))[:-1] + b"r\xff\xff\xff\x7f.", None),
+    # A hundred kilobytes seen as a gigabyte.
+    "strides of zero": (state_of(tensor([1 << 28], [0])), "announce more bytes than it has"),
+    "one storage in many arrays": (
+        state_of(*[tensor([25_000], [1], length=25_000)] * 500),
+        "announce more bytes than it has",
+    ),
+    "a shape beyond numbers": (
+        b"\x80\x02}V0\n" + tensor([7], [0]).replace(b"I7", b"L" + b"9" * 4000 + b"L") + b"s.",
+        "an array is larger than any machine",
+    ),
+    "a hundred axes": (state_of(tensor([1] * 100, [1] * 100)), "an array is larger than any"),
+    # 2**100 lists, of which there are a hundred: as a key, a type, a function.
+    "lists of lists": (NESTED + b".", "holds one list, not weights by name"),
+    "lists as a key": (b"}" + NESTED + b"Vx\ns.", None),
+    "lists as a weight": (b"}Vx\n" + NESTED + b"s.", "namely list as 'x'"),
+    "lists as a function": (b"}Vx\n" + NESTED + b")Rs.", "namely an object as 'x'"),
+    "lists as a storage": (
+        b"}Vx\n" + tensor([4], [1]).replace(b"ctorch\nFloatStorage\n", NESTED) + b"s.",
+        "a storage has no type",
+    ),
+    "bytes that are not there": (b"\x80\x04\x8e" + b"\xff" * 7 + b"\x7f.", "expected"),
+    "too many opcodes": (b"}" + b"N0" * 600_000 + b".", "more than 1,000,000 opcodes"),
+    "no end": (b"}" + b"N0", "pickle exhausted"),
+    "a buffer elsewhere": (b"\x80\x05\x97.", "has the opcode NEXT_BUFFER"),
+}
+
+
+@pytest.mark.medium
+@pytest.mark.parametrize("trick", TRICKS)
+def test_no_pickle_takes_more_memory_or_time_than_its_bytes(trick, tmp_path):
+    content, message = TRICKS[trick]
+    path = torch_of(tmp_path / "trick.pth", content, BLOB)
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    if message:
+        refused(path, message)
+    else:
+        weight_files.read(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # kilobytes
+    assert time.process_time() - began < 10
+
+
+@pytest.mark.medium
+def test_records_of_an_archive_that_multiply_are_refused(tmp_path):
+    content = state_of(tensor([4], [1]))
+    path = torch_of(tmp_path / "deflated", content, bytes(10**7), compression=zipfile.ZIP_DEFLATED)
+    refused(path, "a record is compressed, which PyTorch's are not")
+    path = torch_of(tmp_path / "overlapping", content, bytes(10**5))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.filelist += [archive.filelist[-1]] * 50  # fifty names for the same bytes
+        archive._didModify = True
+    refused(path, "its records announce more bytes than it has")
+    with zipfile.ZipFile(tmp_path / "names", "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        archive.filelist += [archive.filelist[-1]] * 300_000
+        archive._didModify = True
+    refused(tmp_path / "names", r"its directory has \d+ bytes, of 16777216")
+    path = torch_of(tmp_path / "long", content + bytes(1 << 24))
+    refused(path, r"its pickle has \d+ bytes, of 16777216")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xdf\x7f\xff\xff\xff\xa1x",  # a map of two billion
+        b"\x81\xa1x" + b"\xdd\x00\x10\x00\x00" * 500,  # lists in lists, of a million each
+        b"\x81\xa1x" + b"\xdd\x01\x00\x00\x00" + b"\x80" * (1 << 20),
+        # Within an array.
+        b"\x81\xa1x\xc9\x00\x20\x00\x05\x01\xdd\x00\x20\x00\x00" + b"\x80" * (1 << 21),
+    ],
+    ids=["a map", "lists in lists", "maps in a list", "maps in an array"],
+)
+def test_a_flax_file_that_announces_more_than_any_nest_has_is_refused(content, tmp_path):
+    (tmp_path / "many").write_bytes(content)
+    refused(tmp_path / "many", r"no complete flax checkpoint \(it announces more than 1,000,000")
+
+
+def test_every_form_of_msgpack_is_counted_as_it_is_read(monkeypatch):
+    leaves = [0, -1, 200, 70000, 1 << 40, -200, -70000, -(1 << 40), 1.5, None, True, "a" * 300]
+    leaves += ["b" * 70000, b"c", b"d" * 300, b"e" * 70000, [1] * 20, {"f": [2] * 70000}, {}, "g"]
+    content = msgpack.packb({str(number): leaf for number, leaf in enumerate(leaves)})
+    objects = 1 + 2 * len(leaves) + 20 + 2 + 70000
+    monkeypatch.setattr(flax_file, "MOST_OBJECTS", objects)
+    flax_file._require_few_objects(content)
+    monkeypatch.setattr(flax_file, "MOST_OBJECTS", objects - 1)
+    with pytest.raises(ValueError, match="announces more than 70,0"):
+        flax_file._require_few_objects(content)
+
+
+def test_a_safetensors_file_with_more_than_any_nest_has_is_refused(tmp_path):
+    names = {f"{number}": EMPTY_0 for number in range(20_001)}
+    refused(safetensors(tmp_path / "many", names), r"20001 arrays, of 20000")
+    refused(
+        safetensors(tmp_path / "name", {"n" * 501: EMPTY_0}), "a name of 501 characters, of 500"
+    )
+    path = safetensors(tmp_path / "long", b"{" + b" " * (1 << 24) + b"}", b"12")
+    refused(path, r"its header has 16777218 bytes, of 16777216")
 
 
 EMPTY = {**F32, "data_offsets": [0, 0]}
