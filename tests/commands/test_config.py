@@ -71,6 +71,7 @@ def test_the_values_can_be_searched_and_had_as_json(mine):
     assert {value["binding"] for value in values} == {
         "AdamW.peak_learning_rate",
         "Cosine.final_learning_rate",
+        "ParameterRules.learning_rates",
     }
 
 

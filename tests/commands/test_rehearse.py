@@ -104,7 +104,9 @@ def test_an_audit_lists_the_parameters_and_compiles_nothing(monkeypatch, capsys)
     monkeypatch.delattr(compiled_step, "compiled")
     rehearse.run(options(audit=True, examples=1000))
     table = capsys.readouterr().out
-    assert re.match(r"parameter +shape +dtype +mesh axes +bytes a device +decay +rule\n", table)
+    assert re.match(
+        r"parameter +shape +dtype +mesh axes +bytes a device +rate +decay +frozen +rule\n", table
+    )
     (query,) = re.findall(r"^levels_0/layers_0/attention/query/kernel.*$", table, re.MULTILINE)
     assert re.split(r"  +", query)[1:4] == ["8 x 2 x 4", "float32", "fsdp, -, -"]
 

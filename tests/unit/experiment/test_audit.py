@@ -58,7 +58,7 @@ def test_the_table_tells_shape_place_bytes_treatment_and_rule():
     ]
     name = "levels_1/position_embedding"
     assert lines[name][1] == "1 x 4 x 196 x 192"
-    assert lines[name][5:8] == ["0.001953", "0", "no"]  # nine layers follow
+    assert lines[name][5:8] == ["0.0004883", "0", "no"]  # as the layer before it
     assert lines["levels_0/layers_0/mlp/hidden/bias"][5:8] == ["-", "-", "yes"]
     assert lines["head/kernel"][5:8] == ["1", "1", "no"]
     assert table.splitlines()[-1].split()[:3] == ["209", "parameters", "17,057,608"]

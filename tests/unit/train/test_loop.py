@@ -166,7 +166,7 @@ def test_each_step_that_is_left_out_is_told():
         values = {"train/loss": loss, "train/gradient_norm": 2.0, "train/spike": spike}
         log.add({name: jnp.float32(value) for name, value in values.items()}, 0.0)
     log.close_window()
-    log.report_all()
+    log.report_closed()
     assert told == [
         "step 8 is left out: its loss is 9, its gradient norm 2, far above recent steps"
     ]
