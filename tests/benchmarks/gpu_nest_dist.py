@@ -19,15 +19,6 @@ from nest_dist.train import optimizer, step
 from nest_dist.train.objectives import classification
 
 
-class AsTheyAre:
-    """In place of `Inputs`: images that are float32 already."""
-
-    mixing_group = 1
-
-    def __call__(self, images, targets, *_):
-        return images, targets
-
-
 def main():
     size, form, batches = sys.argv[1:]
     device = jax.devices()[0]
@@ -61,7 +52,7 @@ def measured(size, form, batch):
         options = on_cpu.compiler_options()
     training = step.TrainStep(
         model=model,
-        inputs=AsTheyAre(),
+        inputs=family.AsTheyAre(),
         objective=classification.Classification(),
         optimizer=optimizer.AdamW(1e-3, 0).build(lambda _: 1e-3, lambda name: 1.0),
         learning_rate=lambda _: jnp.float32(1e-3),

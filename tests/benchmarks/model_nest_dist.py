@@ -22,15 +22,6 @@ from nest_dist.train.objectives import classification
 BATCH = 16
 
 
-class AsTheyAre:
-    """In place of `Inputs`: images that are float32 already."""
-
-    mixing_group = 1
-
-    def __call__(self, images: jax.Array, targets: jax.Array, *_: object) -> tuple[jax.Array, ...]:
-        return images, targets
-
-
 def main() -> None:
     allocator.keep_freed()  # as every command does
     # A device for each core, as JAX_NUM_CPU_DEVICES gives every command.
@@ -48,7 +39,7 @@ def main() -> None:
     }
     training = step.TrainStep(
         model=model,
-        inputs=AsTheyAre(),
+        inputs=family.AsTheyAre(),
         objective=classification.Classification(),
         optimizer=optimizer.AdamW(1e-3, 0).build(lambda _: 1e-3, lambda name: 1.0),
         learning_rate=lambda _: jnp.float32(1e-3),

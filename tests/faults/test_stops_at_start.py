@@ -3,18 +3,23 @@
 import pathlib
 import signal
 
-import psutil
 import pytest
 from support import commands, harness
 
 TERM = 1 << (signal.SIGTERM - 1)
 
 
-def held(process):
-    """Whether SIGTERM is held back by the process."""
-    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+def held(process, thread=None):
+    """Whether SIGTERM is held back by the main thread of the process, or another."""
+    status = pathlib.Path(f"/proc/{process.pid}/task/{thread or process.pid}/status").read_text()
     values = dict(line.split(":", 1) for line in status.splitlines())
     return bool(int(values["SigBlk"], 16) & TERM)
+
+
+def served(process):
+    """Whether a thread of the process waits for signals, as soon as it looks for the others."""
+    threads = [it.name for it in pathlib.Path(f"/proc/{process.pid}/task").iterdir()]
+    return held(process) and not all(held(process, it) for it in threads)
 
 
 def wait_for(moment, process):
@@ -27,7 +32,7 @@ def wait_for(moment, process):
 
 MOMENTS = {
     "importing": held,
-    "waiting": lambda process: len(psutil.Process(process.pid).net_connections()) > 0,
+    "waiting": served,
 }
 
 
