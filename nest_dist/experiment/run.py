@@ -11,7 +11,7 @@ from nest_dist.base import checks, failures, lengths, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
 from nest_dist.checkpointing import retention
-from nest_dist.config import listing, strict_gin
+from nest_dist.config import listing, shipped, strict_gin
 from nest_dist.data import pipeline
 from nest_dist.model import nest
 from nest_dist.sharding import mesh as meshes
@@ -220,10 +220,14 @@ def with_counted_classes(run: Run, count: int) -> Run:
 
 
 def bindings_like(name: str) -> list[str]:
-    """At most three bindings whose field has this name, or one that is similar or contains it."""
+    """At most three bindings whose field has this name, or one that is similar or contains it.
+
+    Those of what `gin/run.gin` takes come first.
+    """
+    taken = (shipped.folder() / "run.gin").read_text(encoding="utf-8")
     fields = {
         f"{each.name}.{parameter.name}": parameter.name
-        for each in listing.configurables()
+        for each in sorted(listing.configurables(), key=lambda it: f"@{it.name}()" not in taken)
         for parameter in each.parameters
     }
     same = [binding for binding, field in fields.items() if field == name]

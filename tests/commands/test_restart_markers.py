@@ -83,8 +83,8 @@ def test_what_jpegtran_does_not_take_is_kept_and_reported(prepared, found):
     assert {name: found[name] for name in UNMARKED} == UNMARKED
     lines = (prepared / "1" / "train" / "report.jsonl").read_text().splitlines()
     assert {each["key"]: each["reason"] for each in map(json.loads, lines)} == {
-        "cat/grey.jpg": "grey jpeg",
-        "cat/junk before its end.jpg": "rgb jpeg, which jpegtran refuses",
+        "cat/grey.jpg": "grey jpeg, which is read as rgb",
+        "cat/junk before its end.jpg": "rgb jpeg without markers: jpegtran refuses it",
     }
 
 

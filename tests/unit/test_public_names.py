@@ -46,7 +46,7 @@ def test_the_example_of_its_help_runs(name):
 
 @pytest.mark.medium
 def test_the_training_loop_of_the_page_learns():
-    (code,) = [each for each in readme.blocks("python", "gin/README.md") if "optax" in each]
+    (code,) = [each for each in readme.blocks("python", "gin/README.md") if "optax.adamw" in each]
     assert len([line for line in code.splitlines() if line]) <= 17
     scope = {}
     exec(compile(code.replace("range(500)", "range(100)"), "gin/README.md", "exec"), scope)
