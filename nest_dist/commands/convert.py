@@ -17,6 +17,7 @@ from nest_dist.pretrained import (
     weight_files,
     weights,
 )
+from nest_dist.pretrained import stored as stored_weights
 from nest_dist.pretrained.formats import flax_file, safetensors_file
 
 _IN_TIMM = ("nest_tiny", "nest_small", "nest_base")
@@ -38,7 +39,7 @@ def run(options: cli.Options) -> None:
         checks.one_of(flag, value, weights.FORMATS)
     path = _checked_out(out, options.to)
     hints = _hints(options.gin_bindings or ())
-    found = {where: load.find(where, options.step, hints) for where in sources}
+    found = {where: stored_weights.find(where, options.step, hints) for where in sources}
     for where, stored in found.items():
         if stored.form != wanted:
             raise failures.BadInput(
@@ -58,7 +59,10 @@ def run(options: cli.Options) -> None:
 
 
 def _fill(
-    path: pathlib.Path, arrays: weights.Arrays, form: weights.Format, stored: load.StoredWeights
+    path: pathlib.Path,
+    arrays: weights.Arrays,
+    form: weights.Format,
+    stored: stored_weights.StoredWeights,
 ) -> None:
     if form == "official":
         flax_file.write(path, arrays)
@@ -145,9 +149,9 @@ def _hints(bindings: Sequence[str]) -> dict[str, typing.Any]:
             raise failures.BadInput(
                 f"--gin_bindings is {bindings[-1]!r}, which gives no value; write NesT.heads = 3."
             )
-    for name in values.keys() - set(load.HINTS):
+    for name in values.keys() - set(stored_weights.HINTS):
         raise failures.BadInput(
             f"--gin_bindings has NesT.{name}, which weights tell themselves; convert takes only "
-            f"{' and '.join(f'NesT.{hint}' for hint in load.HINTS)}."
+            f"{' and '.join(f'NesT.{hint}' for hint in stored_weights.HINTS)}."
         )
     return values

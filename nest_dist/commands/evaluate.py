@@ -16,6 +16,7 @@ from nest_dist.experiment import build
 from nest_dist.experiment import experiment as experiments
 from nest_dist.experiment import run as runs
 from nest_dist.pretrained import load
+from nest_dist.pretrained import stored as stored_weights
 from nest_dist.train import evaluation
 from nest_dist.train import state as states
 
@@ -76,8 +77,8 @@ def _of_file(
         raise failures.BadInput(
             "--step and --checkpoint are both given; give one, or WORKDIR/checkpoints/STEP."
         )
-    load.require_trained(options.checkpoint)
-    stored = load.find(options.checkpoint)
+    stored_weights.require_trained(options.checkpoint)
+    stored = stored_weights.find(options.checkpoint)
     if stored.model.num_classes != configured.model.num_classes:
         raise failures.BadInput(
             f"{options.checkpoint} has {stored.model.num_classes} classes, the run of this workdir "

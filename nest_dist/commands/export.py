@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from nest_dist.base import failures
 from nest_dist.commands import cli
 from nest_dist.pretrained import load, weight_files
+from nest_dist.pretrained import stored as stored_weights
 
 PLATFORMS = ("cpu", "tpu", "cuda")
 
@@ -17,7 +18,7 @@ def run(options: cli.Options) -> None:
     if len(options.arguments) != 1:
         raise failures.BadInput(f"export got {len(options.arguments)} paths; give one, OUT.")
     (out,) = options.arguments
-    load.require_trained(options.checkpoint)
+    stored_weights.require_trained(options.checkpoint)
     loaded = load.load(options.checkpoint, options.step)
     program = exported(loaded).serialize()
     weight_files.write(pathlib.Path(out).expanduser(), lambda path: path.write_bytes(program))

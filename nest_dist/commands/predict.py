@@ -14,6 +14,7 @@ from nest_dist.base import checks, failures, files
 from nest_dist.commands import cli
 from nest_dist.data.sources import image_folder
 from nest_dist.pretrained import load
+from nest_dist.pretrained import stored as stored_weights
 from nest_dist.telemetry import pictures
 
 TOP = 5
@@ -70,7 +71,7 @@ def loaded(checkpoint: str | None, step: int | None) -> load.Pretrained:
             "--checkpoint is not given; give a file of weights, a workdir, or a repository of the "
             "Hugging Face Hub."
         )
-    load.require_trained(checkpoint)
+    stored_weights.require_trained(checkpoint)
     pretrained = load.load(checkpoint, step)
     if pretrained.model.num_classes == 0:
         raise failures.BadInput(

@@ -14,6 +14,7 @@ from nest_dist.config import workdir as workdirs
 from nest_dist.experiment import build, preflight, training
 from nest_dist.experiment import run as runs
 from nest_dist.pretrained import load
+from nest_dist.pretrained import stored as stored_weights
 from nest_dist.rehearsal import compiled_step
 from nest_dist.telemetry import goodput
 
@@ -53,7 +54,7 @@ def initial_params(
 ) -> tuple[Mapping[str, np.ndarray], Sequence[str]]:
     """The weights of `Run.init_from` adapted to the model, and lines that describe them."""
     assert run.init_from is not None
-    stored = load.find(run.init_from)
+    stored = stored_weights.find(run.init_from)
     params, lines = load.adapt(stored, run.model, run.seed, class_names)
     source = f"starting from {run.init_from}: {load.describe(stored.model)}"
     return params, [source, *lines]

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from nest_dist.base import failures
-from nest_dist.pretrained import load, weights
+from nest_dist.pretrained import stored as stored_weights
+from nest_dist.pretrained import weights
 
 # Runs may differ in what they drop, or how they compute.
 _SHARED = (*weights.ARCHITECTURE, "image_size", "block_side", "num_classes", "gelu")
 
 
-def mean(found: Mapping[str, load.StoredWeights]) -> load.StoredWeights:
+def mean(found: Mapping[str, stored_weights.StoredWeights]) -> stored_weights.StoredWeights:
     """Weights whose parameters are the means, added in float64; all else is as of the first.
 
     Args:

@@ -6,6 +6,7 @@ from support import commands
 from nest_dist.base import tree_paths
 from nest_dist.checkpointing import reader
 from nest_dist.pretrained import load
+from nest_dist.pretrained import stored as stored_weights
 
 
 def train(workdir, start, *bindings):
@@ -29,7 +30,7 @@ def test_a_run_starts_from_the_weights_of_another_made_to_fit(run, trained):
     checkpoints = reader.Reader(workdir / "checkpoints")
     arrays = checkpoints.arrays(checkpoints.steps()[-1])
     model = trained.model.clone(num_classes=10)
-    expected, _ = load.adapt(load.find(trained.workdir), model, seed=5)
+    expected, _ = load.adapt(stored_weights.find(trained.workdir), model, seed=5)
     found = {
         name.removeprefix("params/"): leaf
         for name, leaf in arrays.items()
@@ -63,7 +64,7 @@ def test_weights_of_another_architecture_are_refused_in_one_line(trained, tmp_pa
 
 def test_the_first_head_of_a_fine_tuned_model_is_the_one_its_seed_gives(trained):
     model = trained.model.clone(num_classes=4)
-    found = load.find(trained.workdir)
+    found = stored_weights.find(trained.workdir)
     (one, _), (again, _), (other, _) = (load.adapt(found, model, seed) for seed in (1, 1, 2))
     assert tree_paths.unflatten(one)["head"]["kernel"].tobytes() == again["head/kernel"].tobytes()
     assert one["head/kernel"].tobytes() != other["head/kernel"].tobytes()
