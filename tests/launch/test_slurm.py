@@ -80,6 +80,8 @@ def test_the_nodes_find_each_other_and_train(cluster, tmp_path):
     assert output.endswith("slurm.sbatch: the run ended with status 0\n")
 
 
+# Slurm once did not start the job again beside other work, and the test waited in vain.
+@pytest.mark.slow
 def test_a_lost_task_ends_the_other_and_the_job_is_queued_again(cluster, tmp_path):
     python = stub(
         tmp_path,
