@@ -22,9 +22,9 @@ import jax
 
 from nest_dist.base import failures
 from nest_dist.cluster import (
-    addresses,
     discovery,
     leader,
+    meeting,
     processes,
     protocol,
     secret,
@@ -95,7 +95,7 @@ class Supervisor:
         self._peers = discovery.find(coordinator, num_processes, process_id, wait_seconds)
         secret_of_run = secret.read(secret_file)
         if self._peers.count > 1 and not (secret_of_run or insecure):
-            _require_one_host(self._peers.host)
+            meeting.require_one_host(self._peers.host)
         connection, self._lines = self._connect(wait_seconds, secret_of_run)
         with self._sending:
             self._connection = connection
@@ -194,7 +194,7 @@ class Supervisor:
             ours, theirs = socket.socketpair()
             self._leader = leader.Leader(
                 count,
-                self._server(wait_seconds) if count > 1 else None,
+                meeting.listen(self._peers, wait_seconds) if count > 1 else None,
                 wait_seconds,
                 theirs,
                 self._stuck_seconds,
@@ -202,43 +202,7 @@ class Supervisor:
                 lambda line: _print_error(f"nest-dist: {line}"),
             )
             return ours, protocol.greet(ours, secret_of_run, index, count)
-        host, port = self._peers.host, self._peers.port - 1
-        limit = time.monotonic() + wait_seconds
-        while True:
-            try:
-                connection = addresses.connect(host, port, protocol.GREETING_SECONDS)
-                lines = protocol.greet(connection, secret_of_run, index, count)
-            except OSError as error:
-                if time.monotonic() > limit:
-                    raise failures.PeerLost(
-                        f"process {index} did not reach process 0 at {host}:{port} within "
-                        f"{wait_seconds} s ({failures.first_line(error)}); start process 0 within "
-                        "--wait_seconds, correct --coordinator, or let the hosts reach each other "
-                        f"on ports {port} and {port + 1}."
-                    ) from None
-                time.sleep(0.2)
-            except protocol.Refused:
-                raise failures.BadInput(
-                    f"process {index} and who listens at {host}:{port} have other secrets; give "
-                    f"all processes the same one ({secret.VARIABLE} or --secret_file), or another "
-                    "port."
-                ) from None
-            else:
-                return connection, lines
-
-    def _server(self, wait_seconds: float) -> socket.socket:
-        """Where the leader listens, at the address of the coordinator."""
-        host, port = self._peers.host, self._peers.port - 1
-        try:
-            # gRPC shares a port silently with another gRPC server: two runs would mix.
-            addresses.listen(host, port + 1, wait_seconds).close()
-            return addresses.listen(host, port)
-        except OSError as error:
-            raise failures.BadInput(
-                f"process 0 needs ports {port} and {port + 1} of this host "
-                f"({failures.first_line(error)}); end the run that holds one, or choose others "
-                "(--coordinator, or JAX_COORDINATOR_PORT where JAX detects the processes)."
-            ) from None
+        return meeting.connect(self._peers, wait_seconds, secret_of_run)
 
     def pace(self) -> dict[str, float]:
         """Step time and data wait of the slowest process and the median; on process 0, else {}."""
@@ -253,7 +217,7 @@ class Supervisor:
         current = time.monotonic() - self._phase_since if self._phase == "data_wait" else 0.0
         return self._waited + current
 
-    # All methods below run in the threads of supervisor and signals, not in the main thread.
+    # The methods below run in the threads of supervisor and signals; `_send` in the main one, too.
 
     def _watch(self) -> None:
         """Each second sends a pulse, and looks for a silent leader and a stop without end."""
@@ -360,15 +324,6 @@ class Supervisor:
     def _stop_alone(self) -> None:
         if self._connection is None:
             self._end(failures.PREEMPTED, leader.NOTHING_TO_SAVE, -1)
-
-
-def _require_one_host(host: str) -> None:
-    if not addresses.is_loopback(host):
-        raise failures.BadInput(
-            f"the coordinator is {host}, which other hosts reach, and there is no secret to keep "
-            f"strangers out; give all processes the same {secret.VARIABLE} or --secret_file, as "
-            "all launchers do, or --insecure."
-        )
 
 
 def _print_error(text: str) -> None:

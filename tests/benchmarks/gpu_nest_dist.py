@@ -15,8 +15,6 @@ from support import drawn, family, layouts, paper
 from nest_dist.base import chips, tree_paths
 from nest_dist.model import flops, on_cpu, on_gpu
 from nest_dist.pretrained import weights
-from nest_dist.train import optimizer, step
-from nest_dist.train.objectives import classification
 
 
 def main():
@@ -50,15 +48,7 @@ def measured(size, form, batch):
     options = on_gpu.COMPILER_OPTIONS
     if jax.default_backend() == "cpu":
         options = on_cpu.compiler_options()
-    training = step.TrainStep(
-        model=model,
-        inputs=family.AsTheyAre(),
-        objective=classification.Classification(),
-        optimizer=optimizer.AdamW(1e-3, 0).build(lambda _: 1e-3, lambda name: 1.0),
-        learning_rate=lambda _: jnp.float32(1e-3),
-        sharding=layout,
-        seed=0,
-    )
+    training = family.training_step(model, layout)
     state = jax.jit(training.init, out_shardings=layout.replicated())()
     forward = jax.jit(model.apply, compiler_options=options)
     params = jax.tree.map(jnp.copy, state.params)

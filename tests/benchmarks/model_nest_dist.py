@@ -16,8 +16,6 @@ from support import family, layouts
 
 from nest_dist.base import allocator
 from nest_dist.model import on_cpu
-from nest_dist.train import optimizer, step
-from nest_dist.train.objectives import classification
 
 BATCH = 16
 
@@ -37,15 +35,7 @@ def main() -> None:
         name: jax.device_put(x, layout.sharding(("batch",) + (None,) * (x.ndim - 1), x.shape))
         for name, x in batch.items()
     }
-    training = step.TrainStep(
-        model=model,
-        inputs=family.AsTheyAre(),
-        objective=classification.Classification(),
-        optimizer=optimizer.AdamW(1e-3, 0).build(lambda _: 1e-3, lambda name: 1.0),
-        learning_rate=lambda _: jnp.float32(1e-3),
-        sharding=layout,
-        seed=0,
-    )
+    training = family.training_step(model, layout)
     train_step = jax.jit(training, donate_argnums=0, compiler_options=on_cpu.compiler_options())
     forward = jax.jit(model.apply, compiler_options=on_cpu.compiler_options())
     now = jax.jit(training.init, out_shardings=layout.replicated())()

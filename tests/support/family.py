@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from nest_dist import NesT
+from nest_dist.train import optimizer, step
+from nest_dist.train.objectives import classification
 
 GIN = pathlib.Path(__file__).parents[2] / "gin" / "model"
 
@@ -138,3 +140,16 @@ class AsTheyAre:
 
     def __call__(self, images, targets, **_):
         return images, targets
+
+
+def training_step(model, layout):
+    """The step of a benchmark: classification of images as they are, by AdamW."""
+    return step.TrainStep(
+        model=model,
+        inputs=AsTheyAre(),
+        objective=classification.Classification(),
+        optimizer=optimizer.AdamW(1e-3, 0).build(lambda _: 1e-3, lambda name: 1.0),
+        learning_rate=lambda _: jnp.float32(1e-3),
+        sharding=layout,
+        seed=0,
+    )
