@@ -86,12 +86,15 @@ class Training:
             with self._during("compile"):
                 # Else the first save would compile it, while training waits.
                 checkpoints.warmup(state)
-            # The faults of the evaluation's data are told before training.
-            with contextlib.closing(
-                experiment.evaluation_batches(self.supervision.stop_is_next)
-            ) as batches:
-                next(batches, None)
             self.supervision.begin(experiment.run.watch.stuck_seconds)
+            # The faults of the evaluation's data are told before training.
+            with (
+                self._during("data_wait"),
+                contextlib.closing(
+                    experiment.evaluation_batches(self.supervision.stop_is_next)
+                ) as batches,
+            ):
+                next(batches, None)
             num_steps = experiment.intervals.num_steps
             rule = experiment.run.early_stopping
             ended_early = rule is not None and rule.is_due(start.history)

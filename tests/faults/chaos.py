@@ -323,8 +323,17 @@ def _settable_clock(run: Run) -> dict[str, str]:
     return {"LD_PRELOAD": str(library), "CLOCK_FILE": str(clock)}
 
 
-def _before_the_first_batch(name: str, said: str, stall: Callable[[Run], pathlib.Path]) -> Fault:
-    """SIGTERM while an iterator waits for its first batch."""
+def _before_the_first_batch(
+    name: str, steps_before: int, said: str, stall: Callable[[Run], pathlib.Path]
+) -> Fault:
+    """SIGTERM while an iterator waits for its first batch.
+
+    Args:
+        name: of the fault.
+        steps_before: how many steps are done before the data stops; 0 while it compiles.
+        said: what it says when that is all it waits for.
+        stall: the file that stops the data.
+    """
 
     def fault(run: Run) -> Round:
         victim, newest = run.rng.randrange(run.count), run.newest()
@@ -336,6 +345,12 @@ def _before_the_first_batch(name: str, said: str, stall: Callable[[Run], pathlib
                 )
 
             comes("compiling")
+            if steps_before:
+                first = newest + steps_before
+                harness.wait_until(
+                    lambda: processes.ended() or commands.reached(run.workdir, first, processes),
+                    processes.said,
+                )
             stall(run).touch()
             comes(said.format(step=(newest // STEPS_AN_EPOCH + 1) * STEPS_AN_EPOCH))
             time.sleep(2)
@@ -515,10 +530,10 @@ FAULTS: dict[str, Fault] = {
     "changed owner": _at_a_step("change the owner", {2, 75}, _change_owner),
     "cut link": _at_a_step("cut the link of", {75}, _cut_link),
     "terminate before the first training batch": _before_the_first_batch(
-        "terminate before training,", "compiled in", lambda run: run.stall
+        "terminate before training,", 0, "compiled in", lambda run: run.stall
     ),
     "terminate before the first evaluation batch": _before_the_first_batch(
-        "terminate before evaluation,", "step {step}/", lambda run: run.evaluation_stall
+        "terminate before evaluation,", 1, "step {step}/", lambda run: run.evaluation_stall
     ),
     "terminate a group with workers": _at_a_step(
         "terminate the group of", {76}, _terminate_the_group, WORKERS

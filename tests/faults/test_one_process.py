@@ -106,6 +106,35 @@ def test_a_run_without_output_goes_on(lost, tmp_path):
     assert commands.metrics(tmp_path)[-1]["step"] == 45
 
 
+def stalled_before_training(workdir):
+    """A run whose evaluation data never comes."""
+    (workdir / "stall").touch()
+    source = ("EvaluationData.source = @Stalling()", "Stalling.source = @evaluate/Digits()")
+    flags = commands.tiny_flags(workdir / "run", *LONG, *source, "Watch.stuck_seconds = 15")
+    train = [*commands.NEST_DIST, "train", "--gin_bindings=import support.stalling", *flags]
+    environment = harness.environment(
+        PYTHONPATH=harness.module_path(), STALL=str(workdir / "stall")
+    )
+    return harness.Process(train, environment=environment)
+
+
+@pytest.mark.slow
+def test_evaluation_data_that_never_comes_ends_the_start_with_75(tmp_path):
+    with stalled_before_training(tmp_path) as run:
+        assert run.wait() == 75, run.said()
+        assert "process 0 is stuck: data wait for " in run.said()
+
+
+def test_a_stop_while_the_first_evaluation_batch_stays_away_ends_with_76(tmp_path):
+    with stalled_before_training(tmp_path) as run:
+        harness.wait_until(lambda: "compiled in" in run.said(), run.said)
+        time.sleep(2)
+        run.terminate()
+        assert run.wait() == 76, run.said()
+        assert "nothing to save" in run.said()
+    assert not list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
 @pytest.mark.slow
 def test_a_suspended_run_goes_on(tmp_path):
     with started(tmp_path) as run:
