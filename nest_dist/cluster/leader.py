@@ -254,6 +254,8 @@ class Leader:
         limited = [
             each for each in members if each.pulse and each.phase() not in protocol.UNLIMITED_PHASES
         ]
+        if self._stop_at is not None:
+            return  # each process limits the time that a stop takes
         if limited and all(now - each.moved_at > self.stuck_seconds for each in limited):
             # At equal ticks, processes in "step" wait for the one in another phase.
             stuck = min(limited, key=lambda each: (each.pulse["tick"], each.phase() == "step"))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
-from nest_dist.cluster import processes
+from nest_dist.cluster import jax_private, processes
 from nest_dist.config import workdir as workdirs
 
 HEARTBEAT_SECONDS = 20.0
@@ -33,9 +33,10 @@ def enabled(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[No
     The first collective of a group of processes tolerates a delay of 30 s only, and their compile
     times may differ by more: hence the barrier.
 
-    JAX writes entries from process 0 only, and recompiles an entry that it cannot read. So several
-    processes and runs may share the folder, and a kill at any time does no harm. A cache that is
-    configured by JAX's own means (JAX_COMPILATION_CACHE_DIR) is used instead.
+    Every process writes its entries, since each host has a folder of its own. JAX recompiles an
+    entry that it cannot read. So processes and runs may share the folder, and a kill at any time
+    does no harm. A cache that is configured by JAX's own means (JAX_COMPILATION_CACHE_DIR) is used
+    instead.
     """
     folder = of_user() if jax.config.jax_compilation_cache_dir is None else None
     if folder and (problem := problem_of(folder)):
@@ -54,7 +55,8 @@ def enabled(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[No
     started = time.perf_counter()
     say("compiling ...")
     jax.monitoring.register_event_listener(count_hit)
-    with warnings.catch_warnings(record=True) as caught, _heartbeat(last, say):
+    writing = jax_private.every_process_writes_compiled() if folder else contextlib.nullcontext()
+    with warnings.catch_warnings(record=True) as caught, _heartbeat(last, say), writing:
         warnings.simplefilter("always")
         yield
     jax.monitoring.unregister_event_listener(count_hit)
@@ -71,7 +73,7 @@ def enabled(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[No
             warnings.warn_explicit(
                 warning.message, warning.category, warning.filename, warning.lineno
             )
-    if folder and unreadable and processes.is_primary():
+    if folder and unreadable:
         # JAX never replaces an entry that it cannot read.
         shutil.rmtree(folder, ignore_errors=True)
         say(f"{folder} was corrupt and is now empty ({unreadable[0].message})")

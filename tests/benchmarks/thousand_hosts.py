@@ -37,6 +37,7 @@ WAIT_SECONDS, PULSES = 300, 5
 SILENT_SECONDS = 10.0
 FIRST = 64  # the row under which the table has its head
 LIMITS = {"heartbeat_timeout": 2_000_000_000}
+CONNECTED: list["Counting"] = []
 STACK = "loop.py:131 run < session.py:81 train < training.py:133 run < train.py:47 run"
 
 
@@ -208,7 +209,7 @@ async def rehearse(count: int, port: int) -> None:
     if count == FIRST:
         print("| " + " | ".join(row) + " |")
         print("|---" * len(row) + "|")
-    cells = (f"{value:.1f}" if isinstance(value, float) else f"{value:,}" for value in row.values())
+    cells = (f"{value:.2f}" if isinstance(value, float) else f"{value:,}" for value in row.values())
     print("| " + " | ".join(cells) + " |", flush=True)
     zero.kill()
     os._exit(0)  # else JAX's clients would abort
@@ -249,6 +250,7 @@ def coordinate(count: int, port: int, zero: subprocess.Popen[str]) -> dict[str, 
 
         began = time.monotonic()
         clients = list(pool.map(connect, range(1, count)))
+        CONNECTED.extend(clients)  # else they would say goodbye here, and wait for all others
         connected = time.monotonic()
         verdicts = set(pool.map(decide, range(1, count)))
         agreed = time.monotonic()

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import socket
+import time
 
 import pytest
 from support import ports
@@ -108,6 +109,21 @@ def test_training_that_stands_still_is_the_fault_of_the_process_that_is_behind(m
     first.pulse(3)
     second.pulse(3, phase="data_wait")
     assert "process 1 is stuck: data wait for 1 s" in first.hear("end")["cause"]
+
+
+def test_a_stop_that_was_agreed_on_may_wait_for_data_longer_than_training_may(meet):
+    _, _, *members = meet(stuck_seconds=1)
+    members[0].say("stop")
+    for tick, member in enumerate(members):
+        member.hear("hold")
+        member.pulse(tick, held=True, phase="data_wait")
+    for member in members:
+        member.hear("stop_at")
+    time.sleep(3)
+    for member in members:
+        member.say("bye")
+    for member in members:
+        member.hear("done")
 
 
 PULSE = {"kind": "pulse", "tick": 1, "held": False, "phase": "", "seconds": 1.0, "waited": 0.0}
