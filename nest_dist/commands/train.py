@@ -26,7 +26,8 @@ def run(options: cli.Options) -> None:
         contextlib.redirect_stdout(_Lossy(sys.stdout)),
         supervisor.Supervisor() as supervision,
     ):
-        supervision.start(**cli.hosts(options))
+        with ledger.during("meet"):
+            supervision.start(**cli.hosts(options))
         workdir = workdirs.for_writing(options.workdir)
         configured, config_gin = runs.parse(options.gin_file or (), options.gin_bindings or ())
         with lease.Lease(workdir) as held:

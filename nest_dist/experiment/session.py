@@ -54,9 +54,10 @@ class Session:
         """
         policy = self.experiment.run.step.nonfinite
         rewinds = 0
+        step = self._first_told()
         while True:
             try:
-                return self._loop(start, state)
+                return self._loop(step, start, state)
             except metrics_log.NonFinite as failure:
                 rewinds += 1
                 if policy.policy != "rewind" or rewinds > policy.limit:
@@ -81,7 +82,7 @@ class Session:
                 self.evaluation_step, state.evaluated, batches, page, self.supervision.tick
             )
 
-    def _loop(self, start: resume.Start, state: states.TrainState) -> int:
+    def _loop(self, step: Step, start: resume.Start, state: states.TrainState) -> int:
         """Trains from a start to the last step, its number, or to one that is not finite."""
         run, policy = self.experiment.run, self.experiment.run.step.nonfinite
         first_batch = start.step + start.left_out
@@ -102,7 +103,7 @@ class Session:
         batches = self.experiment.training_batches(first_batch, self.supervision.stop_is_next)
         with contextlib.closing(batches), self._profiler(start.step) as profiler:
             callbacks = loop.LoopCallbacks(
-                step=self._compared(start.step),
+                step=self._compared(step, start.step),
                 batches=self.gallery.training(batches, start.step),
                 steps_done=lambda current: int(current.step),
                 evaluate=functools.partial(self.evaluate, show=True),
@@ -122,19 +123,35 @@ class Session:
                 last = loop.run(state, start.step, intervals, callbacks, start.evaluated)
             return int(last.step)
 
-    def _compared(self, first_step: int) -> Step:
-        """The step; before it, every so many steps, replicas of the parameters are compared."""
-        if (every := self.experiment.run.watch.compare_every_steps) is None:
-            return self.step
-        steps = itertools.count(first_step)
+    def _first_told(self) -> Step:
+        """The step; when the first is done, the report says how long the start took, and why."""
+        told = False
 
         def step(state: states.TrainState, batch: object) -> tuple[states.TrainState, typing.Any]:
-            if (done := next(steps)) > first_step and done % every == 0:
-                replicas.require_equal(state.params, done)
+            nonlocal told
             result: tuple[states.TrainState, typing.Any] = self.step(state, batch)
+            if not told:
+                told = True
+                jax.block_until_ready(result)
+                self.report.say(self.ledger.first_step())
             return result
 
         return step
+
+    def _compared(self, step: Step, first_step: int) -> Step:
+        """The step; before it, every so many steps, replicas of the parameters are compared."""
+        if (every := self.experiment.run.watch.compare_every_steps) is None:
+            return step
+        steps = itertools.count(first_step)
+
+        def compared(
+            state: states.TrainState, batch: object
+        ) -> tuple[states.TrainState, typing.Any]:
+            if (done := next(steps)) > first_step and done % every == 0:
+                replicas.require_equal(state.params, done)
+            return step(state, batch)
+
+        return compared
 
     def _profiler(self, steps_done: int) -> profile.Profiler:
         cadence = self.experiment.run.cadence

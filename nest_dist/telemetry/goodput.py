@@ -12,10 +12,11 @@ from collections.abc import Iterator
 from nest_dist.base import files
 from nest_dist.telemetry import records
 
-# Every second of the process counts under one of these; "start" has the seconds without another
-# cause. "lost" has the seconds of steps that a restart or a rewind repeats.
+# Every second of the process counts under one of these. "import" has the seconds before the ledger,
+# "meet" those until all processes have met, "start" those without another cause. "lost" has the
+# seconds of steps that a restart or a rewind repeats.
 CAUSES = (
-    *("start", "restore", "compile", "step", "data_wait"),
+    *("import", "meet", "start", "restore", "compile", "step", "data_wait"),
     *("evaluation", "save", "profile", "lost"),
 )
 # Causes whose work since the last checkpoint is repeated by a restart.
@@ -27,12 +28,16 @@ class Ledger:
     """Seconds by cause. Causes nest: while an inner one runs, the clock of the outer one stops."""
 
     def __init__(self) -> None:
-        """Starts the clock; the seconds before this call, from the process's begin, are "start"."""
+        """Starts the clock; the seconds of the process before this call are "import"."""
         self.seconds = dict.fromkeys(CAUSES, 0.0)
         self._path: pathlib.Path | None = None
         self._saved: dict[int, dict[str, float]] = {}
-        self._cause = "start"
+        self._cause = "import"
         self._since = time.perf_counter() - _seconds_since_process_start()
+        self._charge()
+        self._cause = "start"
+        # Of this attempt: what earlier ones spent, and for how long no process was there.
+        self._earlier, self._down = dict.fromkeys(CAUSES, 0.0), math.nan
         self._written = 0.0
         self._writer = concurrent.futures.ThreadPoolExecutor(1, "goodput")
 
@@ -44,10 +49,15 @@ class Ledger:
             first_step: steps done at the checkpoint.
         """
         self._path = path
+        self._charge()
+        own = self.seconds
         if path is not None and (record := records.read(path, _parsed)):
-            seconds, self._saved = record
-            self.seconds = {cause: seconds[cause] + self.seconds[cause] for cause in CAUSES}
+            seconds, self._saved, written_at = record
+            # By the wall clock, which may have been set in between.
+            self._down = time.time() - sum(own.values()) - written_at
+            self.seconds = {cause: seconds[cause] + own[cause] for cause in CAUSES}
         self.rewind(first_step)
+        self._earlier = {cause: self.seconds[cause] - own[cause] for cause in CAUSES}
 
     def rewind(self, step: int) -> None:
         """Counts the time after `step` as lost."""
@@ -58,6 +68,15 @@ class Ledger:
             self.seconds["lost"] += self.seconds[cause] - valid[cause]
             self.seconds[cause] = valid[cause]
         self.write()
+
+    def first_step(self) -> str:
+        """The seconds from the last sign of the attempt before, or the start, to this moment."""
+        self._charge()
+        spent = {cause: self.seconds[cause] - self._earlier[cause] for cause in CAUSES[:-1]}
+        spent = {"down": self._down, **spent} if self._down >= 0 else spent
+        since = "end of the attempt before" if "down" in spent else "start"
+        causes = [f"{cause.replace('_', ' ')} {it:.1f}" for cause, it in spent.items() if it > 0.05]
+        return f"first step {sum(spent.values()):.1f} s after the {since}: {', '.join(causes)}"
 
     def saved(self, step: int) -> None:
         """Records that a checkpoint of `step` is being saved: the time before it is not lost."""
@@ -91,7 +110,9 @@ class Ledger:
         if self._path is None or (not at_once and self._since - self._written < WRITE_SECONDS):
             return
         self._written = self._since
-        text = json.dumps({"seconds": self.seconds, "saved": self._saved})
+        text = json.dumps(
+            {"seconds": self.seconds, "saved": self._saved, "written_at": time.time()}
+        )
         self._writer.submit(self._write, self._path, text)
 
     def close(self) -> None:
@@ -109,7 +130,7 @@ class Ledger:
         self._since = now
 
 
-def _parsed(text: bytes) -> tuple[dict[str, float], dict[int, dict[str, float]]]:
+def _parsed(text: bytes) -> tuple[dict[str, float], dict[int, dict[str, float]], float]:
     record = json.loads(text)
     seconds = {cause: float(record["seconds"].get(cause, 0)) for cause in CAUSES}
     saved = {
@@ -118,7 +139,7 @@ def _parsed(text: bytes) -> tuple[dict[str, float], dict[int, dict[str, float]]]
     }
     if not all(map(math.isfinite, seconds.values())):
         raise ValueError("seconds that are not finite")
-    return seconds, saved
+    return seconds, saved, float(record.get("written_at", math.nan))  # older ones have no time
 
 
 def _seconds_since_process_start() -> float:

@@ -1,673 +1,77 @@
-"""Does every harm to small runs, and shows what became of them.
+"""Injects every kind of fault into small runs, and shows what became of them.
 
     .venv/bin/python tests/faults/chaos.py --rounds=50 --seed=0
+    .venv/bin/python tests/faults/chaos.py --rounds=1000 --results=rounds.jsonl
 
-Each round harms a run of two or four processes in one way, waits until every process has ended,
-and starts the run again; the next round harms that. After five rounds the run is left in peace
+Each round injects a fault into a run of two or four processes, waits until every process has ended,
+and starts the run again; the next round takes that. After five rounds the run is left in peace
 until it is done, and its parameters are compared with those of a run that nobody disturbed. Ends
 with status 1 if a round lost more than it may, a process had not ended in time, or a bit differs.
+
+With `--results` the rounds are kept in a file, a line each, and the same command goes on after
+those that are there.
 """
 
 import argparse
+import collections
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import random
 import shutil
-import signal
-import struct
-import subprocess
+import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Iterator
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from support import commands, harness, network
+from faults import injections
+from support import commands, network
 
-from nest_dist.checkpointing import reader
-
-BINDINGS = (
-    *commands.ONE_LEVEL,
-    "Cadence.save_every_epochs = 0.4",
-    "Evaluation.every_epochs = 1",
-    "Watch.stuck_seconds = 20",
-    "TrainingData.source = @train/Stalling()",
-    "train/Stalling.source = @train/Digits()",
-    "EvaluationData.source = @evaluate/Stalling()",
-    "evaluate/Stalling.source = @evaluate/Digits()",
-    "evaluate/Stalling.name = '_evaluation'",
-)
-WORKERS = "--gin_bindings=TrainingData.workers = 1"
-STEPS_AN_EPOCH = 45
 # Each comes within 30 steps after the newest checkpoint, and a run has an epoch for each and one
 # more, so that there are steps left for all.
 FAULTS_A_RUN = 5
-# Every process must have ended so long after the fault.
-END_SECONDS = 60
-# How long processes wait for one that was stopped before all had met.
-MEETING_SECONDS = 40
-SECRET = "that of runs on hosts of their own"
-# Of about the first two saves that a run makes, on process 0 and on another.
-WRITES = (20, 4)
-DISK_BYTES = 64 << 20
-# Longer than a process may be silent.
-SUSPENDED_SECONDS = 33
-LATE_SECONDS = 15
-
-
-@dataclasses.dataclass
-class Run:
-    """One run in its folder, and how its processes are started."""
-
-    workdir: pathlib.Path
-    count: int
-    epochs: int
-    rng: random.Random
-    hosts: network.Hosts | None = None
-    prefix: tuple[str, ...] = ()
-
-    @property
-    def stall(self) -> pathlib.Path:
-        """While this file is there, no training data comes."""
-        return self.workdir / "stall"
-
-    @property
-    def evaluation_stall(self) -> pathlib.Path:
-        """The same for the evaluation."""
-        return self.workdir / "stall_evaluation"
-
-    def start(self, *flags: str, **variables: str) -> harness.Group:
-        """Starts its processes, with more flags and variables."""
-        self.workdir.mkdir(exist_ok=True)
-        sabotage = pathlib.Path(__file__).parents[1] / "support" / "sabotage"
-        program = [
-            *(*self.prefix, *commands.NEST_DIST, "train"),
-            "--gin_bindings=import support.stalling",
-            *commands.tiny_flags(self.workdir, *BINDINGS, f"Run.num_epochs = {self.epochs}"),
-            *flags,
-        ]
-        peers = harness.peers(self.count, *(self.hosts.addresses[:1] if self.hosts else ()))
-        environment = harness.environment(
-            PYTHONPATH=harness.module_path(sabotage),
-            # What is compiled is small, and compiled often.
-            JAX_DISABLE_MOST_OPTIMIZATIONS="1",
-            STALL=str(self.stall),
-            NEST_DIST_SECRET=SECRET,
-            **variables,
-        )
-        return harness.Group(
-            [
-                [*(self.hosts.inside(index) if self.hosts else ()), *program, *flags_of_peer]
-                for index, flags_of_peer in enumerate(peers)
-            ],
-            environment=environment,
-        )
-
-    def whole(self) -> list[int]:
-        """The steps of checkpoints that are whole."""
-        folder = self.workdir / "checkpoints"
-        if not folder.exists():
-            return []
-        states = {name: text for name, text, _ in reader.Reader(folder).verified()}
-        return [int(name) for name, text in states.items() if text == "complete"]
-
-    def newest(self) -> int:
-        """The step that a resume must go on from."""
-        return max(self.whole(), default=0)
-
-    def reached(self) -> int:
-        """The last step on record."""
-        lines = commands.metrics(self.workdir)
-        return max((line["step"] for line in lines), default=0)
-
-
-@dataclasses.dataclass
-class Round:
-    """What came of a fault.
-
-    Attributes:
-        fault: what was done, and to whom.
-        at: the step around which it was done.
-        codes: the processes' exit codes.
-        seconds: from the fault until every process had ended.
-        begun: whether it came as far as to take up its last checkpoint.
-        lost: steps that have to be done again.
-        wrong: what should not be; empty if all is well.
-    """
-
-    fault: str
-    at: int
-    codes: list[int | None]
-    seconds: float
-    begun: bool
-    lost: int = 0
-    wrong: str = ""
-
-
-Fault = Callable[[Run], Round]
-
-
-def _at_a_step(
-    name: str,
-    codes: set[int],
-    harm: Callable[[Run, harness.Group, int], object],
-    *flags: str,
-    variables: Callable[[Run], dict[str, str]] = lambda _: {},
-):
-    """A fault that is done to one process of a run at a random step.
-
-    Args:
-        name: of the fault.
-        codes: exit codes that may follow.
-        harm: does it; may return a function that undoes it.
-        flags: of the run.
-        variables: of its environment.
-    """
-
-    def fault(run: Run) -> Round:
-        victim = run.rng.randrange(run.count)
-        newest = run.newest()
-        step = newest + run.rng.randrange(1, 30)
-        with run.start(*flags, **variables(run)) as processes:
-            harness.wait_until(
-                lambda: processes.ended() or commands.reached(run.workdir, step, processes),
-                processes.said,
-            )
-            if processes.ended():
-                return _round(
-                    f"{name} {victim}",
-                    step,
-                    processes,
-                    0,
-                    f"ended before the fault\n{processes.said()}",
-                )
-            began = time.monotonic()
-            with contextlib.ExitStack() as after:
-                undo = harm(run, processes, victim)
-                if callable(undo):
-                    after.callback(undo)
-                frozen = [victim] if name == "freeze" else []
-                in_time = _all_end(processes, but=frozen)
-                seconds = time.monotonic() - began
-            others = [code for index, code in enumerate(processes.codes()) if index not in frozen]
-            wrong = "" if in_time else f"a process had not ended\n{processes.said()}"
-            unexpected = [code for code in others if code not in codes]
-            if newest and f"resuming after step {newest}," not in processes.said():
-                wrong = f"did not resume after step {newest}\n{processes.said()}"
-            elif in_time and unexpected:
-                wrong = f"unexpected exit codes {unexpected}\n{processes.said()}"
-            return _round(f"{name} {victim}", step, processes, seconds, wrong)
-
-    return fault
-
-
-def _round(
-    name: str, step: int, processes: harness.Group, seconds: float, wrong: str = ""
-) -> Round:
-    begun = commands.begun(processes)
-    return Round(name, step, processes.codes(), seconds, begun, wrong=wrong)
-
-
-def _all_end(processes: harness.Group, but: Collection[int] = ()) -> bool:
-    """Whether all processes, those with the numbers `but` aside, end in time."""
-    with contextlib.suppress(AssertionError):
-        return harness.wait_until(lambda: processes.ended(but), "", END_SECONDS)
-    return False
-
-
-def _kill(run: Run, processes: harness.Group, victim: int) -> None:
-    processes.processes[victim].kill()
-
-
-def _terminate(run: Run, processes: harness.Group, victim: int) -> None:
-    processes.processes[victim].terminate()
-
-
-def _freeze(run: Run, processes: harness.Group, victim: int) -> None:
-    processes.processes[victim].send_signal(signal.SIGSTOP)
-
-
-def _stall(run: Run, processes: harness.Group, victim: int) -> Callable[[], None]:
-    run.stall.touch()
-    return run.stall.unlink
-
-
-def _terminate_in_stall(run: Run, processes: harness.Group, victim: int) -> Callable[[], None]:
-    run.stall.touch()
-    time.sleep(3)
-    processes.processes[victim].terminate()
-    return run.stall.unlink
-
-
-def _fill_disk(run: Run, processes: harness.Group, victim: int) -> Callable[[], None]:
-    ballast = run.workdir / "ballast"
-    with ballast.open("wb") as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(1 << 16))
-            file.flush()
-    return ballast.unlink
-
-
-def _change_owner(run: Run, processes: harness.Group, victim: int) -> Callable[[], None]:
-    folder = run.workdir / "checkpoints"
-    os.chown(folder, 65534, 65534)
-    return lambda: os.chown(folder, 0, 0)
-
-
-def _cut_link(run: Run, processes: harness.Group, victim: int) -> Callable[[], None]:
-    assert run.hosts is not None
-    run.hosts.cut(victim)
-    return lambda: run.hosts.heal(victim)
-
-
-def _terminate_the_group(run: Run, processes: harness.Group, victim: int) -> None:
-    os.killpg(processes.processes[victim].pid, signal.SIGTERM)
-
-
-def _kill_a_worker(run: Run, processes: harness.Group, victim: int) -> None:
-    workers = [
-        child
-        for child in processes.processes[victim].descendants()
-        if "spawn_main" in " ".join(child.cmdline())
-    ]
-    run.rng.choice(workers).kill()
-
-
-def _goes_on(harm: Callable[[Run, harness.Group, int], object]) -> Callable[..., None]:
-    """Harm that must not end the run: it does some steps more, and is then asked to stop."""
-
-    def harm_and_terminate(run: Run, processes: harness.Group, victim: int) -> None:
-        harm(run, processes, victim)
-        more = run.reached() + 2
-        harness.wait_until(
-            lambda: processes.ended() or commands.reached(run.workdir, more, processes),
-            processes.said,
-        )
-        processes.processes[victim].terminate()
-
-    return harm_and_terminate
-
-
-def _suspend(run: Run, processes: harness.Group, victim: int) -> None:
-    for number in (signal.SIGSTOP, signal.SIGCONT):
-        for process in processes.processes:
-            process.send_signal(number)
-        if number == signal.SIGSTOP:
-            time.sleep(SUSPENDED_SECONDS)
-
-
-def _start_again(run: Run, processes: harness.Group, victim: int) -> None:
-    with run.start("--wait_seconds=60") as second:
-        codes = second.wait()
-        if not all(process.running() for process in processes.processes):
-            return  # it was at its end already, and the second start found it complete
-        assert codes == [2] * run.count, second.said()
-        assert "which is in use by" in second.said(), second.said()
-
-
-def _set_clock(run: Run, processes: harness.Group, victim: int) -> None:
-    offset = run.rng.choice([-1, 1]) * run.rng.randrange(1, 10**8)
-    with (run.workdir / "clock").open("r+b") as file:
-        file.write(struct.pack("q", offset))
-
-
-def _settable_clock(run: Run) -> dict[str, str]:
-    """The variables of processes whose wall clock differs by the seconds in a file."""
-    library, clock = run.workdir / "clock.so", run.workdir / "clock"
-    clock.write_bytes(bytes(4096))
-    source = pathlib.Path(__file__).with_name("clock.c")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source], check=True)
-    return {"LD_PRELOAD": str(library), "CLOCK_FILE": str(clock)}
-
-
-def _before_the_first_batch(
-    name: str, steps_before: int, said: str, stall: Callable[[Run], pathlib.Path]
-) -> Fault:
-    """SIGTERM while an iterator waits for its first batch.
-
-    Args:
-        name: of the fault.
-        steps_before: how many steps are done before the data stops; 0 while it compiles.
-        said: what it says when that is all it waits for.
-        stall: the file that stops the data.
-    """
-
-    def fault(run: Run) -> Round:
-        victim, newest = run.rng.randrange(run.count), run.newest()
-        with run.start() as processes:
-
-            def comes(text: str) -> None:
-                harness.wait_until(
-                    lambda: processes.ended() or text in processes.said(), processes.said
-                )
-
-            comes("compiling")
-            if steps_before:
-                first = newest + steps_before
-                harness.wait_until(
-                    lambda: processes.ended() or commands.reached(run.workdir, first, processes),
-                    processes.said,
-                )
-            stall(run).touch()
-            comes(said.format(step=(newest // STEPS_AN_EPOCH + 1) * STEPS_AN_EPOCH))
-            time.sleep(2)
-            processes.processes[victim].terminate()
-            began = time.monotonic()
-            in_time = _all_end(processes)
-            seconds = time.monotonic() - began
-            stall(run).unlink()
-            wrong = "" if in_time and set(processes.codes()) == {76} else processes.said()
-            return _round(f"{name} {victim}", run.reached(), processes, seconds, wrong)
-
-    return fault
-
-
-def slow_start(run: Run) -> Round:
-    """One process comes late; the run must begin all the same."""
-    late = run.rng.randrange(run.count)
-
-    def wake(_: Run, processes: harness.Group, victim: int) -> None:
-        processes.processes[victim].terminate()
-
-    class Slow(Run):
-        def start(self, *flags: str, **variables: str) -> harness.Group:
-            processes = super().start(*flags, **variables)
-            time.sleep(self.rng.uniform(0, 2))
-            processes.processes[late].send_signal(signal.SIGSTOP)
-            time.sleep(LATE_SECONDS)
-            processes.processes[late].send_signal(signal.SIGCONT)
-            return processes
-
-    slow = Slow(**vars(run))
-    return _at_a_step(f"{late} comes late, terminate", {76}, wake)(slow)
-
-
-def lose_output(run: Run) -> Round:
-    """All that the run says goes to a full disk; it must go on."""
-    newest = run.newest()
-    full = dataclasses.replace(run, prefix=("sh", "-c", 'exec "$@" >/dev/full', "-", *run.prefix))
-    with full.start() as processes:
-        harness.wait_until(lambda: processes.ended() or run.reached() >= newest + 3, processes.said)
-        processes.processes[0].terminate()
-        began = time.monotonic()
-        in_time = _all_end(processes)
-        seconds = time.monotonic() - began
-        wrong = "" if in_time and set(processes.codes()) == {76} else f"{processes.said()}"
-        found = _round("lose the output", run.reached(), processes, seconds, wrong)
-        found.begun = True
-        return found
-
-
-def damage_records(run: Run) -> Round:
-    """Kills the run, then cuts its metrics and replaces its ledger by nonsense."""
-    found = _at_a_step("kill", {75, -9}, _kill)(run)
-    for name in ("metrics.jsonl", *run.rng.sample(["goodput.json", "events"], 1)):
-        paths = [path for path in run.workdir.rglob(f"*{name}*") if path.is_file()]
-        for path in paths:
-            content = path.read_bytes()
-            cut = len(content) - run.rng.randrange(1, 30)
-            path.write_bytes(b"\0" * 50 if name == "goodput.json" else content[: max(0, cut)])
-    found.fault += ", damage its records"
-    return found
-
-
-def unreadable_storage(run: Run) -> Round:
-    """A start while the checkpoints cannot be read; nothing may begin anew."""
-    if not run.whole():
-        return _at_a_step("kill", {75, -9}, _kill)(run)
-    undo = _change_owner(run, None, 0)
-    folder = run.workdir / "checkpoints"
-    mode = folder.stat().st_mode
-    folder.chmod(0)
-    try:
-        with run.start() as processes:
-            began = time.monotonic()
-            codes = processes.wait()
-            seconds = time.monotonic() - began
-            wrong = "" if set(codes) <= {2, 75} else f"{processes.said()}"
-            return _round("start without readable storage", 0, processes, seconds, wrong)
-    finally:
-        folder.chmod(mode)
-        undo()
-
-
-def power_cut(run: Run) -> Round:
-    """Takes the disk as it is at a moment, kills the run, and gives it that disk."""
-    copy = run.workdir.with_name(f"{run.workdir.name}.copy")
-    image = _image(run.workdir)
-
-    def cut(_: Run, processes: harness.Group, victim: int) -> None:
-        time.sleep(run.rng.uniform(0, 1))
-        shutil.copyfile(image, copy)
-        for process in processes.processes:
-            process.kill()
-
-    found = _at_a_step("cut the power of", {-9}, cut)(run)
-    if found.wrong:
-        return found
-    subprocess.run(["umount", run.workdir], check=True)
-    copy.replace(image)
-    _mount(run.workdir)
-    return found
-
-
-def _in_a_save(name: str, number: int, codes: set[int]) -> Fault:
-    """A process is sent a signal at one of the writes of a checkpoint."""
-
-    def fault(run: Run) -> Round:
-        victim = run.rng.randrange(run.count)
-        write = run.rng.randrange(1, WRITES[min(victim, 1)] + 1)
-        done = f"{name} {victim} at write {write} of a save"
-        with run.start(NEST_DIST_SIGNAL=f"{number} {victim} {write}") as processes:
-            harness.wait_until(
-                lambda: processes.ended() or "sabotage:" in processes.said(),
-                processes.said,
-            )
-            began = time.monotonic()
-            in_time = _all_end(processes)
-            seconds = time.monotonic() - began
-            wrong = "" if in_time else f"a process had not ended\n{processes.said()}"
-            if in_time and not set(processes.codes()) <= codes:
-                wrong = f"unexpected exit codes {processes.codes()}\n{processes.said()}"
-            return _round(done, run.reached(), processes, seconds, wrong)
-
-    return fault
-
-
-def terminate_at_start(run: Run) -> Round:
-    """SIGTERM to a process that starts, restores or compiles."""
-    victim = run.rng.randrange(run.count)
-    with run.start(f"--wait_seconds={MEETING_SECONDS}") as processes:
-        time.sleep(run.rng.uniform(0.5, 8.0))
-        processes.processes[victim].terminate()
-        began = time.monotonic()
-        in_time = _all_end(processes)
-        seconds = time.monotonic() - began
-        codes = processes.codes()
-        wrong = "" if in_time else f"a process had not ended\n{processes.said()}"
-        # Before Python can listen, the signal ends the process; the others then wait in vain.
-        expected = {76} if codes[victim] != -signal.SIGTERM else {-signal.SIGTERM, 75}
-        if in_time and not set(codes) <= expected:
-            wrong = f"unexpected exit codes {codes}\n{processes.said()}"
-        return _round(f"terminate {victim} at the start", run.reached(), processes, seconds, wrong)
-
-
-def damage(run: Run) -> Round:
-    """Kills the run, then changes, cuts or removes a file of the newest checkpoint."""
-    found = _at_a_step("kill", {75, -9, 0}, _kill)(run)
-    steps = run.whole()
-    if not steps or found.wrong:
-        return found
-    folder = run.workdir / "checkpoints" / str(steps[-1])
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
-    victim, how = run.rng.choice(files), run.rng.choice(["flip", "truncate", "remove"])
-    content = bytearray(victim.read_bytes())
-    if how == "flip":
-        content[run.rng.randrange(len(content))] ^= 1 << run.rng.randrange(8)
-        victim.write_bytes(content)
-    elif how == "truncate":
-        victim.write_bytes(content[: len(content) // 2])
-    else:
-        victim.unlink()
-    found.fault = f"{found.fault}, {how} {victim.relative_to(run.workdir / 'checkpoints')}"
-    return found
-
-
-FAULTS: dict[str, Fault] = {
-    "kill": _at_a_step("kill", {75, -9}, _kill),
-    "kill in a save": _in_a_save("kill", signal.SIGKILL, {75, -9}),
-    "damage": damage,
-    "terminate": _at_a_step("terminate", {76}, _terminate),
-    "terminate in a save": _in_a_save("terminate", signal.SIGTERM, {76}),
-    "terminate at the start": terminate_at_start,
-    "terminate in a data stall": _at_a_step("terminate in a stall", {76}, _terminate_in_stall),
-    "data stall": _at_a_step("stall", {75}, _stall),
-    "freeze": _at_a_step("freeze", {75}, _freeze),
-    "full disk": _at_a_step("fill the disk", {75}, _fill_disk),
-    "changed owner": _at_a_step("change the owner", {2, 75}, _change_owner),
-    "cut link": _at_a_step("cut the link of", {75}, _cut_link),
-    "terminate before the first training batch": _before_the_first_batch(
-        "terminate before training,", 0, "compiled in", lambda run: run.stall
-    ),
-    "terminate before the first evaluation batch": _before_the_first_batch(
-        "terminate before evaluation,", 1, "step {step}/", lambda run: run.evaluation_stall
-    ),
-    "terminate a group with workers": _at_a_step(
-        "terminate the group of", {76}, _terminate_the_group, WORKERS
-    ),
-    "killed worker": _at_a_step("kill a worker of", {75}, _kill_a_worker, WORKERS),
-    "suspension": _at_a_step("suspend all, terminate", {76}, _goes_on(_suspend)),
-    "second start": _at_a_step("start again, terminate", {76}, _goes_on(_start_again)),
-    "clock set": _at_a_step(
-        "set the clock, terminate", {76}, _goes_on(_set_clock), variables=_settable_clock
-    ),
-    "slow start": slow_start,
-    "lost output": lose_output,
-    "records damaged": damage_records,
-    "unreadable storage": unreadable_storage,
-    "power cut": power_cut,
-}
-# What each needs of this machine, beside time.
-NEEDS_ROOT = ("changed owner", "unreadable storage")
-NEEDS_DISK = ("full disk", "power cut")
-
-
-def disturbed(run: Run, faults: list[str]) -> list[Round]:
-    """Does faults to a run, one after the other, and lets it come to its end."""
-    rounds = []
-    for name in faults:
-        found = FAULTS[name](run)
-        expected = run.newest()
-        found.lost = max(0, run.reached() - expected) if found.begun else 0
-        rounds.append(found)
-        stalled = name == "terminate in a data stall"  # others may have begun a step
-        if found.lost and name.startswith("terminate") and not stalled and not found.wrong:
-            found.wrong = "a stop that was asked for lost steps"
-        if found.wrong:
-            return rounds
-    with run.start() as processes:
-        if set(processes.wait()) != {0}:
-            rounds[-1].wrong = f"the run did not come to its end\n{processes.said()}"
-        elif expected and f"resuming after step {expected}," not in processes.said():
-            rounds[-1].wrong = f"did not resume after step {expected}\n{processes.said()}"
-    steps = [line["step"] for line in commands.metrics(run.workdir) if "train/loss" in line]
-    records_kept = not {"records damaged", "power cut"} & set(faults)
-    if (
-        not rounds[-1].wrong
-        and records_kept
-        and steps != list(range(1, run.epochs * STEPS_AN_EPOCH + 1))
-    ):
-        rounds[-1].wrong = "a step is missing or stands twice in metrics.jsonl"
-    return rounds
-
-
-def possible(hosts: network.Hosts | None) -> list[str]:
-    """The faults that this machine allows."""
-    impossible = set() if hosts is not None else {"cut link"}
-    if os.getuid() != 0 or not shutil.which("setpriv"):
-        impossible |= {*NEEDS_ROOT}
-    if not _small_disk_allowed():
-        impossible |= {*NEEDS_DISK}
-    if not shutil.which("gcc"):
-        impossible.add("clock set")
-    return [name for name in FAULTS if name not in impossible]
-
-
-@contextlib.contextmanager
-def small_disk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder on a disk that is soon full, where that is allowed."""
-    folder.mkdir()
-    if not _small_disk_allowed():
-        yield folder
-        return
-    _mount(folder)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "--lazy", folder], check=False)
-
-
-def _mount(folder: pathlib.Path) -> None:
-    """Mounts the disk in a file beside the folder, which is made where it is not there."""
-    image = _image(folder)
-    if not image.exists():
-        with image.open("wb") as file:
-            file.truncate(DISK_BYTES)
-        subprocess.run(["mkfs.ext4", "-q", image], check=True, capture_output=True)
-    subprocess.run(["mount", "-o", "loop", image, folder], check=True, capture_output=True)
-
-
-def _image(folder: pathlib.Path) -> pathlib.Path:
-    return folder.with_name(f"{folder.name}.disk")
-
-
-def _small_disk_allowed() -> bool:
-    if os.getuid() != 0:
-        return False
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            (mounted := pathlib.Path(folder, "disk")).mkdir()
-            _mount(mounted)
-        except (subprocess.CalledProcessError, FileNotFoundError):
-            return False
-        subprocess.run(["umount", mounted], check=True)
-    return True
-
-
-def owner_matters() -> tuple[str, ...]:
-    """What a command is prefixed with so that permissions hold for root, too."""
-    if os.getuid() == 0 and shutil.which("setpriv"):
-        return ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
-    return ()
 
 
 def main() -> None:
-    """Runs the rounds and shows the table."""
+    """Does the rounds and shows the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=50)
     seed = os.environ.get("NEST_DIST_TEST_SEED", "0")
     parser.add_argument("--seed", type=int, default=int(seed))
     parser.add_argument("--only", action="append", help="a fault; repeatable, else all")
     parser.add_argument("--folder", type=pathlib.Path, help="for the runs; else a temporary one")
+    parser.add_argument("--results", type=pathlib.Path, help="a file of rounds, to go on with")
     flags = parser.parse_args()
-    rng = random.Random(flags.seed)
     with contextlib.ExitStack() as stack:
         folder = flags.folder or pathlib.Path(
             stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos"))
         )
-        hosts = None
-        if network.allowed():
-            hosts = stack.enter_context(network.Hosts(4))
-        names = [name for name in possible(hosts) if name in (flags.only or FAULTS)]
-        failed = rounds_done(flags.rounds, rng, folder, hosts, names)
-    sys.exit(1 if failed else 0)
+        hosts = stack.enter_context(network.Hosts(4)) if network.allowed() else None
+        possible = injections.possible(hosts)
+        for name in injections.FAULTS.keys() - possible:
+            print(f"left out: {name}; run as root where disks and network namespaces can be made")
+        names = [name for name in possible if name in (flags.only or injections.FAULTS)]
+        rounds = rounds_of(flags.results)
+        show_head()
+        for number, faults in enumerate(dealt(names, flags.rounds, random.Random(flags.seed))):
+            if number not in {done["run"] for done in rounds}:
+                rng = random.Random(f"{flags.seed}/{number}")
+                done = one_run(number, faults, rng, folder, hosts)
+                rounds += done
+                keep(flags.results, done)
+    show_tables(rounds)
+    sys.exit(1 if any(done["wrong"] for done in rounds) else 0)
 
 
 def dealt(names: list[str], rounds: int, rng: random.Random) -> Iterator[list[str]]:
-    """The faults of one run after the other; every fault comes equally often, give or take one."""
+    """The faults of one run after the other; every fault comes equally often, give or take one.
+
+    With more rounds the first runs are the same.
+    """
     deck: list[str] = []
     while rounds > 0:
         hand: list[str] = []
@@ -679,68 +83,142 @@ def dealt(names: list[str], rounds: int, rng: random.Random) -> Iterator[list[st
         yield hand
 
 
-def rounds_done(
-    rounds: int,
+def rounds_of(results: pathlib.Path | None) -> list[dict]:
+    """The rounds that are in the file, whole runs only."""
+    if results is None or not results.exists():
+        return []
+    return [json.loads(line) for line in results.read_text().splitlines()]
+
+
+def keep(results: pathlib.Path | None, done: list[dict]) -> None:
+    """Adds the rounds of one run to the file at once, so that it has whole runs only."""
+    if results is not None:
+        with results.open("a") as file:
+            file.write("".join(json.dumps(each) + "\n" for each in done))
+
+
+def one_run(
+    number: int,
+    faults: list[str],
     rng: random.Random,
     folder: pathlib.Path,
     hosts: network.Hosts | None,
-    names: list[str],
-) -> int:
-    """Does so many rounds and shows a line for each, and at last one for each fault.
-
-    Returns:
-        How many went wrong.
-    """
-    epochs = min(rounds, FAULTS_A_RUN) + 1
-    expected: dict[int, dict] = {}
-    by_fault: dict[str, list[Round]] = {}
-    failed = 0
-    for name in FAULTS.keys() - possible(hosts):
-        print(f"left out: {name}; run as root where disks and network namespaces can be made")
-    print("round  processes  step  lost  seconds  exit codes            same bits  what was done")
-    for faults in dealt(names, rounds, rng):
-        count = rng.choice([2, 2, 2, 4])
-        apart = hosts if "cut link" in faults or rng.random() < 0.2 else None
-        if count not in expected:
-            expected[count] = _undisturbed(folder / f"undisturbed_{count}", count, epochs)
-        done = sum(map(len, by_fault.values()))
-        with small_disk(folder / f"run_{done}") as workdir:
-            run = Run(workdir, count, epochs, rng, apart, owner_matters())
-            found = disturbed(run, faults)
-            equal = "unknown"
-            if not found[-1].wrong:
-                equal = "no"
-                with contextlib.suppress(AssertionError):
-                    commands.assert_same_bits(commands.arrays(workdir), expected[count])
-                    equal = "yes"
-        for fault, each in zip(faults, found, strict=False):
-            each.wrong = each.wrong or ("the run ended with other bits" if equal == "no" else "")
-            by_fault.setdefault(fault, []).append(each)
-            failed += bool(each.wrong)
-            done += 1
-            where = f"{count}" + (" hosts" if apart else "")
-            print(
-                f"{done:5}  {where:9}  {each.at:4}  {each.lost:4}  {each.seconds:7.1f}  "
-                f"{' '.join(map(str, each.codes)):20}  {equal:9}  {each.fault}"
-                + (f"  WRONG: {each.wrong}" if each.wrong else ""),
-                flush=True,
-            )
-        shutil.rmtree(folder / f"run_{done - len(found)}", ignore_errors=True)
-    print("\n| fault | rounds | wrong | steps to be done again | seconds until all had ended |")
-    print("|---|---|---|---|---|")
-    for name, each in sorted(by_fault.items()):
-        wrong, lost = sum(bool(it.wrong) for it in each), max(it.lost for it in each)
-        slowest = max(it.seconds for it in each)
-        print(f"| {name} | {len(each)} | {wrong} | at most {lost} | at most {slowest:.1f} |")
-    print(f"{sum(map(len, by_fault.values()))} rounds, {failed} went wrong")
-    return failed
+) -> list[dict]:
+    """The rounds of one run, each shown in a line; compares its parameters at the end."""
+    count, epochs = rng.choice([2, 2, 2, 4]), FAULTS_A_RUN + 1
+    apart = hosts if "cut link" in faults or rng.random() < 0.2 else None
+    undisturbed = folder / f"undisturbed_{count}"
+    if not undisturbed.exists():
+        injections.undisturbed(undisturbed, count, epochs)
+    with injections.small_disk(folder / f"run_{number}") as workdir:
+        prefix = injections.owner_matters()
+        rounds = disturbed(injections.Run(workdir, count, epochs, rng, apart, prefix), faults)
+        same = "unknown"
+        if not rounds[-1].wrong:
+            same = "no"
+            with contextlib.suppress(AssertionError):
+                commands.assert_same_bits(commands.arrays(workdir), commands.arrays(undisturbed))
+                same = "yes"
+    shutil.rmtree(folder / f"run_{number}", ignore_errors=True)
+    done = []
+    for kind, each in zip(faults, rounds, strict=False):
+        each.wrong = each.wrong or ("the run ended with other bits" if same == "no" else "")
+        processes = f"{count}" + (" hosts" if apart else "")
+        done.append(
+            {
+                "run": number,
+                "kind": kind,
+                "processes": processes,
+                "same_bits": same,
+                **dataclasses.asdict(each),
+            }
+        )
+        show(done[-1])
+    return done
 
 
-def _undisturbed(workdir: pathlib.Path, count: int, epochs: int) -> dict:
-    run = Run(workdir, count, epochs, random.Random(0))
+def disturbed(run: injections.Run, faults: list[str]) -> list[injections.Round]:
+    """Injects faults into a run, one after the other, and lets it come to its end."""
+    rounds: list[injections.Round] = []
+    for name in faults:
+        done = injections.FAULTS[name](run)
+        if rounds:
+            rounds[-1].restart = done.start
+        expected = run.newest()
+        done.lost = max(0, run.reached() - expected) if done.begun else 0
+        rounds.append(done)
+        stalled = name == "terminate in a data stall"  # others may have begun a step
+        if done.lost and name.startswith("terminate") and not stalled and not done.wrong:
+            done.wrong = "a stop that was asked for lost steps"
+        if done.wrong:
+            return rounds
     with run.start() as processes:
-        assert set(processes.wait()) == {0}, processes.said()
-    return commands.arrays(workdir)
+        codes = processes.wait()
+        rounds[-1].restart = injections.seconds_of_start(processes)
+        if set(codes) != {0}:
+            rounds[-1].wrong = f"the run did not come to its end\n{processes.said()}"
+        elif expected and f"resuming after step {expected}," not in processes.said():
+            rounds[-1].wrong = f"did not resume after step {expected}\n{processes.said()}"
+    steps = [line["step"] for line in commands.metrics(run.workdir) if "train/loss" in line]
+    records_kept = not {"records damaged", "power cut"} & set(faults)
+    if (
+        not rounds[-1].wrong
+        and records_kept
+        and steps != list(range(1, run.epochs * injections.STEPS_AN_EPOCH + 1))
+    ):
+        rounds[-1].wrong = "a step is missing or stands twice in metrics.jsonl"
+    return rounds
+
+
+def show_head() -> None:
+    print(" run  processes  step  lost  seconds  exit codes            same bits  what was done")
+
+
+def show(done: dict) -> None:
+    """One round as a line."""
+    print(
+        f"{done['run']:4}  {done['processes']:9}  {done['at']:4}  {done['lost']:4}  "
+        f"{done['seconds']:7.1f}  {' '.join(map(str, done['codes'])):20}  "
+        f"{done['same_bits']:9}  {done['fault']}"
+        + (f"  WRONG: {done['wrong']}" if done["wrong"] else ""),
+        flush=True,
+    )
+
+
+def show_tables(rounds: list[dict]) -> None:
+    """What became of the rounds, by kind of fault; and where the time of a restart goes."""
+    by_kind = collections.defaultdict(list)
+    for done in rounds:
+        by_kind[done["kind"]].append(done)
+    print(
+        "\n| fault | rounds | wrong | steps to be done again | seconds until all had ended "
+        "| seconds to the next step |\n|---|---|---|---|---|---|"
+    )
+    for kind, each in sorted(by_kind.items()):
+        wrong, lost = sum(bool(it["wrong"]) for it in each), max(it["lost"] for it in each)
+        print(
+            f"| {kind} | {len(each)} | {wrong} | at most {lost} "
+            f"| {_of([it['seconds'] for it in each])} "
+            f"| {_of([it['seconds'] + _own(it) for it in each if it['restart']])} |"
+        )
+    restarts = [done["restart"] for done in rounds if done["restart"]]
+    print("\n| a restart's seconds | median | at most |\n|---|---|---|")
+    for cause in dict.fromkeys(cause for restart in restarts for cause in restart):
+        seconds = [restart.get(cause, 0.0) for restart in restarts]
+        if cause != "down":
+            print(f"| {cause} | {statistics.median(seconds):.1f} | {max(seconds):.1f} |")
+    print(f"{len(rounds)} rounds, {sum(bool(done['wrong']) for done in rounds)} went wrong")
+
+
+def _own(done: dict) -> float:
+    """Seconds from a restart to its first step."""
+    return sum(seconds for cause, seconds in done["restart"].items() if cause != "down")
+
+
+def _of(seconds: list[float]) -> str:
+    if not seconds:
+        return ""
+    return f"{statistics.median(seconds):.1f}, at most {max(seconds):.1f}"
 
 
 if __name__ == "__main__":

@@ -6,16 +6,16 @@ import re
 import shlex
 
 import pytest
-from faults import chaos
+from faults import chaos, injections
 from support import harness, readme
 
 
 def test_every_harm_comes_equally_often():
-    hands = list(chaos.dealt(list(chaos.FAULTS), 50, random.Random(0)))
+    hands = list(chaos.dealt(list(injections.FAULTS), 50, random.Random(0)))
     assert max(map(len, hands)) == chaos.FAULTS_A_RUN
     counts = collections.Counter(fault for hand in hands for fault in hand)
     assert sum(counts.values()) == 50
-    assert counts.keys() == chaos.FAULTS.keys()
+    assert counts.keys() == injections.FAULTS.keys()
     assert max(counts.values()) - min(counts.values()) <= 1
 
 

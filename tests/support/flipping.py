@@ -24,6 +24,7 @@ def _compiled_and_flipping(self):
         if next(numbers) == flipped_after and jax.process_index() == process:
             leaves, tree = jax.tree.flatten(state.params)
             leaves[0] = _flipped(leaves[0])
+            print("flipped a bit", flush=True)
             state = dataclasses.replace(state, params=jax.tree.unflatten(tree, leaves))
         return state, metrics
 

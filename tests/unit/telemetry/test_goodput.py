@@ -24,13 +24,14 @@ def clock(monkeypatch):
 
 def started(ledger):
     """Seconds before the first step; they begin with the process."""
-    return ledger.metrics()["goodput/start_seconds"]
+    metrics = ledger.metrics()
+    return metrics["goodput/import_seconds"] + metrics["goodput/start_seconds"]
 
 
 def spent(ledger):
     """Seconds by cause, the start aside."""
     causes = ledger.seconds.items()
-    return {cause: seconds for cause, seconds in causes if seconds and cause != "start"}
+    return {it: seconds for it, seconds in causes if seconds and it not in ("import", "start")}
 
 
 def test_every_second_belongs_to_the_innermost_cause(clock):
@@ -79,6 +80,34 @@ def test_the_time_that_a_restart_repeats_is_lost(clock, tmp_path):
     assert spent(third) == {"save": 6, "lost": 24}
 
 
+def test_the_first_step_after_a_restart_tells_the_seconds_by_cause(clock, tmp_path, monkeypatch):
+    path = tmp_path / "goodput.json"
+    wall = 1e9
+    monkeypatch.setattr(time, "time", lambda: wall + clock.now)
+    monkeypatch.setattr(goodput, "_seconds_since_process_start", lambda: 2.0)
+    first = attempt(clock, path, 0)
+    clock.spend(7)
+    second = goodput.Ledger()
+    with second.during("meet"):
+        clock.spend(1)
+    clock.spend(0.5)
+    second.resume(path, 5)
+    with second.during("compile"):
+        clock.spend(3)
+    with second.during("step"), second.during("data_wait"):
+        clock.spend(0.25)
+    # The process began 2 s before its ledger, and so 5 s after the attempt before had ended.
+    assert second.first_step() == (
+        "first step 11.8 s after the end of the attempt before: down 5.0, import 2.0, meet 1.0, "
+        "start 0.5, compile 3.0, data wait 0.2"
+    )
+    assert first.first_step().startswith("first step ")
+    wall = 0  # the clock was set back
+    third = goodput.Ledger()
+    third.resume(path, 5)
+    assert third.first_step() == "first step 2.0 s after the start: import 2.0"
+
+
 def test_a_stop_that_saved_loses_nothing(clock, tmp_path):
     path = tmp_path / "goodput.json"
     first = attempt(clock, path, 0)
@@ -94,7 +123,8 @@ def test_the_record_on_disk_is_never_more_than_a_second_old(clock, tmp_path):
     path = tmp_path / "goodput.json"
     attempt(clock, path, 0)
     record = json.loads(path.read_text())
-    assert sum(record["seconds"].values()) - record["seconds"]["start"] == 10 + 2 + 3
+    start = record["seconds"]["import"] + record["seconds"]["start"]
+    assert sum(record["seconds"].values()) - start == 10 + 2 + 3
     assert record["saved"].keys() == {"5"}
 
 
