@@ -23,7 +23,7 @@ BINDINGS = (
     *commands.ONE_LEVEL,
     "Cadence.save_every_epochs = 0.4",
     "Evaluation.every_epochs = 1",
-    "Watch.stuck_seconds = 20",
+    "Watch.stuck_seconds = 40",
     "TrainingData.source = @train/Stalling()",
     "train/Stalling.source = @train/Digits()",
     "EvaluationData.source = @evaluate/Stalling()",
@@ -41,7 +41,7 @@ SECRET = "that of runs on hosts of their own"
 WRITES = (20, 4)
 DISK_BYTES = 64 << 20
 # Longer than a process may be silent.
-SUSPENDED_SECONDS = 33
+SUSPENDED_SECONDS = 43
 LATE_SECONDS = 15
 
 
