@@ -94,9 +94,9 @@ def _obstacle_on_tpu(model: nest.NesT, sharding: rules.ShardingContext) -> tuple
             ("attention", attention.memory(N, C, C // D)),
             ("MLP", mlp.memory(N, C, model.mlp_ratio * C)),
         ):
-            if needed > call.MEMORY:
+            if needed > (limit := call.memory_limit(device.device_kind)):
                 block = f"{name} in a block of {N} tokens of {C} channels"
-                limit = f"a kernel has {call.MEMORY / 1e6:,.1f}"
-                reason = f"{block} needs {needed / 1e6:,.1f} MB of VMEM, {limit}"
+                has = f"a kernel has {limit / 1e6:,.1f} on this kind"
+                reason = f"{block} needs {needed / 1e6:,.1f} MB of VMEM, {has}"
                 return reason, "set a smaller NesT.block_side or NesT.dim, or "
     return None

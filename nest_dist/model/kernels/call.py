@@ -25,11 +25,11 @@ Operand: typing.TypeAlias = tuple[Shaped, pl.BlockSpec]
 # The contracted dimension of each matrix, 0 or 1.
 NN, NT = (1, 0), (1, 1)
 
-# Bytes of on-chip memory that the compiler gives to a kernel.
-MEMORY = 16 * 2**20
-
 # Kinds of devices that have two cores.
 TWO_CORES = ("TPU v4", "TPU v5")
+
+# Of what stays the same while a core works: the compiler would keep two copies.
+ONCE = pl.Buffered(1)
 
 _INTERPRETED: contextvars.ContextVar[Products | None] = contextvars.ContextVar(
     "interpreted", default=None
@@ -128,7 +128,7 @@ class Grid:
 
     def whole(self, array: Shaped) -> Operand:
         """The same at each step."""
-        return array, pl.BlockSpec(array.shape, lambda *_: (0,) * array.ndim)
+        return array, pl.BlockSpec(array.shape, lambda *_: (0,) * array.ndim, pipeline_mode=ONCE)
 
     def of_position(self, array: Shaped) -> Operand:
         """Of blocks [T, ...], the same for all images: gives the kernel [blocks, ...]."""
@@ -141,7 +141,9 @@ class Grid:
         """A sum over all steps of a core: [cores, *shape], gives the kernel `shape`."""
         result = jax.ShapeDtypeStruct((self.cores, *shape), jnp.float32)
         return result, pl.BlockSpec(
-            (None, *shape), lambda core, block, turn: (core, *(0 for _ in shape))
+            (None, *shape),
+            lambda core, block, turn: (core, *(0 for _ in shape)),
+            pipeline_mode=ONCE,
         )
 
     def total_of_position(self, *shape: int) -> Operand:
@@ -166,14 +168,23 @@ def grid(at_once: float, images: int, blocks: int, columns: int | None = None) -
         blocks: of each image.
         columns: blocks of a step if they must be a row of the image.
     """
-    context = rules.active()
-    kind = context.mesh.devices.flat[0].device_kind if context else ""
-    cores = 2 if kind in TWO_CORES and images % 2 == 0 else 1
+    cores = 2 if _kind() in TWO_CORES and images % 2 == 0 else 1
     of_image = columns or _divisor(blocks, at_once)
     several = at_once / of_image if columns or of_image == blocks else 1
     # Powers of two: so the images of a step are in one step of any grid with more. A backward step
     # reads what its forward step wrote, unless all of its images were dropped.
     return Grid(cores, _power_of_two(images // cores, several), of_image, (images, blocks))
+
+
+def memory_limit(kind: str) -> int:
+    """Bytes on a chip of this kind that a kernel may use: on TPU v4 all there are."""
+    return (16 if kind == "TPU v4" else 32) * 2**20
+
+
+def _kind() -> str:
+    """Of the devices that the active mesh has."""
+    context = rules.active()
+    return context.mesh.devices.flat[0].device_kind if context else ""
 
 
 def _divisor(number: int, most: float) -> int:
@@ -211,7 +222,7 @@ def run(
         inputs: arrays.
         outputs: shapes.
         scratch: memory of a step.
-        memory: bytes on the chip; None for the compiler's own limit.
+        memory: bytes on the chip; None for `memory_limit`.
     """
     results: list[Array] = pl.pallas_call(
         kernel,
@@ -223,7 +234,7 @@ def run(
         scratch_shapes=[pltpu.VMEM(each.shape, each.dtype) for each in scratch],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"),
-            vmem_limit_bytes=memory,
+            vmem_limit_bytes=memory or memory_limit(_kind()),
         ),
         interpret=pltpu.InterpretParams(uninitialized_memory="nan") if is_interpreted() else False,
     )(*(array for array, _ in inputs))
