@@ -100,6 +100,30 @@ def test_what_devices_exchange_is_told_by_kind_and_axis(rehearsed):
     assert re.search(r"^all-gather over fsdp: \d+ a step, [\d.]+ MB$", screen, re.MULTILINE)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mesh", "more"),
+    [
+        ({"data": 4}, 0.005),
+        ({"data": 2, "rows": 2}, 0.005),
+        # Where parameters are sharded, the compiler shares out gathering and adding differently.
+        ({"fsdp": 4}, 0.2),
+        ({"data": 2, "fsdp": 2}, 0.2),
+    ],
+)
+def test_kernels_exchange_no_more_bytes_than_the_plain_form(mesh, more, tmp_path):
+    shape = {"data": 1, "fsdp": 1, "rows": 1, **mesh}
+    bindings = [f"MeshShape.{axis} = {size}" for axis, size in shape.items()]
+    exchanged = {}
+    for kernels in ("plain", "fused"):
+        output = tmp_path / kernels
+        wide = ("NesT.dim = 32", f"NesT.kernels = '{kernels}'", "NesT.compute_dtype = 'float32'")
+        rehearse.run(options(*bindings, *wide, examples=1000, output=str(output)))
+        report = json.loads((output / "report.json").read_text())
+        exchanged[kernels] = sum(each["bytes"] for each in report["collectives"])
+    assert exchanged["fused"] <= (1 + more) * exchanged["plain"], exchanged
+
+
 def test_an_audit_lists_the_parameters_and_compiles_nothing(monkeypatch, capsys):
     monkeypatch.delattr(compiled_step, "compiled")
     rehearse.run(options(audit=True, examples=1000))
