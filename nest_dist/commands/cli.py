@@ -130,7 +130,7 @@ COMMANDS = {
     ),
     "config": Command(
         "lists what can be configured, the values of a run and their origins, or a difference",
-        ("gin_file", "gin_bindings", "workdir", "search", "schedule", "examples", "json"),
+        ("gin_file", "gin_bindings", "workdir", "search", "schedule", "examples", "output", "json"),
         "[RUN | diff RUN RUN]",
     ),
     "inspect-data": Command(
