@@ -5,7 +5,6 @@ import os
 import pathlib
 import re
 import shutil
-import typing
 
 from nest_dist.base import failures, hub
 from nest_dist.checkpointing import catalog, reader
@@ -127,7 +126,7 @@ def _is_of_this_machine(text: str) -> bool:
     return bool(absolute) or ("/" in text and os.path.exists(text))
 
 
-def _last_part(text: str) -> typing.Any:
+def _last_part(text: str) -> str:
     if _ADDRESS.match(text):
         text = re.split(r"[?#]", text)[0]  # which may hold a signature
         if text.count("/") == 2:  # a host alone, perhaps with a password

@@ -95,6 +95,7 @@ class Channel:
         self._changed = threading.Condition()
         self._queue: collections.deque[tuple[int, Callable[[], object]]] = collections.deque()
         self._bytes = self._lost = 0
+        self._sent = self._taken = 0  # by the process that serves now
         self._closing = self._complete = self._told = self._open = False
         self._answered = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
@@ -127,9 +128,11 @@ class Channel:
             self._closing, self._complete = True, cause is None
             self._changed.notify()
         self._thread.join(CLOSE_SECONDS if self._complete else STOP_SECONDS)
-        late = self._thread.is_alive()
-        if late and self._process is not None:
-            self._process.kill()
+        if late := self._thread.is_alive():
+            self._told = True
+            if self._process is not None:
+                self._process.kill()
+            self._thread.join(STOP_SECONDS)
         with self._changed:
             lost = self._lost + len(self._queue)
         if late or lost:
@@ -175,12 +178,14 @@ class Channel:
         except OSError as error:  # no memory, or no process
             self._warn(failures.cause(error))
             return False
-        self._process = process
+        self._process, self._sent, self._taken = process, 0, 0
         replies = threading.Thread(target=self._listen, args=(process.stdout,), daemon=True)
         replies.start()
         with contextlib.suppress(OSError), typing.cast(typing.BinaryIO, process.stdin) as pipe:
             self._feed(pipe)
         replies.join()
+        with self._changed:
+            self._lost += self._sent - self._taken
         if code := process.wait():
             self._warn(f"its process ended with {code}")
         return code == 0
@@ -200,6 +205,7 @@ class Channel:
                 with self._changed:
                     self._lost += 1
                 raise
+            self._sent += 1
         if self._open:
             self._send(pipe, {"complete": self._complete})
 
@@ -216,6 +222,7 @@ class Channel:
                     self._warn(reply["failed"])
                 with self._changed:
                     self._open = self._open or "ready" in reply
+                    self._taken += reply.get("taken", 0)
                     self._lost += reply.get("lost", 0)
                 self._answered.set()
         with self._changed:

@@ -48,6 +48,7 @@ def main() -> None:
                 lost += 1
                 if lost == 1:
                     reply(failed=_cause(error))
+            reply(taken=1)
         if not ended:
             orphaned = threading.Timer(ORPHAN_SECONDS, os._exit, (1,))
             orphaned.daemon = True
