@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import sys
 import types
 
 from nest_dist.base import failures
@@ -10,6 +11,10 @@ WEIGHTS = "hf:"
 DATASETS = "hf://datasets/"
 CONVERTED = "refs/convert/parquet"  # where the Hub keeps what it made of other formats
 FILES = ("model.safetensors", "pytorch_model.bin")
+_ATTRIBUTES = ".gitattributes"  # which the Hub itself puts into a new repository
+_LONGEST_NAME = 96
+_LONGEST_CAUSE = 200
+_REFUSALS = (400, 401, 403, 404, 409, 422)
 
 
 def looks_like_id(text: str) -> bool:
@@ -44,6 +49,78 @@ def download(name: str) -> pathlib.Path:
     raise failures.BadInput(
         f"the repository {repository} has none of {', '.join(FILES)}; give another one."
     )
+
+
+def require_name(repository: str) -> None:
+    """Refuses a name that the Hub would not take for a repository.
+
+    Raises:
+        BadInput: if it is not OWNER/NAME.
+    """
+    rule = r"(?!.*(--|\.\.))(\w[\w.-]*\w|\w)/(\w[\w.-]*\w|\w)"
+    if len(repository) > _LONGEST_NAME or not re.fullmatch(rule, repository, re.ASCII):
+        raise failures.BadInput(
+            f"{repository} names no repository of the Hugging Face Hub; give OWNER/NAME of "
+            f"letters, digits, -, _ and single dots, at most {_LONGEST_NAME} characters."
+        )
+
+
+def require_token() -> None:
+    """Refuses to go on without a token, by which the Hub knows who publishes.
+
+    Raises:
+        BadInput: if there is none, or huggingface_hub is missing.
+    """
+    if not _library("what you publish").get_token():
+        raise failures.BadInput(
+            "this user has no token of the Hugging Face Hub; run `hf auth login`, or set HF_TOKEN "
+            "to one that may write, or give --output for a folder."
+        )
+
+
+def publish(repository: str, folder: pathlib.Path, private: bool, replace: bool) -> str:
+    """Uploads the files of a folder as one commit: all of them are seen, or none.
+
+    Args:
+        repository: OWNER/NAME; made if it does not exist.
+        folder: of the files.
+        private: whether a new repository is seen by its owner alone.
+        replace: adds the commit to a repository that has files.
+    Returns:
+        The address of the repository.
+    Raises:
+        BadInput: if the repository has files, or the Hub refuses what is asked.
+        Unavailable: if the Hub cannot be reached, or fails on the way.
+    """
+    library = _library(repository)
+    if not sys.stderr.isatty():
+        library.utils.disable_progress_bars()
+    try:
+        api = library.HfApi()
+        address = str(api.create_repo(repository, private=private, exist_ok=True))
+        files = set(api.list_repo_files(repository)) - {_ATTRIBUTES}
+        if files and not replace:
+            raise failures.BadInput(
+                f"the repository {repository} exists and has {len(files)} files; choose another "
+                "name, or give --replace, which keeps them in its history."
+            )
+        message = "Weights, model card and configuration by nest-dist push"
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
+    except failures.BadInput:
+        raise
+    except Exception as error:  # from a token that may not write to a cable that was pulled
+        status = getattr(getattr(error, "response", None), "status_code", 0)
+        if isinstance(error, ValueError) or status in _REFUSALS:
+            said = " ".join(str(error).split())
+            raise failures.BadInput(
+                f"the Hugging Face Hub refuses {repository} ({said[:_LONGEST_CAUSE]}); check the "
+                "name, --license, and that the token may write there."
+            ) from None
+        raise failures.Unavailable(
+            f"{repository} was not published ({failures.first_line(error)}): none of its files is "
+            "seen; start the same command again."
+        ) from None
+    return address
 
 
 def dataset_files(name: str) -> list[tuple[str, str | None]]:

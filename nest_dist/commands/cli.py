@@ -89,6 +89,11 @@ FLAGS = {
     "fit": Flag("bool", False, "searches the largest batch a device for each --remat"),
     "remat": Flag("multi_string", None, "for --fit: none, dots or layer; repeatable, else all"),
     "audit": Flag("bool", False, "only lists each parameter with its sharding and rule"),
+    "license": Flag(
+        "string", None, "of the weights, as the Hub writes it: apache-2.0, cc-by-4.0, other"
+    ),
+    "private": Flag("bool", False, "makes a repository that its owner alone sees"),
+    "replace": Flag("bool", False, "adds a commit to a repository that has files already"),
     "keep": Flag("bool", False, "keeps the compiled step in --output, for train --compiled"),
     "example": Flag("string", None, "key or number of an example; lists the steps that saw it"),
     "search": Flag("string", None, "lists only names and meanings with this text"),
@@ -125,7 +130,7 @@ COMMANDS = {
     ),
     "config": Command(
         "lists what can be configured, the values of a run and their origins, or a difference",
-        ("gin_file", "gin_bindings", "workdir", "search", "schedule", "examples", "json"),
+        ("gin_file", "gin_bindings", "workdir", "search", "schedule", "examples", "output", "json"),
         "[RUN | diff RUN RUN]",
     ),
     "inspect-data": Command(
@@ -165,6 +170,11 @@ COMMANDS = {
         "writes a model as one StableHLO file that runs without nest_dist",
         ("checkpoint", "step"),
         "OUT",
+    ),
+    "push": Command(
+        "publishes a run's weights, with a model card, on the Hugging Face Hub or in a folder",
+        ("license", "step", "output", "private", "replace"),
+        "WORKDIR OWNER/NAME",
     ),
 }
 

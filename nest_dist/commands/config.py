@@ -5,22 +5,26 @@ import importlib
 import json
 import pkgutil
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from nest_dist.base import failures, lengths, text_chart
+from nest_dist.base import failures, files, lengths, text_chart
 from nest_dist.commands import cli
 from nest_dist.config import listing, origins, run_json, shipped, strict_gin, workdir
 from nest_dist.data import sources
 from nest_dist.data.sources import retries
 from nest_dist.experiment import changes
 from nest_dist.experiment import run as runs
+from nest_dist.telemetry import curves as drawing
+from nest_dist.telemetry import pictures
 from nest_dist.train import schedules
 
 DIFF = "diff"
 POINTS = 512  # of a curve
+SCHEDULE = "schedule.png"
 
 
 def run(options: cli.Options) -> None:
@@ -39,18 +43,20 @@ def run(options: cli.Options) -> None:
             f"config got {' '.join(given)}; give one workdir, gin file or shipped name, or "
             "`config diff A B`."
         )
-    files = [*given, *(options.gin_file or ()), *([options.workdir] if options.workdir else [])]
-    if not files:
+    names = [*given, *(options.gin_file or ()), *([options.workdir] if options.workdir else [])]
+    if not names:
         if options.schedule:
             raise failures.BadInput(
                 "--schedule is given without a run; give a workdir, a gin file or a shipped name."
             )
         _print_list(options.search or "", options.json)
         return
-    paths = [_gin_file(name) for name in files]
+    if options.output and not options.schedule:
+        raise failures.BadInput("--output is given without --schedule, which alone is drawn.")
+    paths = [_gin_file(name) for name in names]
     configured = runs.load(paths, options.gin_bindings or ())
     if options.schedule:
-        _print_schedules(configured, options.examples, options.json)
+        _print_schedules(configured, options)
     else:
         _print_values(configured, paths, options)
 
@@ -113,14 +119,19 @@ def _as_json(change: changes.Change) -> dict[str, typing.Any]:
     return {**dataclasses.asdict(change), "effect": change.effect.value}
 
 
-def _print_schedules(configured: runs.Run, examples: int | None, as_json: bool) -> None:
+def _print_schedules(configured: runs.Run, options: cli.Options) -> None:
+    examples = options.examples
     if examples is None:
         examples = len(retries.opened("the training split", configured.data.source))
     curves = _curves(configured, examples)
     last = len(next(iter(curves.values()))) - 1
     steps_per_epoch = examples / configured.global_batch
     steps = _num_steps(configured, steps_per_epoch)
-    if as_json:
+    if options.output:
+        path = files.output_folder(options.output) / SCHEDULE
+        picture = pictures.encoded(_picture(curves, steps), lossless=True)
+        files.write_durably(path, lambda new: new.write_bytes(picture))
+    if options.json:
         print(json.dumps({"steps": steps, "points": last + 1, "curves": curves}))
         return
     print(
@@ -129,6 +140,18 @@ def _print_schedules(configured: runs.Run, examples: int | None, as_json: bool) 
     )
     for title, curve in curves.items():
         print(f"\n{text_chart.draw(title, curve, steps)}")
+    if options.output:
+        print(f"\n{path}: the same as a picture")
+
+
+def _picture(curves: Mapping[str, Sequence[float]], steps: int) -> np.ndarray:
+    """A panel for each curve: uint8 [H, W, 3]."""
+    at = np.linspace(0, steps, POINTS)
+    lines = [
+        {"step": float(step), **dict(zip(curves, values, strict=True))}
+        for step, *values in zip(at, *curves.values(), strict=True)
+    ]
+    return drawing.sheet([drawing.Panel(title, {"": title}) for title in curves], lines)
 
 
 def _curves(configured: runs.Run, examples: int) -> dict[str, list[float]]:

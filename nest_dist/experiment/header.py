@@ -35,10 +35,15 @@ def write_header(
         staging_folder.copy()
     report.text("configuration", config_gin, start.step + 1)
     report.text("parameters", table, start.step + 1)
+    report.hparams(values(experiment))
+
+
+def values(experiment: experiments.Experiment) -> dict[str, bool | float | str]:
+    """The values of a run by their names in gin; what is no number, as text."""
     settings = run_json.flatten(experiment.document).values()
-    report.hparams(
-        {it.binding: it.value if isinstance(it.value, (int, float)) else it.text for it in settings}
-    )
+    return {
+        it.binding: it.value if isinstance(it.value, (int, float)) else it.text for it in settings
+    }
 
 
 def write_files(

@@ -16,6 +16,7 @@ from nest_dist.data import pipeline
 from nest_dist.model import nest
 from nest_dist.sharding import mesh as meshes
 from nest_dist.sharding import rules as sharding_rules
+from nest_dist.telemetry import trackers
 from nest_dist.train import clipping as clippings
 from nest_dist.train import early_stopping as stopping
 from nest_dist.train import inputs as input_transforms
@@ -166,6 +167,7 @@ class Run:
         global_batch: examples a step, over all devices.
         cadence: how often the run reports and saves.
         checkpoints: which of them are retained.
+        tracker: a service beside TensorBoard, such as @WeightsAndBiases(); None writes to none.
         early_stopping: ends the run once its evaluations improve no more; None never does.
         watch: what ends a run that cannot go on.
         init_from: weights to start from: a file, a workdir, or hf:OWNER/NAME of the Hugging Face
@@ -192,6 +194,7 @@ class Run:
     early_stopping: stopping.EarlyStopping | None = dataclasses.field(
         default=None, metadata=means(Effect.CHANGES, in_step=False)
     )
+    tracker: trackers.Tracker | None = dataclasses.field(default=None, metadata=_AROUND_THE_STEP)
     # A run that resumes does not read it.
     init_from: str | None = dataclasses.field(default=None, metadata=_AROUND_THE_STEP)
     seed: typing.Annotated[int, Within(0, 2**32 - 1)] = dataclasses.field(

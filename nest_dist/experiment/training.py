@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
@@ -16,8 +17,9 @@ from nest_dist.experiment import compile_cache, gallery, header, preflight, resu
 from nest_dist.experiment import experiment as experiments
 from nest_dist.experiment import run as runs
 from nest_dist.model import flops
-from nest_dist.telemetry import goodput, profile, staging
+from nest_dist.telemetry import goodput, profile, staging, trackers
 from nest_dist.telemetry import report as reports
+from nest_dist.telemetry.trackers import channel
 from nest_dist.train import state as states
 
 # From a run and the names of its classes to its initial parameters by name, and lines that describe
@@ -49,6 +51,8 @@ class Training:
     def run(self, allow_change: bool) -> None:
         """Trains from the newest checkpoint of the workdir to the last step."""
         shapes = self.experiment.state_shapes  # may refuse the mesh: before anything takes long
+        if (tracker_of_run := self.experiment.run.tracker) and processes.is_primary():
+            channel.require(tracker_of_run, not isinstance(self.workdir, pathlib.Path))
         with contextlib.ExitStack() as opened:
             checkpoints = manager.Manager(
                 self.workdir / workdirs.CHECKPOINTS,
@@ -61,7 +65,8 @@ class Training:
                 start = resume.find(checkpoints, self.experiment, allow_change)
                 experiment = self.experiment.in_order(start.class_names)
             staging_folder = opened.enter_context(self._staging_folder())
-            report = self._report(staging_folder, start)
+            tracker = opened.enter_context(self._tracker(staging_folder, experiment))
+            report = self._report(staging_folder, start, tracker)
             opened.callback(report.close)
             opened.callback(self.ledger.close)
             header.write_header(
@@ -113,10 +118,27 @@ class Training:
     def _staging_folder(self) -> staging.StagingFolder:
         if not processes.is_primary():
             return staging.StagingFolder(self.workdir)
-        continued, requests = (workdirs.GOODPUT, staging.METRICS), (profile.REQUEST,)
-        return staging.StagingFolder(self.workdir, continued, requests)
+        continued = (workdirs.GOODPUT, staging.METRICS, channel.NAME)
+        return staging.StagingFolder(self.workdir, continued, (profile.REQUEST,))
 
-    def _report(self, staging_folder: staging.StagingFolder, start: resume.Start) -> reports.Report:
+    def _tracker(
+        self, staging_folder: staging.StagingFolder, experiment: experiments.Experiment
+    ) -> contextlib.AbstractContextManager[channel.Channel | None]:
+        """What `Run.tracker` opens, on the primary process."""
+        tracker = experiment.run.tracker
+        if tracker is None or not processes.is_primary():
+            return contextlib.nullcontext()
+        if (key := channel.key(staging_folder.folder)) is None:
+            return contextlib.nullcontext()
+        identity = trackers.Identity(key, self.workdir.name, staging_folder.folder)
+        return channel.Channel(tracker, identity, header.values(experiment))
+
+    def _report(
+        self,
+        staging_folder: staging.StagingFolder,
+        start: resume.Start,
+        tracker: channel.Channel | None,
+    ) -> reports.Report:
         """The report; the ledger goes on from the time of earlier attempts."""
         experiment = self.experiment
         folder = staging_folder.folder if processes.is_primary() else None
@@ -129,6 +151,7 @@ class Training:
             flops.training_flops(experiment.run.model),
             start.evaluated,
             experiment.run.evaluation.split,
+            tracker,
         )
 
     def _first_state(

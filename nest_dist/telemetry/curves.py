@@ -44,9 +44,16 @@ def panels(split: str) -> tuple[Panel, ...]:
 
 def draw(lines: Sequence[Mapping[str, typing.Any]], split: str) -> np.ndarray:
     """A picture uint8 [H, W, 3] of the lines of `metrics.jsonl`; what is not finite is left out."""
+    return sheet(panels(split), lines)
+
+
+def sheet(chosen: Sequence[Panel], lines: Sequence[Mapping[str, typing.Any]]) -> np.ndarray:
+    """Panels side by side, two in a row, uint8 [H, W, 3]; `lines` have a step and metrics."""
     last = max((line["step"] for line in lines), default=0) or 1
-    drawn = [_panel(panel, lines, last) for panel in panels(split)]
-    return np.vstack([np.hstack(drawn[:2]), np.hstack(drawn[2:])])
+    drawn = [_panel(panel, lines, last) for panel in chosen]
+    if len(drawn) > 1 and len(drawn) % 2:
+        drawn.append(np.full_like(drawn[0], 255))
+    return np.vstack([np.hstack(drawn[row : row + 2]) for row in range(0, len(drawn), 2)])
 
 
 def ticks(low: float, high: float) -> list[float]:

@@ -25,7 +25,7 @@ def tolerated(path: pathlib.Path) -> Iterator[None]:
     except ERRORS as error:
         if path not in _TOLD:
             _TOLD.add(path)
-            _warn(f"{path} cannot be written ({failures.cause(error)}); the run goes on without it")
+            warn(f"{path} cannot be written ({failures.cause(error)}); the run goes on without it")
 
 
 def read(path: pathlib.Path, parse: Callable[[bytes], Result]) -> Result | None:
@@ -39,7 +39,7 @@ def read(path: pathlib.Path, parse: Callable[[bytes], Result]) -> Result | None:
     except ERRORS as error:
         with tolerated(path):
             aside = path.replace(_aside(path))
-            _warn(f"{path} is damaged ({failures.cause(error)}), moved to {aside} and begun anew")
+            warn(f"{path} is damaged ({failures.cause(error)}), moved to {aside} and begun anew")
         return None
 
 
@@ -57,7 +57,7 @@ def truncate(path: pathlib.Path, keep: Callable[[Line], bool]) -> list[Line]:
         parsed = [_parsed(text) for text in complete]
         if None in parsed:
             aside = shutil.copy(path, _aside(path))
-            _warn(f"{path} has damaged lines, which are left out; {aside} still has them")
+            warn(f"{path} has damaged lines, which are left out; {aside} still has them")
         kept = [line for line in parsed if line is not None and keep(line)]
         if half or len(kept) < len(complete):
             files.write_text_durably(path, "".join(json.dumps(line) + "\n" for line in kept))
@@ -103,7 +103,8 @@ def _parsed(text: bytes) -> Line | None:
         return None
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
+    """Shows a line, if there is still somebody to read it."""
     with contextlib.suppress(OSError, ValueError):
         print(text, flush=True)
 

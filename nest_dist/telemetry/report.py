@@ -22,6 +22,7 @@ from nest_dist.telemetry import (
 
 if typing.TYPE_CHECKING:
     from nest_dist.telemetry import terminal, writer
+    from nest_dist.telemetry.trackers import channel
 
 EVENTS = "tensorboard"
 CURVES = "curves.png"
@@ -45,6 +46,7 @@ class Report:
         flops_per_image: float,
         evaluated: bool = True,
         split: str = "test",
+        tracker: "channel.Channel | None" = None,
     ) -> None:
         """Begins after `first_step`; discards later entries of an earlier attempt.
 
@@ -56,7 +58,9 @@ class Report:
             flops_per_image: floating-point operations that training needs for one image.
             evaluated: whether the evaluation of `first_step` is kept, too.
             split: name of the evaluation's.
+            tracker: which receives metrics and pictures, too.
         """
+        self._tracker = tracker
         self._workdir, self._flops_per_image, self._split = workdir, flops_per_image, split
         self._progress: terminal.Progress | None = None
         self._events: writer.Events | None = None
@@ -103,6 +107,8 @@ class Report:
 
         records.append(self._lines, {"step": step, **ranking.without_nan(scalars)})
         self._write(add)
+        if self._tracker is not None:
+            self._tracker.scalars(step, scalars)
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
         self.say_metrics(step, scalars)
@@ -137,6 +143,8 @@ class Report:
         self._write(
             lambda events: events.add_sheet(name, pictures.page(images, captions), small, step)
         )
+        if self._tracker is not None:
+            self._tracker.picture(step, name, lambda: pictures.page(images, captions), small)
 
     def summary(self, num_steps: int, global_batch: int, ledger: goodput.Ledger) -> None:
         """Shows the results of a finished run, and its time by cause."""

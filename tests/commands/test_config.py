@@ -1,12 +1,15 @@
 import json
 import re
 
+import cv2
+import numpy as np
 import pytest
 from support import program
 
 from nest_dist.commands import config
 from nest_dist.config import shipped
 from nest_dist.experiment import run as runs
+from nest_dist.telemetry import curves
 
 QUICK_START = "runs/quickstart.gin"
 # Three schedules that --schedule draws: all levels of a curve, and EMA's.
@@ -115,6 +118,16 @@ def test_schedules_are_those_of_the_step():
     assert drawn["curves"]["EMA decay"][-1] == pytest.approx(540 / 549)
 
 
+def test_schedules_are_drawn_as_a_picture(tmp_path):
+    flags = ("--schedule", EMA, f"--output={tmp_path / 'sheets'}")
+    assert "schedule.png: the same as a picture" in program.succeeds("config", QUICK_START, *flags)
+    drawn = cv2.imread(str(tmp_path / "sheets" / "schedule.png"))
+    assert drawn.shape == (curves.HEIGHT, 2 * curves.WIDTH, 3)
+    blue = (drawn == curves.COLOURS[0][::-1]).all(axis=2)
+    for panel in np.split(blue, 2, axis=1):
+        assert panel.any(axis=0).sum() > 0.9 * (curves.WIDTH - curves.LEFT - curves.RIGHT)
+
+
 def test_schedules_of_data_that_is_not_here_take_a_number():
     run = "runs/nest_tiny_imagenet.gin"
     said = program.succeeds("config", run, "--schedule", "--examples=1281167")
@@ -126,6 +139,7 @@ def test_schedules_of_data_that_is_not_here_take_a_number():
     [
         (["diff", QUICK_START], "config diff got 1 runs; give two: workdirs, gin files or"),
         (["one", "two"], "config got one two; give one workdir, gin file or shipped name, or"),
+        ([QUICK_START, "--output=sheets"], "--output is given without --schedule, which alone"),
         (["--schedule"], "--schedule is given without a run; give a workdir, a gin file or"),
         (["--search=qqq"], "--search is 'qqq', which nothing has; try a shorter text."),
         (["/nowhere"], "--workdir is /nowhere, where no run was started"),

@@ -142,9 +142,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def served(root: pathlib.Path, handler: type[Handler] = Handler) -> Iterator[Server]:
+def served(
+    root: pathlib.Path, handler: type[Handler] = Handler, kind: type[Server] = Server
+) -> Iterator[typing.Any]:
     """A server of the files in a folder, as long as it is open."""
-    server = Server(root, handler)
+    server = kind(root, handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -72,8 +72,14 @@ def test_the_table_of_commands_has_them_all():
 
 
 def rows_of_wishes():
-    section = text("gin/README.md").partition("\n## I want to ...\n")[2].partition("\n## ")[0]
-    return re.findall(r"^\| ([^|]+) \| (`[^|]+`) \|$", section, flags=re.MULTILINE)
+    titles = ("I want to ...", "Optimizer, schedule, and what is trained")
+    pages = [text("gin/README.md").partition(f"\n## {title}\n")[2] for title in titles]
+    sections = [page.partition("\n## ")[0] for page in pages]
+    rows = [
+        re.findall(r"^\| ([^|]+) \| (`[^|]+`.*) \|$", it, flags=re.MULTILINE) for it in sections
+    ]
+    assert all(rows)
+    return [row for section in rows for row in section]
 
 
 @pytest.mark.parametrize(("wish", "bindings"), rows_of_wishes())

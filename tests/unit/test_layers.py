@@ -39,6 +39,8 @@ DOORS = {
     "huggingface_hub": ("base/hub.py",),
     "orbax": ("checkpointing/",),
     "tensorboardX": ("telemetry/writer.py",),
+    "wandb": ("telemetry/trackers/weights_and_biases.py",),
+    "mlflow": ("telemetry/trackers/mlflow.py",),
     "rich": ("telemetry/terminal.py",),
     "safetensors": ("pretrained/formats/safetensors_file.py",),
     "optax": ("train/",),
