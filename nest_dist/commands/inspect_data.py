@@ -58,7 +58,7 @@ def _seen(
     for row, example in enumerate(itertools.islice(stored, count)):
         labels.append(example["labels"][0])
         _, *images_after = data.stages(example, run.seed, at * run.global_batch + row)
-        stages = decode.pixels(example["image"]), *images_after
+        stages = decode.pixels(example["image"], decode.of(data.transforms)), *images_after
         rows.append([picture_grid.Cell(image, [names[labels[-1]]]) for image in stages])
     last = np.stack([cells[-1].image for cells in rows])
     recipes = dict(_device_stages(run))
