@@ -50,8 +50,8 @@ def _seen(
 ) -> tuple[list[str], list[list[picture_grid.Cell]]]:
     """Titles and rows: a picture before and after each transform, on the host and the device."""
     data, names = run.data, source.class_names
-    # Mixing pairs neighbours.
-    count = min(images + images % 2, run.global_batch)
+    group = run.step.inputs.mixing_group
+    count = min(-(-images // group) * group, run.global_batch)
     stored = data.examples(source, seed=run.seed, global_batch=run.global_batch, step=at)
     titles = ["picture", *(type(transform).__name__ for transform in data.transforms)]
     rows, labels = [], []
