@@ -19,7 +19,7 @@ Class = typing.TypeVar("Class", bound=type)
 def register(cls: Class) -> Class:
     """A frozen dataclass under its name in gin, checked by `check` whenever it is made.
 
-    A `__post_init__` of its own follows those checks.
+    A `__post_init__` of its own, or of its base, follows those checks.
     """
     return gin.register(frozen(cls))
 
@@ -27,7 +27,7 @@ def register(cls: Class) -> Class:
 @typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def frozen(cls: Class) -> Class:
     """As `register`, without gin."""
-    own = cls.__dict__.get("__post_init__")
+    own = getattr(cls, "__post_init__", None)
 
     def post_init(self: object) -> None:
         check(self)

@@ -25,6 +25,8 @@ def run(options: cli.Options) -> None:
     H, W = loaded.preprocess.sides
     C = loaded.model.num_channels
     print(f"{out}: uint8 images [B, {H}, {W}, {C}] to float32 logits, any B, on cpu, tpu and cuda")
+    if loaded.preprocess.decoding.exif_orientation:
+        print("in training pictures were turned upright by their EXIF orientation: turn yours, too")
     print(
         f"to run it: jax.export.deserialize(open({out!r}, 'rb').read()).call(images), with jax "
         "alone"

@@ -50,15 +50,15 @@ def _seen(
 ) -> tuple[list[str], list[list[picture_grid.Cell]]]:
     """Titles and rows: a picture before and after each transform, on the host and the device."""
     data, names = run.data, source.class_names
-    # Mixing pairs neighbours.
-    count = min(images + images % 2, run.global_batch)
+    group = run.step.inputs.mixing_group
+    count = min(-(-images // group) * group, run.global_batch)
     stored = data.examples(source, seed=run.seed, global_batch=run.global_batch, step=at)
     titles = ["picture", *(type(transform).__name__ for transform in data.transforms)]
     rows, labels = [], []
     for row, example in enumerate(itertools.islice(stored, count)):
         labels.append(example["labels"][0])
         _, *images_after = data.stages(example, run.seed, at * run.global_batch + row)
-        stages = decode.pixels(example["image"]), *images_after
+        stages = decode.pixels(example["image"], decode.of(data.transforms)), *images_after
         rows.append([picture_grid.Cell(image, [names[labels[-1]]]) for image in stages])
     last = np.stack([cells[-1].image for cells in rows])
     recipes = dict(_device_stages(run))

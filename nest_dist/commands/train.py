@@ -56,7 +56,7 @@ def initial_params(
     """The weights of `Run.init_from` adapted to the model, and lines that describe them."""
     assert run.init_from is not None
     stored = stored_weights.find(run.init_from)
-    params, lines = load.adapt(stored, run.model, run.seed, class_names)
+    params, lines = load.adapt(stored, run.model, run.seed, class_names, run.new_head)
     source = f"starting from {run.init_from}: {load.describe(stored.model)}"
     return params, [source, *lines]
 

@@ -9,7 +9,7 @@ import importlib
 import math
 import sys
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from nest_dist.base import failures, settings
 
@@ -122,7 +122,7 @@ def flatten(document: Json) -> dict[str, Setting]:
 def _walk(document: Json, path: str, holder: settings.Meaning) -> Iterator[Setting]:
     name = _short(document["class"])
     known = _fields(document["class"])
-    for field, value in document["fields"].items():
+    for field, value in (_defaults(known) | document["fields"]).items():
         meaning = settings.of_field(known[field], holder) if field in known else holder
         yield Setting(f"{path}.{field}", f"{name}.{field}", value, meaning)
         items = value if isinstance(value, list) else [value]
@@ -130,6 +130,12 @@ def _walk(document: Json, path: str, holder: settings.Meaning) -> Iterator[Setti
             if is_object(item):
                 position = f"[{index}]" if isinstance(value, list) and len(items) > 1 else ""
                 yield from _walk(item, f"{path}.{field}{position}", meaning)
+
+
+def _defaults(known: Mapping[str, "dataclasses.Field[typing.Any]"]) -> dict[str, Json]:
+    """Of fields that an earlier version did not write, since it had none of them."""
+    simple = {name: field.default for name, field in known.items()}
+    return {name: dump(value) for name, value in simple.items() if value is not dataclasses.MISSING}
 
 
 def _fields(name: str) -> dict[str, "dataclasses.Field[typing.Any]"]:

@@ -14,11 +14,11 @@ import numpy as np
 from nest_dist.base import failures
 from nest_dist.data import batch
 from nest_dist.data.sources import image_folder
-from nest_dist.data.transforms import decode, jpeg
+from nest_dist.data.transforms import decode, jpeg, orientation
 
 # Stored byte for byte, but for restart markers; everything else becomes an RGB PNG, without loss.
 KEPT_KINDS = frozenset(("jpeg", "png", "webp"))
-KEPT_COLOURS = frozenset(("rgb", "grey"))
+KEPT_COLOURS = frozenset(("rgb", "grey", "alpha"))
 KIND_BY_SUFFIX = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
 # Adds restart markers, with which a crop decodes few other pixels.
 JPEGTRAN = "jpegtran"
@@ -52,6 +52,9 @@ def stored(
 ) -> tuple[batch.Encoded, Remark | None]:
     """The bytes to store, which decode to the same pixels, and a remark on an unusual picture.
 
+    A picture of more than 8 bits, or of many channels, is stored as it is.
+
+
     Args:
         image: from the input.
         key: its name.
@@ -60,14 +63,19 @@ def stored(
         Undecodable: if it is no complete picture.
     """
     with _complaints() as complaints:
-        pixels = decode.pixels(image)
+        pixels = decode.pixels(image, decode.ANY_VALUES)
     if grave := [line for line in complaints if b"extraneous bytes before marker" not in line]:
         raise decode.Undecodable(grave[0].decode(errors="replace").strip())
     if isinstance(image, np.ndarray):
         return decode.encode(pixels, "png"), None
     header = decode.describe(image)
-    if header.kind not in KEPT_KINDS or header.colour not in KEPT_COLOURS or header.bits != 8:
-        return decode.encode(pixels, "png"), Remark(key, "converted", f"{header} to rgb png")
+    if header.is_many_channels:
+        return image, Remark(key, "kept", f"{header}, whose channels are bound for training")
+    if header.bits != 8:
+        return image, Remark(key, "kept", f"{header}, which is scaled to 8 bits when read")
+    if header.kind not in KEPT_KINDS or header.colour not in KEPT_COLOURS:
+        converted = orientation.copied(image, decode.encode(pixels, "png"))
+        return converted, Remark(key, "converted", f"{header} to rgb png")
     suffix = os.path.splitext(key)[1].lower()
     other = suffix[1:] if suffix in image_folder.SUFFIXES else header.kind
     named = KIND_BY_SUFFIX.get(suffix, other)

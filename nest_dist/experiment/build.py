@@ -80,7 +80,9 @@ def _require_fitting_mesh(run: runs.Run, sharding: rules.ShardingContext) -> Non
     model, microbatches = run.model, run.step.microbatches
     factors = [f"the mesh's {sharding.shards('batch')} batch shards"]
     factors += [f"{microbatches} microbatches"] * (microbatches > 1)
-    factors += ["2 for the pairs of Inputs.mixing"] * (run.step.inputs.mixing_group > 1)
+    group = run.step.inputs.mixing_group
+    names = "pairs" if group == 2 else "groups"
+    factors += [f"{group} for the {names} of Inputs.mixing"] * (group > 1)
     checks.divides(
         "Run.global_batch",
         run.global_batch,

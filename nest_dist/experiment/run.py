@@ -171,8 +171,11 @@ class Run:
         early_stopping: ends the run once its evaluations improve no more; None never does.
         watch: what ends a run that cannot go on.
         init_from: weights to start from: a file, a workdir, or hf:OWNER/NAME of the Hugging Face
-            Hub. Position embeddings are resized to another image size; for other classes the head
-            is initialised anew. None initialises all parameters.
+            Hub. Position embeddings are resized to another image size; for other channels the first
+            convolution is adapted, for other classes the head is new. None initialises all
+            parameters.
+        new_head: of weights to start from, for other classes: "random" initialises it like all
+            others, "zeros" begins at zero, as the official fine-tuning does.
         seed: of parameters, order, augmentation and dropout, in [0, 2**32).
     """
 
@@ -197,6 +200,9 @@ class Run:
     tracker: trackers.Tracker | None = dataclasses.field(default=None, metadata=_AROUND_THE_STEP)
     # A run that resumes does not read it.
     init_from: str | None = dataclasses.field(default=None, metadata=_AROUND_THE_STEP)
+    new_head: typing.Literal["random", "zeros"] = dataclasses.field(
+        default="random", metadata=_AROUND_THE_STEP
+    )
     seed: typing.Annotated[int, Within(0, 2**32 - 1)] = dataclasses.field(
         default=0, metadata=means(Effect.ANOTHER_RUN)
     )

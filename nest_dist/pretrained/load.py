@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import jax
@@ -112,8 +113,8 @@ def load(where: str | pathlib.Path, step: int | None = None, **fields: object) -
             "hf:timm/nest_tiny_jx.goog_in1k", or the name of a variant such as "nest_tiny", which
             comes with initial values instead of trained weights.
         step: which checkpoint of a workdir; the newest by default.
-        **fields: other values for fields of `NesT`; with another image_size or num_classes the
-            weights are adapted as for fine-tuning.
+        **fields: other values for fields of `NesT`; with another image_size, num_channels or
+            num_classes the weights are adapted as for fine-tuning.
     Raises:
         BadInput: if `where` names no weights, or they are corrupt or do not fit.
 
@@ -152,6 +153,7 @@ def adapt(
     model: nest.NesT,
     seed: int = 0,
     class_names: Sequence[str] = (),
+    new_head: typing.Literal["random", "zeros"] = "random",
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Parameters for `model` from stored weights, and lines on how they were adapted.
 
@@ -160,13 +162,16 @@ def adapt(
         model: the model to serve or train.
         seed: of a head for other classes.
         class_names: of the data to train on; empty for those of the weights.
+        new_head: how a head for other classes begins.
     Raises:
-        BadInput: if the models differ in more than image, blocks and classes.
+        BadInput: if the models differ in more than image, channels, blocks and classes.
     """
     params, note = transfer.with_classes(stored.params, stored.class_names, class_names)
     if class_names and not stored.class_names and stored.model.num_classes == model.num_classes:
         note = ("the weights do not name their classes: the head is loaded as it is",)
     head = initial_values(model, transfer.HEAD, seed)
+    if new_head == "zeros":
+        head = {name: np.zeros_like(leaf) for name, leaf in head.items()}
     adapted, lines = transfer.transfer(stored.model, params, model, head)
     return adapted, [*lines, *note]
 

@@ -13,7 +13,7 @@ import numpy as np
 from nest_dist.base import failures
 from nest_dist.config import run_json
 from nest_dist.data import batch
-from nest_dist.data.transforms import crop, decode
+from nest_dist.data.transforms import crop, decode, depth, orientation, tiff
 from nest_dist.model import nest
 from nest_dist.pretrained import description
 from nest_dist.train import inputs
@@ -28,6 +28,7 @@ Picture: typing.TypeAlias = str | os.PathLike[str] | bytes | np.ndarray | typing
 Pictures: typing.TypeAlias = Picture | Sequence[Picture]
 # Modes of Pillow that are grey; all others become RGB.
 GREY_MODES = ("1", "L", "LA")
+DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Preprocessing:
 
     Attributes:
         sides: height and width of its images, in pixels.
-        num_channels: 1 or 3.
+        num_channels: of its images.
         transforms: of the evaluation data.
         normalize: follows them.
     """
@@ -53,7 +54,8 @@ class Preprocessing:
             pictures: a path, the bytes of a picture, an image of Pillow, a uint8 array [H, W] or
                 [H, W, C]; or a list of such, or an array [B, H, W, C].
         Raises:
-            BadInput: if one is no picture that can be decoded.
+            BadInput: if one is no picture that can be decoded, or of more than 8 bits with values
+                of an unknown range.
         """
         return np.asarray(self.normalize(jnp.asarray(self.images(_listed(pictures)))))
 
@@ -61,8 +63,13 @@ class Preprocessing:
         """Uint8 images [B, H, W, C] before normalisation."""
         return np.stack([self._image(picture) for picture in pictures])
 
+    @property
+    def decoding(self) -> decode.Decoding:
+        """How the pictures are read, as in training."""
+        return decode.of(self.transforms)
+
     def _image(self, picture: Picture) -> np.ndarray:
-        image = _with_channels(_pixels(picture), self.num_channels)
+        image = _with_channels(_pixels(picture, self.decoding), self.num_channels)
         resizes = any(isinstance(t, crop.ResizedCentreCrop) for t in self.transforms)
         if not resizes and any(np.greater(image.shape[:2], self.sides)):
             image = self._resized(image)
@@ -93,8 +100,9 @@ def of_model(model: nest.NesT, run: run_json.Json | None) -> Preprocessing:
         scale = description.configured(run, "step", "inputs", "normalize")
     else:
         scale = IMAGENET if model.num_channels == 3 else GREY
-        if sides[0] == sides[1] > LARGEST_UNCROPPED_SIDE:
-            transforms = (crop.ResizedCentreCrop(sides[0], round(sides[0] * 256 / 224)),)
+        if max(sides) > LARGEST_UNCROPPED_SIDE:
+            height, width = (round(side * 256 / 224) for side in sides)
+            transforms = (crop.ResizedCentreCrop(sides, shorter_side=(height, width)),)
     return Preprocessing(sides, model.num_channels, tuple(transforms), scale)
 
 
@@ -117,12 +125,9 @@ def _is_pillow(picture: typing.Any) -> typing.TypeGuard[typing.Any]:
     return pillow is not None and isinstance(picture, pillow.Image)
 
 
-def _pixels(picture: Picture) -> np.ndarray:
+def _pixels(picture: Picture, how: decode.Decoding) -> np.ndarray:
     if _is_pillow(picture):
-        # As when its file is decoded: orientation is ignored, alpha dropped.
-        grey = picture.mode in GREY_MODES
-        array = np.asarray(picture.convert("L" if grey else "RGB"))
-        return array[..., None] if grey else array
+        return _of_pillow(picture, how)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim not in (2, 3):
             raise failures.BadInput(
@@ -138,7 +143,7 @@ def _pixels(picture: Picture) -> np.ndarray:
     name = "the picture" if isinstance(picture, bytes) else str(picture)
     try:
         encoded = picture if isinstance(picture, bytes) else pathlib.Path(picture).read_bytes()
-        return decode.pixels(encoded)
+        return decode.pixels(encoded, how)
     except OSError as error:
         raise failures.BadInput(
             f"{name} cannot be read ({error.strerror}); give the path of a picture."
@@ -147,6 +152,24 @@ def _pixels(picture: Picture) -> np.ndarray:
         raise failures.BadInput(
             f"{name} is no picture that can be decoded ({error}); give JPEG, PNG or WebP."
         ) from None
+
+
+def _of_pillow(picture: typing.Any, how: decode.Decoding) -> np.ndarray:
+    """As when its file is decoded."""
+    if picture.mode in DEEP_MODES:
+        try:
+            array = depth.as_bytes(np.asarray(picture), how.value_range)
+        except depth.OutsideRange as reason:
+            raise failures.BadInput(f"a picture of mode {picture.mode} has {reason}.") from None
+    else:
+        grey = picture.mode in GREY_MODES
+        alpha = how.channels == 4  # else it is dropped
+        array = np.asarray(picture.convert("L" if grey else "RGBA" if alpha else "RGB"))
+    image = array if array.ndim == 3 else array[..., None]
+    if not how.exif_orientation:
+        return image
+    number = picture.getexif().get(tiff.ORIENTATION, 1)
+    return orientation.by_number(number).upright(image)
 
 
 def _with_channels(image: np.ndarray, num_channels: int) -> np.ndarray:

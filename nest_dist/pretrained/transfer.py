@@ -1,4 +1,4 @@
-"""Starts one model from the weights of another with other classes or another image."""
+"""Starts one model from the weights of another with other classes, another image or channels."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from nest_dist.pretrained.formats import native
 
 # The parameters whose shape depends on the number of classes.
 HEAD = ("head/bias", "head/kernel")
+# The one whose shape depends on the channels of the image.
+FIRST = "patch_embedding/kernel"
 
 
 def transfer(
@@ -22,7 +24,8 @@ def transfer(
     """Parameters for `target` from those of `source`.
 
     Position embeddings are resized in the image plane: blocks are joined to an image, which is
-    cut into blocks again, since an embedding belongs to a position in the image.
+    cut into blocks again, since an embedding belongs to a position in the image. The first
+    convolution is adapted to other channels, see `_for_channels`.
 
     Args:
         source: the model that `params` belong to.
@@ -32,30 +35,36 @@ def transfer(
     Returns:
         Parameters of float32, and lines on what became of them.
     Raises:
-        BadInput: if the models differ in more than image, blocks and classes.
+        BadInput: if the models differ in more than image, channels, blocks and classes.
     """
     for field in weights.ARCHITECTURE:
         stored, wanted = getattr(source, field), getattr(target, field)
-        if stored != wanted:
+        if stored != wanted and field != "num_channels":
             raise failures.BadInput(
                 f"NesT.{field} is {wanted}, the weights to start from have {stored}; only "
-                f"image_size, block_side and num_classes may differ, so set it to {stored}."
+                "image_size, num_channels, block_side and num_classes may differ, so set it to "
+                f"{stored}."
             )
     before, after = source.geometry(), target.geometry()
     same_blocks = (before.block_side, before.grids) == (after.block_side, after.grids)
     result: dict[str, np.ndarray] = {}
-    resized, reinitialized = [], []
+    resized, reinitialized, adapted = [], [], ""
     for name, shape in native.shapes_of(target).items():
         if name in HEAD and (name not in params or params[name].shape != shape):
             result[name] = head[name]
             reinitialized.append(name)
             continue
         result[name] = np.asarray(params[name], np.float32)
+        if name == FIRST and shape != params[name].shape:
+            result[name], adapted = _for_channels(result[name], target.num_channels)
         if name.endswith("/position_embedding") and not same_blocks:
             level = int(name.removeprefix("levels_").partition("/")[0])
             result[name] = _resized(result[name], before.grids[level], after, level)
             resized.append(f"{name} {list(params[name].shape)} to {list(shape)}")
-    lines = [f"{len(result) - len(resized) - len(reinitialized)} parameters loaded as they are"]
+    changed = len(resized) + len(reinitialized) + bool(adapted)
+    lines = [f"{len(result) - changed} parameters loaded as they are"]
+    if adapted:
+        lines.append(adapted)
     if resized:
         lines.append(f"resized to another image: {', '.join(resized)}")
     if reinitialized:
@@ -90,6 +99,24 @@ def with_classes(
     pairs = itertools.zip_longest(stored, wanted, fillvalue="none")
     old, new = next((old, new) for old, new in pairs if old != new)
     return others, (f"the weights have class {old!r} where the data have {new!r}: a new head",)
+
+
+def _for_channels(kernel: np.ndarray, channels: int) -> tuple[np.ndarray, str]:
+    """The first convolution [height, width, channels, C] for other channels, and what was done.
+
+    A grey picture keeps its outputs, if it is normalised like each colour. Alpha is ignored at
+    first, so that colours keep theirs.
+    """
+    _, _, before, _ = kernel.shape
+    what = f"{FIRST} adapted from {before} channels to {channels}"
+    if (before, channels) == (3, 4):
+        padded = np.pad(kernel, ((0, 0), (0, 0), (0, 1), (0, 0)))
+        return padded, f"{what}: the colours as they are, alpha from zero"
+    total = kernel.sum(axis=2, keepdims=True)
+    if channels == 1:
+        return total, f"{what}: the sum over channels"
+    mean = np.repeat(total / channels, channels, axis=2)
+    return mean, f"{what}: each has an equal share of the sum over channels"
 
 
 def _resized(

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from nest_dist.base import failures, settings
 from nest_dist.base.checks import Within
-from nest_dist.train.augment import erasing, jitter
+from nest_dist.train.augment import erasing, group_mixing, jitter
 from nest_dist.train.augment import mixing as mixings
 
 
@@ -52,18 +52,18 @@ class Inputs:
         normalize: mean and standard deviation of the channels.
         color_jitter: random brightness, contrast and saturation.
         random_erasing: noise in place of a rectangle.
-        mixing: mixup and CutMix of neighbours.
+        mixing: mixup and CutMix, of neighbours or in groups.
     """
 
     normalize: Normalize
     color_jitter: jitter.ColorJitter | None = None
     random_erasing: erasing.RandomErasing | None = None
-    mixing: mixings.Mixing | None = None
+    mixing: mixings.Mixing | group_mixing.GroupMixing | None = None
 
     @property
     def mixing_group(self) -> int:
         """Neighbouring rows of a batch that must stay in one microbatch."""
-        return 1 if self.mixing is None else 2
+        return 1 if self.mixing is None else self.mixing.rows
 
     def __call__(
         self, images: jax.Array, targets: jax.Array, key: jax.Array, rows: jax.Array

@@ -38,11 +38,13 @@ class Cosine:
     Attributes:
         warmup_epochs: of linear growth.
         final_learning_rate: at the end of the cosine.
+        first_step: at which the first step reads the curve; the official code counts from 1.
     Source: arXiv 1608.03983, equation 5, without restarts; arXiv 2105.12723, appendix.
     """
 
     warmup_epochs: Length
     final_learning_rate: Rate = 0.0
+    first_step: typing.Literal[0, 1] = 0
 
     def __post_init__(self) -> None:
         lengths.check("Cosine.warmup_epochs", self.warmup_epochs)
@@ -52,13 +54,14 @@ class Cosine:
     ) -> optax.Schedule:
         """See `Schedule.build`."""
         _require_below_peak(self, self.final_learning_rate, peak_learning_rate)
-        return optax.warmup_cosine_decay_schedule(
+        curve = optax.warmup_cosine_decay_schedule(
             init_value=0.0,
             peak_value=peak_learning_rate,
             warmup_steps=_warmup_steps(self, self.warmup_epochs, num_steps, steps_per_epoch),
             decay_steps=num_steps,
             end_value=self.final_learning_rate,
         )
+        return curve if self.first_step == 0 else lambda step: curve(step + self.first_step)
 
 
 @settings.register

@@ -10,10 +10,10 @@ import pytest
 from support import commands
 
 from nest_dist.base import failures
-from nest_dist.config import shipped
+from nest_dist.config import run_json, shipped
 from nest_dist.data import pipeline
 from nest_dist.data.transforms import crop, randaugment
-from nest_dist.experiment import build
+from nest_dist.experiment import build, changes
 from nest_dist.experiment import run as runs
 from nest_dist.model import parameters
 from nest_dist.train import inputs
@@ -121,7 +121,7 @@ def test_the_cifar_runs_hold_the_official_recipe(classes, size):
     assert run.step.inputs.normalize == CIFAR_PIXELS[classes]
 
 
-def shrunk(name):
+def shrunk(name, *more):
     """The run, and the same with its recipe on a model and on data of a few bytes."""
     whole = runs.load([name], [])
     bindings = [
@@ -142,6 +142,7 @@ def shrunk(name):
     bindings += [f"{each}.side = 8" for each in sides]
     if whole.model.num_classes is None:  # noise has none to count
         bindings.append("num_classes = 3")
+    bindings += more
     return whole, runs.load([name, "data/synthetic.gin"], bindings)
 
 
@@ -150,6 +151,10 @@ def test_every_run_takes_a_step(name):
     whole, run = shrunk(name)
     assert run.step == whole.step
     assert len(run.data.transforms) == len(whole.data.transforms)
+    assert_takes_a_step(run)
+
+
+def assert_takes_a_step(run):
     wired = build.build(run)
     training, _ = wired.batch_shapes()
     lowered = wired.train_step().lower(wired.state_shapes, training)
@@ -163,6 +168,41 @@ def test_every_run_takes_a_step(name):
     assert state.step == 1
     # Zeros give every class the same chance, whatever the picture.
     assert metrics["train/loss"] == pytest.approx(math.log(run.model.num_classes), rel=1e-5)
+
+
+@pytest.fixture
+def official(tmp_path):
+    """A run of NesT-T by the recipe that is official to the line."""
+    path = tmp_path / "official.gin"
+    names = ("data/array_record", "model/nest_tiny", "recipe/imagenet_official")
+    lines = [f"include '{name}.gin'" for name in (*names, "mesh/data_parallel")]
+    path.write_text("\n".join([*lines, "data_folder = 'data/imagenet'", "num_classes = 1000\n"]))
+    return str(path)
+
+
+def test_the_official_recipe_differs_from_the_shipped_one_in_what_is_not_official(official):
+    before, after = (
+        run_json.dump(runs.load([name], [])) for name in ("runs/nest_tiny_imagenet.gin", official)
+    )
+    found = {change.binding: change.after for change in changes.between(before, after)}
+    assert found == {
+        "Run.new_head": "'zeros'",
+        "Cosine.first_step": "1",
+        "RandomResizedCrop.rounding": "'down'",
+        "RandAugment.rounding": "'down'",
+        "ColorJitter.order": "'picture'",
+        "ColorJitter.rounding": "'down'",
+        "Inputs.mixing": "@GroupMixing()",
+        "GroupMixing.mixup_alpha": "0.8",
+        "GroupMixing.cutmix_alpha": "1.0",
+        "GroupMixing.rows": "64",
+        "Run.step.inputs.mixing.mixup_share": None,
+    }
+
+
+def test_the_official_recipe_takes_a_step(official):
+    _, run = shrunk(official, "GroupMixing.rows = 2")
+    assert_takes_a_step(run)
 
 
 def test_there_is_a_file_for_each_source():

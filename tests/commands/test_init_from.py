@@ -68,3 +68,12 @@ def test_the_first_head_of_a_fine_tuned_model_is_the_one_its_seed_gives(trained)
     (one, _), (again, _), (other, _) = (load.adapt(found, model, seed) for seed in (1, 1, 2))
     assert tree_paths.unflatten(one)["head"]["kernel"].tobytes() == again["head/kernel"].tobytes()
     assert one["head/kernel"].tobytes() != other["head/kernel"].tobytes()
+
+
+def test_a_new_head_begins_at_zero_where_it_is_asked_to(trained):
+    found = stored_weights.find(trained.workdir)
+    for classes, begins_at_zero in ((4, True), (3, False)):
+        model = trained.model.clone(num_classes=classes)
+        params, _ = load.adapt(found, model, new_head="zeros")
+        assert (not params["head/kernel"].any()) == begins_at_zero
+        assert (not params["head/bias"].any()) == begins_at_zero

@@ -12,84 +12,116 @@ from nest_dist.data import batch
 from nest_dist.data.transforms import decode
 
 Range = tuple[float, float]
+Side = typing.Annotated[int | tuple[int, int], Within(1)]
 
 
 @settings.frozen
-class _ToSquare:
+class _Sized(decode.Decoding):
     """A transform that also decodes.
 
     Attributes:
-        side: of the resulting square, in pixels.
+        side: of the resulting square, or height and width of the result, in pixels.
     """
 
-    side: typing.Annotated[int, Within(1)]
+    side: Side
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the result."""
+        return _both(self.side)
 
     def output(self, image: batch.ImageSpec) -> batch.ImageSpec:
-        return batch.ImageSpec(self.side, self.side, image.channels)
+        return batch.ImageSpec(*self.size, self.decoded_channels(image))
 
 
 @settings.register
-class RandomResizedCrop(_ToSquare):
-    """A random rectangle of the picture, resized to a square.
+class RandomResizedCrop(_Sized):
+    """A random rectangle of the picture, resized.
 
-    The resizing is bilinear without smoothing, as in the official pipeline.
+    Without `antialias` the resizing is bilinear, as in the official pipeline.
 
     Attributes:
         area: smallest and largest share of the picture, in (0, 1].
-        aspect: smallest and largest width / height.
+        aspect: smallest and largest width / height, times that of the result.
         sampling: how the rectangle is drawn. The official pipeline draws as TensorFlow does, which
             favours small ones; timm draws the area evenly. With area 0.05 to 1 of a picture of
             375 x 500, the mean area is 0.34 and 0.42.
+        antialias: whether each pixel is the mean of those that it replaces. A large JPEG is then
+            decoded at a half, quarter or eighth of its sides.
+        rounding: of values between two bytes; the official pipeline cuts them off.
     """
 
     area: Range
     aspect: Range = (3 / 4, 4 / 3)
     sampling: typing.Literal["tensorflow", "timm"] = "tensorflow"
+    antialias: bool = False
+    rounding: typing.Literal["nearest", "down"] = "nearest"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         checks.interval("RandomResizedCrop.area", self.area, 0, 1)
         checks.interval("RandomResizedCrop.aspect", self.aspect, 0)
 
     def __call__(self, image: batch.Stored, rng: np.random.Generator) -> np.ndarray:
-        """A uint8 image [side, side, C]; of a JPEG little beside the rectangle is decoded.
+        """A uint8 image [*size, C]; of a JPEG little beside the rectangle is decoded.
 
         Raises:
             Undecodable: if the bytes are cut short, altered or no picture.
         """
-        pixels = decode.cut(image, lambda H, W: self.rectangle(H, W, rng))
-        resized = cv2.resize(pixels, (self.side, self.side), interpolation=cv2.INTER_LINEAR)
-        return resized.reshape(self.side, self.side, pixels.shape[2])
+        smallest = self.size if self.antialias else None
+        pixels = decode.cut(image, lambda H, W: self.rectangle(H, W, rng), self, smallest)
+        return resized(pixels, self.size, self.antialias, self.rounding)
 
     def rectangle(self, H: int, W: int, rng: np.random.Generator) -> decode.Rectangle:
         """Top, left, height and width of the rectangle in a picture of [H, W]."""
         draw = _as_tensorflow if self.sampling == "tensorflow" else _as_timm
-        return draw(H, W, self.area, self.aspect, rng)
+        height, width = self.size
+        flattest, widest = (width / height * ratio for ratio in self.aspect)
+        return draw(H, W, self.area, (flattest, widest), rng)
 
 
 @settings.register
-class ResizedCentreCrop(_ToSquare):
-    """The square in the middle of the picture, after resizing its shorter side.
+class ResizedCentreCrop(_Sized):
+    """The middle of the picture, after resizing its shorter side.
 
     Attributes:
         shorter_side: of the picture after resizing, at least `side`; the official one is
-            256 / 224 of `side`.
+            256 / 224 of `side`. Two numbers are height and width of the smallest picture that
+            covers them.
+        antialias: see `RandomResizedCrop`.
     """
 
-    shorter_side: int
+    shorter_side: Side
+    antialias: bool = False
 
     def __post_init__(self) -> None:
-        checks.in_range("ResizedCentreCrop.shorter_side", self.shorter_side, self.side)
+        super().__post_init__()
+        for covered, side in zip(_both(self.shorter_side), self.size, strict=True):
+            checks.in_range("ResizedCentreCrop.shorter_side", covered, side)
 
     def __call__(self, image: batch.Stored, rng: np.random.Generator) -> np.ndarray:
-        """A uint8 image [side, side, C]; `rng` is not used."""
-        pixels = decode.pixels(image)
-        ratio = self.shorter_side / min(pixels.shape[:2])
-        return resized_centre(pixels, ratio, (self.side, self.side))
+        """A uint8 image [*size, C]; `rng` is not used."""
+        if self.antialias:
+            return resized(decode.cut(image, self.rectangle, self, self.size), self.size, True)
+        pixels = decode.pixels(image, self)
+        return resized_centre(pixels, self._ratio(*pixels.shape[:2]), self.size)
+
+    def rectangle(self, H: int, W: int) -> decode.Rectangle:
+        """Top, left, height and width of what is resized, in a picture of [H, W]."""
+        ratio = self._ratio(H, W)
+        height, width = (round(side / ratio) for side in self.size)
+        height, width = min(H, max(1, height)), min(W, max(1, width))
+        return (H - height) // 2, (W - width) // 2, height, width
+
+    def _ratio(self, H: int, W: int) -> float:
+        """Length after resizing over length before."""
+        height, width = _both(self.shorter_side)
+        return max(height / H, width / W)
 
 
 @settings.register
-class PaddedCrop(_ToSquare):
-    """Zeros around the picture, then a random square of the result.
+class PaddedCrop(_Sized):
+    """Zeros around the picture, then a random rectangle of the result.
 
     Attributes:
         padding: pixels of zeros around the picture, after a smaller one was padded to `side`.
@@ -98,20 +130,20 @@ class PaddedCrop(_ToSquare):
     padding: typing.Annotated[int, Within(0)]
 
     def __call__(self, image: batch.Stored, rng: np.random.Generator) -> np.ndarray:
-        """A uint8 image [side, side, C]."""
-        padded = _pad(decode.pixels(image), self.side, self.padding)
-        H, W, _ = padded.shape
-        top, left = rng.integers((H - self.side + 1, W - self.side + 1))
-        return padded[top : top + self.side, left : left + self.side]
+        """A uint8 image [*size, C]."""
+        padded = _pad(decode.pixels(image, self), self.size, self.padding)
+        (H, W, _), (height, width) = padded.shape, self.size
+        top, left = rng.integers((H - height + 1, W - width + 1))
+        return padded[top : top + height, left : left + width]
 
 
 @settings.register
-class CentrePad(_ToSquare):
-    """The picture in the middle of a square of zeros."""
+class CentrePad(_Sized):
+    """The picture in the middle of zeros."""
 
     def __call__(self, image: batch.Stored, rng: np.random.Generator) -> np.ndarray:
-        """A uint8 image [side, side, C]; `rng` is not used."""
-        return _pad(decode.pixels(image), self.side, 0)
+        """A uint8 image [*size, C]; `rng` is not used."""
+        return _pad(decode.pixels(image, self), self.size, 0)
 
 
 @settings.register
@@ -132,6 +164,35 @@ class Flip:
 
     def output(self, image: batch.ImageSpec) -> batch.ImageSpec:
         return image
+
+
+def resized(
+    image: np.ndarray,
+    size: tuple[int, int],
+    antialias: bool,
+    rounding: typing.Literal["nearest", "down"] = "nearest",
+) -> np.ndarray:
+    """A uint8 image [*size, C]: bilinear, after means where it becomes smaller if `antialias`."""
+    (H, W, C), (height, width) = image.shape, size
+    if rounding == "down":
+        # The division and the product are the official ones.
+        image = image.astype(np.float32) / 255
+    if antialias:
+        image = _means(image, (min(H, height), min(W, width)))
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    if rounding == "down":
+        image = (image * 255).astype(np.uint8)
+    return image.reshape(height, width, C)
+
+
+def _means(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Each pixel of the result is the mean of those that it covers; neither side grows."""
+    height, width = size
+    parts = [
+        cv2.resize(image[..., first : first + 4], (width, height), interpolation=cv2.INTER_AREA)
+        for first in range(0, image.shape[2], 4)  # OpenCV takes no more channels at once
+    ]
+    return np.concatenate([part.reshape(height, width, -1) for part in parts], axis=2)
 
 
 def resized_centre(image: np.ndarray, ratio: float, sides: tuple[int, int]) -> np.ndarray:
@@ -212,14 +273,19 @@ def _as_timm(
     return (H - height) // 2, (W - width) // 2, height, width
 
 
-def _pad(image: np.ndarray, side: int, padding: int) -> np.ndarray:
-    H, W, _ = image.shape
-    if max(H, W) > side:
+def _both(side: int | tuple[int, int]) -> tuple[int, int]:
+    return (side, side) if isinstance(side, int) else side
+
+
+def _pad(image: np.ndarray, size: tuple[int, int], padding: int) -> np.ndarray:
+    (H, W, _), (height, width) = image.shape, size
+    if max(H - height, W - width) > 0:
+        side = height if height == width else f"{height} x {width}"
         raise failures.BadInput(
             f"a picture has {H} x {W} pixels, more than the crop's side of {side}; raise the side "
             "or put a resizing transform before it."
         )
-    rows, columns = side - H, side - W
+    rows, columns = height - H, width - W
     above, left = rows // 2, columns // 2
     return np.pad(
         image,

@@ -16,6 +16,7 @@ VALUES = np.arange(256, dtype=np.float32)
 # Pillow's SMOOTH; Sharpness interpolates between the picture and its smoothed version.
 SMOOTH = np.array([[1, 1, 1], [1, 5, 1], [1, 1, 1]], np.float32) / 13
 
+Blend = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 Row = tuple[float, float, float] | np.ndarray  # of an affine matrix
 
 
@@ -29,6 +30,8 @@ class RandAugment:
         magnitude: mean of the drawn magnitudes, in [0, 10].
         magnitude_deviation: their standard deviation; draws outside [0, 10] are clipped.
         probability: that an operation is applied, in [0, 1].
+        rounding: of values between two bytes in Color and Sharpness; the official code cuts them
+            off.
     Source: arXiv 1909.13719; levels as in the official implementation of NesT, except that
         Posterize keeps at least one bit.
     """
@@ -38,11 +41,13 @@ class RandAugment:
     magnitude: typing.Annotated[float, Within(0, HIGHEST_MAGNITUDE)] = 9.0
     magnitude_deviation: typing.Annotated[float, Within(0)] = 0.5
     probability: typing.Annotated[float, Within(0, 1)] = 0.5
+    rounding: typing.Literal["nearest", "down"] = "nearest"
 
     def __call__(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A uint8 image of the same shape."""
+        operations = OPERATIONS if self.rounding == "nearest" else ROUNDING_DOWN
         for name, level, sign in self.choose(rng):
-            image = OPERATIONS[name](image, level, sign, self.translation)
+            image = operations[name](image, level, sign, self.translation)
         return image
 
     def output(self, image: batch.ImageSpec) -> batch.ImageSpec:
@@ -63,6 +68,18 @@ class RandAugment:
             for (applied, operation, direction), level in zip(draws.tolist(), levels, strict=True)
             if applied < self.probability
         ]
+
+
+def blended(image: np.ndarray, other: np.ndarray, factor: float) -> np.ndarray:
+    """Between another image (0) and this one (1), and beyond it; to the nearest byte."""
+    return cv2.addWeighted(image, factor, other, 1 - factor, 0)
+
+
+def blended_down(image: np.ndarray, other: np.ndarray, factor: float) -> np.ndarray:
+    """As `blended`, without what exceeds a byte."""
+    start = other.astype(np.float32)
+    exact = start + np.float32(factor) * (image.astype(np.float32) - start)
+    return np.clip(exact, 0, 255).astype(np.uint8)
 
 
 def auto_contrast(image: np.ndarray) -> np.ndarray:
@@ -106,10 +123,10 @@ def solarize_add(image: np.ndarray, addition: int) -> np.ndarray:
     return _table(image, np.where(VALUES < 128, VALUES + addition, VALUES))
 
 
-def color(image: np.ndarray, factor: float) -> np.ndarray:
+def color(image: np.ndarray, factor: float, blend: Blend = blended) -> np.ndarray:
     """Between grey (0), unchanged (1) and more colourful."""
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return cv2.addWeighted(image, factor, grey, 1 - factor, 0)
+    return blend(image, grey, factor)
 
 
 def contrast(image: np.ndarray, factor: float) -> np.ndarray:
@@ -123,11 +140,11 @@ def brightness(image: np.ndarray, factor: float) -> np.ndarray:
     return _table(image, VALUES * factor)
 
 
-def sharpness(image: np.ndarray, factor: float) -> np.ndarray:
+def sharpness(image: np.ndarray, factor: float, blend: Blend = blended) -> np.ndarray:
     """Between smooth (0), unchanged (1) and sharper; the border stays as it is."""
     smooth = image.copy()
     smooth[1:-1, 1:-1] = cv2.filter2D(image, -1, SMOOTH)[1:-1, 1:-1]
-    return cv2.addWeighted(image, factor, smooth, 1 - factor, 0)
+    return blend(image, smooth, factor)
 
 
 def rotate(image: np.ndarray, degrees: float) -> np.ndarray:
@@ -176,5 +193,9 @@ OPERATIONS: dict[str, Callable[[np.ndarray, float, int, int], np.ndarray]] = {
     "ShearY": lambda image, level, sign, shift: _move(image, y=(sign * level * 0.3, 1, 0)),
     "TranslateX": lambda image, level, sign, shift: _move(image, x=(1, 0, -sign * level * shift)),
     "TranslateY": lambda image, level, sign, shift: _move(image, y=(0, 1, -sign * level * shift)),
+}
+ROUNDING_DOWN = OPERATIONS | {
+    "Color": lambda image, level, sign, shift: color(image, _factor(level), blended_down),
+    "Sharpness": lambda image, level, sign, shift: sharpness(image, _factor(level), blended_down),
 }
 _NAMES = tuple(OPERATIONS)

@@ -19,19 +19,22 @@ HUE_SHARE = 0.2
 class ColorJitter:
     """Brightness, contrast, saturation and hue changed at random, each picture by its own amounts.
 
-    The order of the four is drawn once a step, so that the device computes each of them once.
-
     Attributes:
         strength: brightness, contrast and saturation are multiplied by a factor in 1 +- 0.8
             strength, the hue moves by up to 0.2 strength of the circle.
         probability: that a picture is changed.
         grey_probability: that it becomes grey afterwards.
+        order: of the four changes, drawn once a step, or for each picture, for which the device
+            computes all four of them four times.
+        rounding: "down" cuts the values off to whole bytes, as the official code does.
     Source: arXiv 2006.10029 (SimCLR v2), as used by the official implementation of NesT.
     """
 
     strength: typing.Annotated[float, Within(0, 1)]
     probability: typing.Annotated[float, Within(0, 1)] = 0.8
     grey_probability: typing.Annotated[float, Within(0, 1)] = 0.2
+    order: typing.Literal["step", "picture"] = "step"
+    rounding: typing.Literal["none", "down"] = "none"
 
     def __call__(self, images: jax.Array, key: jax.Array, rows: jax.Array) -> jax.Array:
         """Jitters float32 images [B, H, W, 3] in [0, 1]."""
@@ -44,13 +47,17 @@ class ColorJitter:
         spread = jnp.array([LIGHT_SHARE] * 3 + [HUE_SHARE]) * self.strength
         amounts = spread * rng.uniform(rng.keys(amount_key, rows), (4,), low=-1.0)
         amounts = amounts[:, :, None, None, None]  # [B, 4, 1, 1, 1]
-        jittered = images
-        for operation in jax.random.permutation(order_key, 4):
-            jittered = jax.lax.switch(operation, _OPERATIONS, jittered, amounts)
-            jittered = jnp.clip(jittered, 0, 1)
+        if self.order == "picture":
+            jittered = _in_own_order(images, amounts, rng.keys(order_key, rows))
+        else:
+            jittered = images
+            for operation in jax.random.permutation(order_key, 4):
+                jittered = jax.lax.switch(operation, _OPERATIONS, jittered, amounts)
+                jittered = jnp.clip(jittered, 0, 1)
         draws = rng.uniform(rng.keys(choice_key, rows), (2,))[:, :, None, None, None]
         images = jnp.where(draws[:, 0] < self.probability, jittered, images)
-        return jnp.where(draws[:, 1] < self.grey_probability, grey(images), images)
+        images = jnp.where(draws[:, 1] < self.grey_probability, grey(images), images)
+        return images if self.rounding == "none" else jnp.floor(images * 255) / 255
 
 
 def grey(images: jax.Array) -> jax.Array:
@@ -98,6 +105,16 @@ def turn_hue(images: jax.Array, amounts: jax.Array) -> jax.Array:
         return brightest - span * jnp.clip(jnp.minimum(distance, 4 - distance), 0, 1)
 
     return jnp.stack([channel(5), channel(3), channel(1)], axis=-1)
+
+
+def _in_own_order(images: jax.Array, amounts: jax.Array, keys: jax.Array) -> jax.Array:
+    """All four changes of each picture, in the order that its key [B] gives."""
+    orders = jax.vmap(lambda key: jax.random.permutation(key, 4))(keys)[:, :, None, None, None]
+    for position in range(4):
+        changed = [operation(images, amounts) for operation in _OPERATIONS]
+        chosen = [orders[:, position] == number for number in range(4)]
+        images = jnp.clip(jnp.select(chosen, changed), 0, 1)
+    return images
 
 
 _OPERATIONS = (

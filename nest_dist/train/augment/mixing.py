@@ -27,12 +27,14 @@ class Mixing:
         mixup_alpha: both parameters of mixup's Beta distribution.
         cutmix_alpha: both parameters of CutMix's.
         mixup_share: share of steps that are mixed by mixup.
+        rows: of a group that is mixed within itself.
     Source: arXiv 1710.09412; arXiv 1905.04899.
     """
 
     mixup_alpha: Alpha
     cutmix_alpha: Alpha
     mixup_share: typing.Annotated[float, Within(0, 1)] = 0.5
+    rows: typing.ClassVar[int] = 2
 
     def __call__(
         self, images: jax.Array, targets: jax.Array, key: jax.Array, rows: jax.Array

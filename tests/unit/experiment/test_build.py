@@ -9,9 +9,10 @@ from support import changing, commands
 from nest_dist.base import failures, tree_paths
 from nest_dist.experiment import build
 from nest_dist.experiment import run as runs
-from nest_dist.train.augment import mixing
+from nest_dist.train.augment import group_mixing, mixing
 
 MIXING = mixing.Mixing(0.8, 1.0)
+GROUPS = group_mixing.GroupMixing(0.8, 1.0, rows=64)
 
 
 def refusal(text):
@@ -77,6 +78,13 @@ def test_a_bad_binding_is_named(binding, text):
             (
                 "8 batch shards x 4 microbatches x 2 for the pairs of Inputs.mixing (64); the "
                 "nearest that fit are 64: set"
+            ),
+        ),
+        (
+            {"step__inputs__mixing": GROUPS},
+            (
+                "Run.global_batch is 32, not a multiple of the mesh's 8 batch shards x 64 for the "
+                "groups of Inputs.mixing (512); the nearest that fit are 512: set"
             ),
         ),
         (

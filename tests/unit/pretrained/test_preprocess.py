@@ -1,11 +1,15 @@
+import io
 import json
 import pathlib
+import re
 
 import numpy as np
 import pytest
-from support import family
+from PIL import Image, ImageOps
+from support import family, photographs
 
 from nest_dist.base import failures
+from nest_dist.data.transforms import crop
 from nest_dist.pretrained import preprocess
 
 
@@ -78,3 +82,50 @@ def test_colours_become_grey_and_grey_becomes_colours(trained):
 def test_what_is_no_picture_is_refused(picture, message, trained):
     with pytest.raises(failures.BadInput, match=message):
         prepared(trained.model, picture)
+
+
+def turned(number: int = 6) -> tuple[bytes, Image.Image]:
+    """A photograph as a telephone stores it: the bytes, and the image of Pillow."""
+    exif = Image.Exif()
+    exif[0x0112] = number
+    file = io.BytesIO()
+    Image.fromarray(photographs.photograph("chelsea")[:64, :96]).save(file, "PNG", exif=exif)
+    return file.getvalue(), Image.open(io.BytesIO(file.getvalue()))
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_pictures_are_turned_as_in_training(upright):
+    encoded, pillow = turned()
+    cut = crop.ResizedCentreCrop(32, shorter_side=32, exif_orientation=upright)
+    seen = preprocess.Preprocessing((32, 32), 3, (cut,), preprocess.IMAGENET)
+    wanted = cut(np.asarray(ImageOps.exif_transpose(pillow) if upright else pillow), None)
+    for picture in (encoded, pillow):
+        np.testing.assert_array_equal(seen.images([picture])[0], wanted)
+
+
+def test_deep_pictures_need_a_range_that_training_had():
+    values = np.random.default_rng(0).integers(0, 4096, (32, 32), np.uint16)
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, "PNG")
+    encoded = file.getvalue()
+    for picture, message in (
+        (encoded, "no picture that can be decoded (grey 16-bit png with values in ["),
+        (Image.open(io.BytesIO(encoded)), "a picture of mode I;16 has values in ["),
+    ):
+        plain = preprocess.Preprocessing((32, 32), 1, (), preprocess.GREY)
+        with pytest.raises(failures.BadInput, match=re.escape(message)):
+            plain.images([picture])
+        padded = (crop.CentrePad(32, value_range=(0, 4095), channels=1),)
+        seen = preprocess.Preprocessing((32, 32), 1, padded, preprocess.GREY)
+        np.testing.assert_array_equal(
+            seen.images([picture])[0, ..., 0], np.rint(values * (255 / 4095))
+        )
+
+
+def test_without_a_run_an_oblong_model_sees_the_middle():
+    model = family.small("multi_head", image_size=(96, 160))
+    picture = np.zeros((300, 400, 3), np.uint8)
+    picture[45:255, 25:375] = 200  # 96 x 160 of the 110 x 183 that the picture just covers
+    image = preprocess.of_model(model, None).images([picture])[0]
+    assert image.shape == (96, 160, 3)
+    assert np.all(image[1:-1, 1:-1] == 200)

@@ -88,6 +88,36 @@ def test_another_architecture_is_refused(field, value):
     model = family.small("multi_head", **{field: value})
     with pytest.raises(
         failures.BadInput,
-        match=rf"NesT.{field} is .*, the weights to start from have .*; only image_size, ",
+        match=rf"NesT.{field} is .*, the weights to start from have .*; only image_size, num_chan",
     ):
         transferred(source, model)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        (3, 1, "3 channels to 1: the sum over channels"),
+        (1, 3, "1 channels to 3: each has an equal share of the sum over channels"),
+        (3, 7, "3 channels to 7: each has an equal share of the sum over channels"),
+        (3, 4, "3 channels to 4: the colours as they are, alpha from zero"),
+    ],
+)
+def test_the_first_convolution_is_adapted_to_other_channels(before, after, line):
+    source = family.small("multi_head", num_channels=before)
+    model = family.small("multi_head", num_channels=after)
+    params, lines = transferred(source, model)
+    assert lines[1] == f"patch_embedding/kernel adapted from {line}"
+    assert lines[0] == f"{len(params) - 1} parameters loaded as they are"
+    rng = np.random.default_rng(0)
+    seen = rng.standard_normal((2, 32, 32, before if after == 4 else 1)).astype(np.float32)
+    opaque = np.ones((2, 32, 32, 1), np.float32)
+    grown = np.concatenate([seen, opaque], -1) if after == 4 else seen.repeat(after, -1)
+    wanted, found = (
+        each.apply({"params": tree_paths.unflatten(values)}, images)
+        for each, values, images in (
+            (source, flat(source, 0), seen if after == 4 else seen.repeat(before, -1)),
+            (model, params, grown),
+        )
+    )
+    # Sums over channels are taken in another order.
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)

@@ -1,5 +1,6 @@
 import colorsys
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -170,3 +171,42 @@ def test_a_standard_deviation_that_is_not_above_zero_is_refused(deviation):
     text = f"Normalize.std is {deviation}; it must be above 0."
     with pytest.raises(failures.BadInput, match=text):
         inputs.Normalize(mean=(0.5, 0.5), std=(0.5, deviation))
+
+
+def test_each_picture_may_have_its_own_order_of_changes():
+    """Two pictures with the same amounts differ only by the order, all of which occur."""
+    jitter_each = jitter.ColorJitter(0.9, probability=1.0, grey_probability=0.0, order="picture")
+    images = jnp.broadcast_to(UNIT[0, ::8, ::8], (512, 8, 8, 3))
+    keys = jax.random.split(jax.random.key(0), 512)
+    amounts = jnp.broadcast_to(jnp.array([0.5, 0.6, -0.5, 0.1]), (512, 4))[..., None, None, None]
+    found = np.asarray(compiled(jitter._in_own_order)(images, amounts, keys))
+    expected = []
+    for order in itertools.permutations(range(4)):
+        image = images[:1]
+        for operation in order:
+            image = jnp.clip(jitter._OPERATIONS[operation](image, amounts[:1]), 0, 1)
+        expected.append(np.asarray(image[0]))
+    distance = np.abs(found[:, None] - np.stack(expected)).max((2, 3, 4))
+    assert distance.min(1).max() < 1e-5
+    counts = np.bincount(distance.argmin(1), minlength=24)
+    # Some orders give the same image; each group of them has its share of the 512.
+    same = np.abs(np.stack(expected)[:, None] - np.stack(expected)).max((2, 3, 4)) < 1e-5
+    shares = (same @ counts) / same.sum(1)
+    assert np.abs(shares - 512 / 24).max() < 20  # more than four standard deviations
+    # The draws of a picture do not depend on the others.
+    key, rows = jax.random.key(1), jnp.arange(512)
+    whole = compiled(jitter_each)(images, key, rows)
+    part = compiled(jitter_each)(images[100:104], key, rows[100:104])
+    np.testing.assert_allclose(whole[100:104], part, atol=1e-6)
+
+
+def test_the_official_jitter_gives_whole_bytes():
+    down = jitter.ColorJitter(0.3, order="picture", rounding="down")
+    exact = jitter.ColorJitter(0.3, order="picture")
+    images, key, rows = jnp.asarray(UNIT).repeat(16, 0), jax.random.key(2), jnp.arange(16)
+    found, wanted = (np.asarray(compiled(each)(images, key, rows)) for each in (down, exact))
+    np.testing.assert_allclose(255 * found, np.round(255 * found), atol=1e-4)
+    lost = 255 * (wanted - found)
+    assert lost.min() > -1e-3
+    assert lost.max() < 1 + 1e-3
+    assert 0.3 < lost[np.abs(wanted - images).max((1, 2, 3)) > 0.01].mean() < 0.6

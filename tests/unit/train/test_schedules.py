@@ -103,3 +103,10 @@ def test_what_does_not_fit_is_refused_in_one_line(make, text):
     with pytest.raises(failures.BadInput, match=re.escape(text)) as raised:
         make()
     assert "\n" not in str(raised.value)
+
+
+def test_the_official_cosine_begins_one_step_later():
+    usual, official = (build(schedules.Cosine("4 steps", first_step=first)) for first in (0, 1))
+    for step in range(9):
+        assert float(official(step)) == float(usual(step + 1))
+    assert float(usual(0)) == 0 < float(official(0))

@@ -1,3 +1,4 @@
+import io
 import math
 
 import numpy as np
@@ -177,3 +178,74 @@ def test_a_resized_side_below_the_crop_is_refused():
 def test_a_picture_larger_than_the_padded_crop_is_refused():
     with pytest.raises(failures.BadInput, match="a picture has 40 x 30 pixels, more than the crop"):
         crop.PaddedCrop(side=32, padding=2)(np.zeros((40, 30, 3), np.uint8), generator())
+
+
+def test_the_official_crop_cuts_values_off_where_ours_rounds():
+    rectangle = {"side": 224, "area": (0.3, 0.9)}
+    nearest, down = (
+        crop.RandomResizedCrop(rounding=rounding, **rectangle)(CHELSEA, generator(1)).astype(int)
+        for rounding in ("nearest", "down")
+    )
+    # OpenCV rounds the weights of bytes to 11 bits, those of floats not.
+    assert set(np.unique(nearest - down)) <= {-1, 0, 1, 2}
+    assert abs((nearest - down).mean() - 0.5) < 0.1
+    whole = crop.RandomResizedCrop((300, 451), area=(1, 1), aspect=(1, 1), rounding="down")
+    np.testing.assert_array_equal(whole(CHELSEA, generator()), CHELSEA)
+
+
+def test_oblong_crops_keep_their_aspect():
+    cut = crop.RandomResizedCrop((96, 160), area=(0.05, 1.0))
+    aspects = []
+    for number in range(500):
+        _, _, height, width = cut.rectangle(600, 1000, generator(number))
+        aspects.append(width / height / (160 / 96))
+    assert 0.74 < min(aspects) < 0.8
+    assert 1.25 < max(aspects) < 1.35
+    assert cut(CHELSEA, generator()).shape == (96, 160, 3)
+    centre = crop.ResizedCentreCrop((96, 160), shorter_side=(96, 160))
+    assert centre(CHELSEA, generator()).shape == (96, 160, 3)
+    assert crop.PaddedCrop((310, 460), padding=4)(CHELSEA, generator()).shape == (310, 460, 3)
+    with pytest.raises(failures.BadInput, match="shorter_side is 100; it must be at least 160"):
+        crop.ResizedCentreCrop((96, 160), shorter_side=100)
+    with pytest.raises(failures.BadInput, match=r"300 x 451 pixels, more than .* side of 96 x 160"):
+        crop.CentrePad((96, 160))(CHELSEA, generator())
+
+
+@pytest.mark.parametrize("name", ["chelsea", "astronaut", "coffee"])
+def test_antialiasing_does_what_pillows_box_filter_does(name):
+    image = photographs.photograph(name)
+    whole = crop.RandomResizedCrop((64, 72), area=(1, 1), aspect=(0.1, 10), antialias=True)
+    ours = crop.resized(image, (64, 72), True)
+    pillow = np.asarray(Image.fromarray(image).resize((72, 64), Image.Resampling.BOX)).astype(int)
+    # Pillow takes whole pixels, OpenCV also parts of them.
+    assert np.abs(ours - pillow).mean() < 2.0
+    plain = crop.resized(image, (64, 72), False)
+    lanczos = np.asarray(Image.fromarray(image).resize((72, 64), Image.Resampling.LANCZOS))
+    error = [np.abs(each.astype(int) - lanczos).mean() for each in (ours, plain)]
+    assert error[0] < 0.75 * error[1]
+    assert whole(image, generator()).shape == (64, 72, 3)
+    # What grows is interpolated as without.
+    grown = image[:20, :30]
+    np.testing.assert_array_equal(
+        crop.resized(grown, (64, 72), True), crop.resized(grown, (64, 72), False)
+    )
+
+
+@pytest.mark.parametrize("options", [{}, {"restart_marker_blocks": 2}, {"progressive": True}])
+@pytest.mark.parametrize("number", [1, 6])
+def test_a_jpeg_at_a_part_of_its_sides_shows_the_same(options, number):
+    image = np.asarray(Image.fromarray(photographs.photograph("coffee")).resize((1500, 1000)))
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = number
+    Image.fromarray(image).save(file, "JPEG", quality=95, exif=exif, **options)
+    upright = np.rot90(image, -1) if number == 6 else image
+    recipe = {"side": (48, 40), "area": (0.2, 0.9), "antialias": True, "exif_orientation": True}
+    for seed in range(5):
+        cut = crop.RandomResizedCrop(**recipe)
+        small, whole = cut(file.getvalue(), generator(seed)), cut(upright, generator(seed))
+        assert np.abs(small.astype(int) - whole).mean() < 4
+        shifted = np.abs(small[:, 1:].astype(int) - whole[:, :-1]).mean()
+        assert shifted > 1.3 * np.abs(small.astype(int) - whole).mean()
+    centre = crop.ResizedCentreCrop(48, shorter_side=55, antialias=True, exif_orientation=True)
+    small, whole = centre(file.getvalue(), generator()), centre(upright, generator())
+    assert np.abs(small.astype(int) - whole).mean() < 3

@@ -151,3 +151,15 @@ def test_pictures_of_one_channel_are_refused():
 def test_a_field_out_of_range_is_refused(field, value):
     with pytest.raises(failures.BadInput, match=f"RandAugment.{field} is {value}; it must be"):
         randaugment.RandAugment(**{"translation": 100, field: value})
+
+
+@pytest.mark.parametrize("name", ["Color", "Sharpness"])
+@pytest.mark.parametrize("level", [0.2, 0.95])
+def test_values_between_two_bytes_are_cut_off_as_by_the_official_code(name, level):
+    down = randaugment.ROUNDING_DOWN[name](IMAGE, level, 1, 100).astype(int)
+    nearest = changed(name, IMAGE, level).astype(int)
+    assert set(np.unique(nearest - down)) == {0, 1}
+    # All fractions are as likely.
+    assert abs((nearest - down).mean() - 0.5) < 0.1
+    recipe = randaugment.RandAugment(translation=100, rounding="down")
+    assert recipe(IMAGE, np.random.default_rng(0)).dtype == np.uint8
