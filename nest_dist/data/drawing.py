@@ -3,7 +3,6 @@
 import dataclasses
 import typing
 
-import grain
 import numpy as np
 
 from nest_dist.base import checks, failures
@@ -89,13 +88,13 @@ class Balanced(index.Sequences):
         self._first = np.cumsum(counts) - counts
         self._counts = counts
         self._classes = np.flatnonzero(counts)
-        self._shuffled: dict[int, grain.MapDataset] = {}
+        self._epochs: dict[int, tuple[int, np.ndarray]] = {}  # of each class, the one in use
 
     def __len__(self) -> int:
         return len(self._ids)
 
     def __getstate__(self) -> dict[str, typing.Any]:
-        return self.__dict__ | {"_shuffled": {}}
+        return self.__dict__ | {"_epochs": {}}
 
     def sequence(self, shard: int, numbers: np.ndarray) -> index.Rows:
         turns, places = np.divmod(numbers, len(self._classes))
@@ -104,17 +103,19 @@ class Balanced(index.Sequences):
             assert self.seed is not None
             order = index.permutation(len(self._classes), self.seed, 0, turn, index.ORDER_KEY)
             label = int(self._classes[order[place]])
-            drawn.append(self._ids[self._first[label] + self._of_class(label)[turn]])
+            drawn.append(self._ids[self._first[label] + self._number(label, turn)])
         return index.Rows(np.array(drawn, int))
 
-    def _of_class(self, label: int) -> grain.MapDataset:
-        """The endless sequence of the examples of a class, as numbers in it."""
-        if label not in self._shuffled:
+    def _number(self, label: int, turn: int) -> int:
+        """Which of its examples a class has in a turn."""
+        epoch, number = divmod(turn, int(self._counts[label]))
+        known, order = self._epochs.get(label, (-1, self._ids))
+        if known != epoch:
             assert self.seed is not None
-            seed = int(index.words(1, self.seed, 1, label, index.ORDER_KEY)[0] >> 32)
-            numbers = grain.MapDataset.range(int(self._counts[label]))
-            self._shuffled[label] = numbers.seed(seed).shuffle().repeat()
-        return self._shuffled[label]
+            key = label, epoch, index.ORDER_KEY + 1
+            order = index.words(int(self._counts[label]), self.seed, *key).argsort(kind="stable")
+            self._epochs[label] = epoch, order.astype(np.int32)
+        return int(order[number])
 
 
 @dataclasses.dataclass(frozen=True)

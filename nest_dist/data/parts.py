@@ -135,7 +135,8 @@ def slice_of(text: str, length: int, name: str) -> Slice:
 
 def _border(bound: str, length: int, text: str, name: str) -> int:
     if bound.endswith("%"):
-        border = int(fractions.Fraction(bound[:-1]) * length // 100)
+        share = fractions.Fraction(bound[:-1]) / 100
+        border = int(share * length) if share <= 1 else length + 1
     else:
         border = int(bound) + (length if bound.startswith("-") else 0)
     if not 0 <= border <= length:

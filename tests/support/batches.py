@@ -43,10 +43,11 @@ def training(
     first_step: int = 0,
     transforms: typing.Any = RECIPE,
     seed: int = 3,
+    config: typing.Any = None,
     **fields: typing.Any,
 ) -> list[dict[str, np.ndarray]]:
-    """Global batches."""
-    data = pipeline.TrainingData(Opened(source), transforms, **fields)
+    """Global batches of a source, which `config` has opened if it is given."""
+    data = pipeline.TrainingData(config or Opened(source), transforms, **fields)
     processes_batches = []
     for process in range(processes):
         loaded = data.batches(

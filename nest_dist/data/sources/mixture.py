@@ -41,11 +41,8 @@ class Mixture:
     classes: typing.Literal["same", "union"] = "same"
 
     def __post_init__(self) -> None:
-        if (
-            not self.sources
-            or len({*self.names}) != len(self.sources) != len(self.names)
-            or any(not name or "/" in name for name in self.names)
-        ):
+        distinct = len({*self.names}) == len(self.names) == len(self.sources) > 0
+        if not distinct or not all(self.names) or any("/" in name for name in self.names):
             raise failures.BadInput(
                 f"Mixture.names is {self.names}; give each of the {len(self.sources)} "
                 "Mixture.sources a name of its own, without '/'."
