@@ -24,9 +24,9 @@ from nest_dist.base import checks, failures, hub, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
 from nest_dist.data import batch
-from nest_dist.data.sources import byte_ranges, parquet_file, retries, row_cache
+from nest_dist.data.sources import byte_ranges, named_splits, parquet_file, retries, row_cache
 
-PATTERN = "*.parquet"
+PATTERN, KIND = "*.parquet", "Parquet files"
 THREADS = 16  # that read footers
 
 
@@ -96,7 +96,7 @@ class Parquet:
             path = pathlib.Path(name).expanduser()
             if name.startswith(hub.DATASETS):
                 listed = dict(trying.run(name, functools.partial(hub.dataset_files, name)))
-                chosen = _of_split(list(listed), self.split, name)
+                chosen = named_splits.of_split(list(listed), self.split, name, KIND)
                 files += [byte_ranges.File(each, listed[each]) for each in chosen]
             elif re.match("https?://", name):
                 files.append(byte_ranges.File(name))
@@ -104,7 +104,7 @@ class Parquet:
                 files.append(byte_ranges.File(str(path)))
             elif path.is_dir():
                 inside = sorted(each.relative_to(path).as_posix() for each in path.rglob(PATTERN))
-                chosen = _of_split(inside, self.split, name)
+                chosen = named_splits.of_split(inside, self.split, name, KIND)
                 files += [byte_ranges.File(str(path / each)) for each in chosen]
             elif matches := sorted(glob.glob(str(path), recursive=True)):
                 files += map(byte_ranges.File, matches)
@@ -167,22 +167,6 @@ class Parquet:
                 f"labels are 0 to {len(names) - 1}; take a split whose labels are known."
             )
         return names
-
-
-def _of_split(names: Sequence[str], split: str, folder: str) -> list[str]:
-    """The names that contain the split as a word, as data sets of the Hub call their files.
-
-    Raises:
-        BadInput: if there are none.
-    """
-    word = re.compile(rf"(^|[-._ /\d]){re.escape(split)}([-._ /\d]|$)")
-    if chosen := [name for name in names if word.search(name)]:
-        return chosen
-    few = ", ".join(posix.rpartition("/")[2] for posix in names[:3]) or "none"
-    raise failures.BadInput(
-        f"{folder} has no Parquet files of split {split!r}, by their names: it has {few}; give the "
-        "files themselves, or another split."
-    )
 
 
 @dataclasses.dataclass(frozen=True)
