@@ -86,9 +86,9 @@ def measure(kind: str, folder: pathlib.Path) -> None:
     elif kind == "tars":
         config = tars.Tars((str(folder),), "train")
     process = psutil.Process()
-    before, started = process.memory_info().rss, time.perf_counter()
+    before, started, cpu = process.memory_info().rss, time.perf_counter(), time.process_time()
     source = retries.opened("a split", config)
-    opened = time.perf_counter() - started
+    opened, cpu = time.perf_counter() - started, time.process_time() - cpu
     memory = (process.memory_info().rss - before) / 1e6
     order, rows, told = drawing.order(source, BATCH, 0), np.arange(BATCH), []
     for step in range(STEPS):
@@ -100,8 +100,8 @@ def measure(kind: str, folder: pathlib.Path) -> None:
                 retries.example(source, example)
     after = (process.memory_info().rss - before) / 1e6
     print(
-        f"{kind}: {len(source):,} examples in {FILES:,} files open in {opened:.2f} s and take "
-        f"{memory:.0f} MB; the order of a batch of {BATCH} takes {1e3 * np.median(told):.1f} ms; "
+        f"{kind}: {len(source):,} examples in {FILES:,} files open in {opened:.2f} s ({cpu:.2f} s "
+        f"of CPU) and take {memory:.0f} MB; the order of a batch of {BATCH} takes {1e3 * np.median(told):.1f} ms; "
         f"{after:.0f} MB after {STEPS} batches"
     )
 

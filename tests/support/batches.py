@@ -6,7 +6,7 @@ import typing
 
 import numpy as np
 
-from nest_dist.data import batch, pipeline
+from nest_dist.data import batch, index, pipeline
 from nest_dist.data.transforms import crop, randaugment
 
 # The transforms of a recipe on the host.
@@ -27,6 +27,17 @@ class Opened:
 
     def open(self) -> batch.Source:
         return self.source
+
+
+class Shuffled:
+    """As Grain's endless shuffle, which takes milliseconds where examples are few."""
+
+    def __init__(self, order: index.OneByOne) -> None:
+        self.order = order
+
+    def __getitem__(self, position: int) -> np.int64:
+        epoch, number = divmod(position, self.order.examples)
+        return index.permutation(self.order.examples, self.order.seed or 0, epoch, 0, 0)[number]
 
 
 def rows_of(process: int, processes: int, global_batch: int) -> np.ndarray:

@@ -78,7 +78,7 @@ class Parquet:
             groups = tuple(group for file in files for group in self._groups(file))
             if not groups:
                 raise failures.BadInput(f"{files[0].name} and others have no rows.")
-            names = self._class_names(groups, pool)
+            names = self._class_names(files, pool)
         digest = hashlib.sha256(repr((names, self.image, self.label)).encode())
         for file in files:
             digest.update(file.footer)
@@ -144,15 +144,14 @@ class Parquet:
             first += rows
 
     def _class_names(
-        self, groups: Sequence["_Group"], pool: concurrent.futures.Executor
+        self, files: Sequence[parquet_file.File], pool: concurrent.futures.Executor
     ) -> tuple[str, ...]:
         """The names that the Hub's library stores, texts in alphabetical order, or numbers."""
-        files = [group.file for group in groups]
         stored = next(filter(None, (file.stored_names(self.label) for file in files)), ())
         kind = files[0].schema.field(self.label).type
         if types.is_boolean(kind):
             return stored or ("false", "true")
-        found = pool.map(lambda group: group.file.labels(group.number, self.label), groups)
+        found = pool.map(lambda file: file.labels(self.label), files)
         seen = sorted({label for labels in found for label in labels})
         if parquet_file.is_text(kind):
             names = stored or tuple(seen)
@@ -169,7 +168,7 @@ class Parquet:
         return names
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Group:
     """A row group that is not empty."""
 

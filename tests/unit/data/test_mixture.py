@@ -16,20 +16,9 @@ from nest_dist.data.sources import mixture as mixtures
 SEED = int(os.environ.get("NEST_DIST_TEST_SEED") or random.randrange(1 << 31))
 
 
-class Shuffled:
-    """As Grain's endless shuffle, which takes milliseconds where examples are few."""
-
-    def __init__(self, order):
-        self.order = order
-
-    def __getitem__(self, position):
-        epoch, number = divmod(position, self.order.examples)
-        return index.permutation(self.order.examples, self.order.seed, epoch, 0, 0)[number]
-
-
 @pytest.fixture(autouse=True)
 def _quick_shuffle(monkeypatch):
-    monkeypatch.setattr(index.OneByOne, "_shuffled", property(Shuffled))
+    monkeypatch.setattr(index.OneByOne, "_shuffled", property(batches.Shuffled))
 
 
 def source(length, first=0, names=("a", "b"), groups=None):
