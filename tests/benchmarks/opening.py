@@ -101,8 +101,8 @@ def measure(kind: str, folder: pathlib.Path) -> None:
     after = (process.memory_info().rss - before) / 1e6
     print(
         f"{kind}: {len(source):,} examples in {FILES:,} files open in {opened:.2f} s ({cpu:.2f} s "
-        f"of CPU) and take {memory:.0f} MB; the order of a batch of {BATCH} takes {1e3 * np.median(told):.1f} ms; "
-        f"{after:.0f} MB after {STEPS} batches"
+        f"of CPU) and take {memory:.0f} MB; the order of a batch of {BATCH} takes "
+        f"{1e3 * np.median(told):.1f} ms; {after:.0f} MB after {STEPS} batches"
     )
 
 
