@@ -97,6 +97,21 @@ class RowGroups:
     window: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """The sources of which a source consists; their examples and row groups follow each other.
+
+    Attributes:
+        names: of the sources.
+        lengths: examples of each.
+        row_groups: of each.
+    """
+
+    names: tuple[str, ...]
+    lengths: tuple[int, ...]
+    row_groups: tuple[RowGroups | None, ...]
+
+
 class Source(abc.ABC):
     """An open data set: examples by index, the same for every process.
 
@@ -107,12 +122,14 @@ class Source(abc.ABC):
         fingerprint: changes whenever the content does; a run does not resume with other data.
         image_spec: of the stored images.
         row_groups: that hold the examples, if they cannot be fetched one by one.
+        mixture: of a source that is drawn from several by weight.
     """
 
     class_names: tuple[str, ...]
     fingerprint: str
     image_spec = ENCODED
     row_groups: RowGroups | None = None
+    mixture: Mixture | None = None
 
     @abc.abstractmethod
     def __len__(self) -> int: ...
@@ -124,6 +141,10 @@ class Source(abc.ABC):
         Raises:
             Corrupt: if it cannot be read.
         """
+
+    def known_labels(self) -> np.ndarray | None:
+        """The label of each example [N], where no picture has to be read for it."""
+        return None
 
     def holding(
         self, groups: Sequence[int], ahead: Sequence[int], limit_bytes: int
@@ -163,6 +184,9 @@ class Arrays(Source):
 
     def __getitem__(self, index: int) -> Example:
         return {"image": self.images[index], "labels": (int(self.labels[index]),)}
+
+    def known_labels(self) -> np.ndarray | None:
+        return self.labels
 
 
 class SourceConfig(typing.Protocol):

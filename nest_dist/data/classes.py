@@ -5,6 +5,8 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 
+import numpy as np
+
 from nest_dist.base import failures
 from nest_dist.data import batch
 
@@ -57,6 +59,7 @@ class _Relabelled(batch.Source):
     def __post_init__(self) -> None:
         self.image_spec = self.source.image_spec
         self.row_groups = self.source.row_groups
+        self.mixture = self.source.mixture
 
     @functools.cached_property  # it may have to read the pictures
     def fingerprint(self) -> str:  # type: ignore[override]
@@ -68,6 +71,10 @@ class _Relabelled(batch.Source):
     def __getitem__(self, index: int) -> batch.Example:
         example = self.source[index]
         return {**example, "labels": relabelled(example, self.labels)}
+
+    def known_labels(self) -> np.ndarray | None:
+        known = self.source.known_labels()
+        return known if known is None else np.array(self.labels)[known]
 
     def holding(
         self, groups: Sequence[int], ahead: Sequence[int], limit_bytes: int

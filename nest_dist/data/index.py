@@ -8,6 +8,7 @@ import abc
 import dataclasses
 import functools
 import typing
+from collections.abc import Callable
 
 import grain
 import numpy as np
@@ -39,15 +40,17 @@ class Rows(typing.NamedTuple):
 
 
 class Order(abc.ABC):
-    """The sequence of examples.
+    """The examples of all batches.
 
     Attributes:
         global_batch: rows of a batch.
-        seed: of an endless, shuffled sequence; None for each example once, as stored, then padding.
+        seed: of endless, shuffled batches; None for each example once, as stored, then padding.
+        group_shards: contiguous pieces of a batch that read row groups of their own; 1 without.
     """
 
     global_batch: int
     seed: int | None
+    group_shards: int = 1
 
     @abc.abstractmethod
     def at(self, step: int, rows: np.ndarray) -> Rows:
@@ -63,7 +66,11 @@ class Order(abc.ABC):
 
     def pieces(self, rows: np.ndarray, count: int) -> list[np.ndarray]:
         """The rows of a process, cut into at most `count` pieces that share no row group."""
-        return [rows]
+        if self.group_shards == 1:
+            return [rows]
+        shards = rows // (self.global_batch // self.group_shards)
+        cut = np.array_split(np.unique(shards), count)
+        return [rows[np.isin(shards, some)] for some in cut if len(some)]
 
     def bytes_in_hand(self, rows: np.ndarray) -> int:
         """Memory of the row groups that some rows of a batch need."""
@@ -73,11 +80,54 @@ class Order(abc.ABC):
         """Lines for the user on row groups that are fetched more than once an epoch."""
         return []
 
+    def metrics(self, step: int) -> dict[str, float]:
+        """What is told of the sources of a mixture, after `step` steps."""
+        return {}
+
+
+class Sequences(Order):
+    """An endless sequence of examples for each of the `group_shards`."""
+
+    @abc.abstractmethod
+    def sequence(self, shard: int, numbers: np.ndarray) -> Rows:
+        """The examples with some numbers, ascending, in the sequence of a shard."""
+
+    def at(self, step: int, rows: np.ndarray) -> Rows:
+        rows_per_shard = self.global_batch // self.group_shards
+        shards, offsets = np.divmod(rows, rows_per_shard)
+        found = Found(len(rows))
+        for shard in np.unique(shards).tolist():
+            own = np.flatnonzero(shards == shard)
+            found.add(own, self.sequence(shard, step * rows_per_shard + offsets[own]))
+        return found.rows()
+
+
+class Found:
+    """The rows of a batch, gathered from several sequences."""
+
+    def __init__(self, count: int) -> None:
+        """So many rows without an example."""
+        self._examples = np.full(count, PADDING)
+        self._groups: dict[int, None] = {}
+        self._ahead: dict[int, None] = {}
+
+    def add(self, positions: np.ndarray, found: Rows, example: int = 0, group: int = 0) -> None:
+        """Fills in some rows, whose source begins at an `example` and a row `group`."""
+        self._examples[positions] = np.where(
+            found.examples == PADDING, PADDING, found.examples + example
+        )
+        self._groups |= dict.fromkeys(group + each for each in found.groups)
+        self._ahead |= dict.fromkeys(group + each for each in found.ahead)
+
+    def rows(self) -> Rows:
+        """All of them."""
+        return Rows(self._examples, tuple(self._groups), tuple(self._ahead))
+
 
 def order(
     groups: batch.RowGroups | None, examples: int, global_batch: int, seed: int | None
-) -> Order:
-    """The order of a source.
+) -> Sequences:
+    """The order of a source that is drawn evenly.
 
     Args:
         groups: of the source, if it has any.
@@ -93,7 +143,7 @@ def order(
 
 
 @dataclasses.dataclass(frozen=True)
-class OneByOne(Order):
+class OneByOne(Sequences):
     """All examples in each epoch, each time in another order, by Grain's shuffle."""
 
     examples: int
@@ -103,11 +153,10 @@ class OneByOne(Order):
     def __len__(self) -> int:
         return self.examples
 
-    def at(self, step: int, rows: np.ndarray) -> Rows:
-        positions = step * self.global_batch + rows
+    def sequence(self, shard: int, numbers: np.ndarray) -> Rows:
         if self.seed is None:
-            return Rows(np.where(positions < self.examples, positions, PADDING))
-        return Rows(np.array([self._shuffled[position] for position in positions.tolist()]))
+            return Rows(np.where(numbers < self.examples, numbers, PADDING))
+        return Rows(np.array([self._shuffled[number] for number in numbers.tolist()]))
 
     @functools.cached_property
     def _shuffled(self) -> grain.MapDataset:
@@ -124,15 +173,14 @@ class _Window(typing.NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class WindowShuffle(Order):
+class WindowShuffle(Sequences):
     """Row groups in random order, and the examples of a few of them shuffled together.
 
-    The rows of a batch are cut into as many contiguous pieces as there are virtual shards. In each
-    epoch the row groups get a random order, and the sequence of their examples is cut into equal
-    pieces, one a shard: virtual shard v reads piece v, in the next epoch piece v + 1, and so on.
-    The line of an example is its number along all pieces of all epochs. So each example comes once
-    an epoch, shards stay within one example of each other, and a row group is fetched by one shard,
-    or by two where a cut goes through it.
+    In each epoch the row groups get a random order, and the sequence of their examples is cut into
+    equal pieces, one a shard: virtual shard v reads piece v, in the next epoch piece v + 1, and so
+    on. The line of an example is its number along all pieces of all epochs. So each example comes
+    once an epoch, shards stay within one example of each other, and a row group is fetched by one
+    shard, or by two where a cut goes through it.
 
     Attributes:
         groups: of the source, of whose virtual shards the batch is a multiple.
@@ -160,20 +208,22 @@ class WindowShuffle(Order):
         return int(self._bounds[-1])
 
     @property
+    def group_shards(self) -> int:  # type: ignore[override]
+        """The virtual shards."""
+        return self.groups.virtual_shards
+
+    @property
     def rows_per_shard(self) -> int:
         """Rows of a batch that one virtual shard supplies."""
         return self.global_batch // self.groups.virtual_shards
-
-    def pieces(self, rows: np.ndarray, count: int) -> list[np.ndarray]:
-        shards = np.array_split(self._shards_of(rows), count)
-        return [rows[np.isin(rows // self.rows_per_shard, some)] for some in shards if len(some)]
 
     def bytes_in_hand(self, rows: np.ndarray) -> int:
         # Of the windows that are being read, and of those ahead.
         lengths, window = self.groups.lengths, self.groups.window
         typical = len(self) * min(window, len(lengths)) // len(lengths)
         windows = 2 + (self.rows_per_shard - 1) // typical
-        return len(self._shards_of(rows)) * windows * sum(sorted(self.groups.bytes)[-window:])
+        shards = len(np.unique(rows // self.rows_per_shard))
+        return shards * windows * sum(sorted(self.groups.bytes)[-window:])
 
     def remarks(self, rows: np.ndarray) -> list[str]:
         # The process with the first row speaks for all.
@@ -197,29 +247,22 @@ class WindowShuffle(Order):
             )
         return remarks
 
-    def at(self, step: int, rows: np.ndarray) -> Rows:
-        examples = np.full(len(rows), PADDING)
+    def sequence(self, shard: int, numbers: np.ndarray) -> Rows:
+        examples = np.full(len(numbers), PADDING)
         groups: list[int] = []
-        ahead: list[int] = []
-        for shard in self._shards_of(rows).tolist():
-            places = np.flatnonzero(rows // self.rows_per_shard == shard)
-            first, end = self._begin(shard), self._begin(shard + 1)
-            lines = first + step * self.rows_per_shard + rows[places] % self.rows_per_shard
-            if self.seed is None:
-                places, lines = places[lines < end], lines[lines < end]
-            while len(lines):
-                window = self._window(shard, int(lines[0]))
-                count = int(np.searchsorted(lines, window.stop))
-                examples[places[:count]] = window.examples[lines[:count] - window.start]
-                groups += window.groups
-                places, lines = places[count:], lines[count:]
-                if not len(lines) and (self.seed is not None or window.stop < end):
-                    ahead += self._window(shard, window.stop).groups
-        return Rows(examples, tuple(dict.fromkeys(groups)), tuple(dict.fromkeys(ahead)))
-
-    def _shards_of(self, rows: np.ndarray) -> np.ndarray:
-        """The virtual shards that supply some rows."""
-        return np.unique(rows // self.rows_per_shard)
+        ahead: tuple[int, ...] = ()
+        first, end = self._begin(shard), self._begin(shard + 1)
+        lines = first + numbers if self.seed is not None else first + numbers[numbers < end - first]
+        done = 0
+        while done < len(lines):
+            window = self._window(shard, int(lines[done]))
+            stop = int(np.searchsorted(lines, window.stop))
+            examples[done:stop] = window.examples[lines[done:stop] - window.start]
+            groups += window.groups
+            done = stop
+            if done == len(lines) and (self.seed is not None or window.stop < end):
+                ahead = self._window(shard, window.stop).groups
+        return Rows(examples, tuple(dict.fromkeys(groups)), ahead)
 
     def _begin(self, piece: int) -> int:
         """Where a piece begins; later pieces are those of later epochs."""
@@ -230,10 +273,7 @@ class WindowShuffle(Order):
         piece = ((line + 1) * self.groups.virtual_shards - 1) // len(self)
         epoch, base = piece - shard, line - line % len(self)
         low, high = self._begin(piece) - base, self._begin(piece + 1) - base
-        order = np.arange(len(self.groups.lengths))
-        if self.seed is not None:
-            order = permutation(len(order), self.seed, 0, epoch, 0)
-        ends = np.cumsum(np.diff(self._bounds)[order])
+        order, ends = self._epochs(epoch)
         # Groups of the piece's first example, of this one, and of its last.
         first, group, last = np.searchsorted(ends, (low, line - base, high - 1), side="right")
         number = int(group - first) // self.groups.window
@@ -248,6 +288,20 @@ class WindowShuffle(Order):
         return _Window(base + start, base + stop, tuple(members.tolist()), examples)
 
     @functools.cached_property
+    def _epochs(self) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+        """The order of the row groups in an epoch, and where each ends; of those in use."""
+        return functools.lru_cache(maxsize=4)(self._epoch)
+
+    def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        order = np.arange(len(self.groups.lengths))
+        if self.seed is not None:
+            order = permutation(len(order), self.seed, 0, epoch, 0)
+        return order, np.cumsum(np.diff(self._bounds)[order])
+
+    def __getstate__(self) -> dict[str, typing.Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+    @functools.cached_property
     def _bounds(self) -> np.ndarray:
         """The first example of each row group, and the number of all."""
         return np.cumsum([0, *self.groups.lengths])
@@ -255,13 +309,17 @@ class WindowShuffle(Order):
 
 @functools.lru_cache(maxsize=64)  # a window is read in many steps
 def permutation(length: int, seed: int, *key: int) -> np.ndarray:
-    """A random order of range(length), a function of the seed and a key of three numbers.
+    """A random order of range(length), a function of the seed and a key of three numbers."""
+    order = np.argsort(words(length, seed, *key), kind="stable")
+    order.setflags(write=False)
+    return order
+
+
+def words(count: int, seed: int, *key: int) -> np.ndarray:
+    """Random numbers uint64, a function of the seed and a key of three numbers.
 
     NumPy promises the words of its bit generators, but not what `Generator.permutation` does.
     """
-    words = np.random.Philox(
+    return np.random.Philox(
         key=np.array([seed, ORDER_KEY], np.uint64), counter=np.array([0, *key], np.uint64)
-    ).random_raw(length)
-    order = np.argsort(words, kind="stable")
-    order.setflags(write=False)
-    return order
+    ).random_raw(count)

@@ -18,7 +18,7 @@ import numpy as np
 from nest_dist.base import failures, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
-from nest_dist.data import batch, classes, index
+from nest_dist.data import batch, classes, drawing, index
 from nest_dist.data import workers as loading
 from nest_dist.data.sources import retries
 
@@ -135,6 +135,10 @@ class SplitData:
         loaded = pool.batches(dataset, steps.bytes, len(steps.pieces), steps.closing)
         return loading.Loaded(self._counted(loaded, len(source)), loaded.close)
 
+    def order(self, source: batch.Source, global_batch: int, seed: int | None) -> index.Order:
+        """The order of the examples of the opened source; its arguments are those of `batches`."""
+        return drawing.order(source, global_batch, seed)
+
     def require_fit(
         self, source: batch.Source, global_batch: int, rows: np.ndarray, seed: int | None = None
     ) -> None:
@@ -146,7 +150,7 @@ class SplitData:
     ) -> tuple["_Steps", loading.WorkerPool]:
         if seed is not None:
             require_batch(source, global_batch)
-        order = index.order(source.row_groups, len(source), global_batch, seed)
+        order = self.order(source, global_batch, seed)
         pieces = order.pieces(rows, max(1, self.workers))
         limits = [order.bytes_in_hand(piece) for piece in pieces]
         steps = _Steps(self, source, order, self.specs(source)[-1], pieces, limits)
@@ -179,7 +183,28 @@ class SplitData:
 
 @settings.register
 class TrainingData(SplitData):
-    """Batches for training: shuffled anew each epoch, without end; others replace corrupt ones."""
+    """Batches for training: shuffled anew each epoch, without end; others replace corrupt ones.
+
+    Attributes:
+        balanced: whether each class is drawn as often as any other, whatever its examples. Of a
+            class with n, each is drawn once in n draws of the class. An epoch stays as long.
+        repeats: rows of a batch with the same example and other random numbers. An epoch has as
+            many rows as ever, and so a part of the examples, in turn.
+    """
+
+    balanced: bool = False
+    repeats: typing.Annotated[int, Within(1)] = 1
+
+    def order(self, source: batch.Source, global_batch: int, seed: int | None) -> index.Order:
+        phases = getattr(self.source, "phases", ())  # of a mixture
+        return drawing.order(
+            source,
+            global_batch,
+            seed,
+            phases=phases,
+            balanced=self.balanced,
+            repeats=self.repeats,
+        )
 
     def examples(
         self, source: batch.Source, *, seed: int, global_batch: int, step: int
@@ -194,7 +219,7 @@ class TrainingData(SplitData):
         self, source: batch.Source, *, seed: int, global_batch: int, step: int
     ) -> np.ndarray:
         """The ids [B] of the examples in the batch after `step` steps."""
-        order = index.order(source.row_groups, len(source), global_batch, seed)
+        order = self.order(source, global_batch, seed)
         return order.at(step, np.arange(global_batch)).examples
 
 

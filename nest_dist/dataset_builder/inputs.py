@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import pathlib
 import posixpath
-import typing
 from collections.abc import Callable, Iterable, Sequence
 
 from nest_dist.base import checks, failures
@@ -189,8 +188,7 @@ def _idx(paths: Sequence[pathlib.Path], options: Options) -> Input:
     (root,) = paths
     checks.one_of("--split", options.split, idx.FILE_PREFIX, " IDX files have these splits.")
     numbers = tuple(str(number) for number in range(256))
-    split = typing.cast(typing.Literal["train", "test"], options.split)
-    source = idx.Idx(str(root), split, numbers).open()
+    source = idx.Idx(str(root), options.split, numbers).open()
     names = numbers[: int(source.labels.max(initial=0)) + 1]
     source = dataclasses.replace(source, class_names=names)
     return Input(source, source.images.nbytes, source.fingerprint, numbered=True)

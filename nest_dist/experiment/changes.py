@@ -24,13 +24,19 @@ class Change:
 
 
 def between(before: run_json.Json, after: run_json.Json) -> list[Change]:
-    """The settings in which two runs differ, in alphabetical order of their bindings."""
+    """The settings in which two runs differ, in alphabetical order of their bindings.
+
+    The run before may lack what a later version can configure; the default then changes nothing.
+    """
     old, new = run_json.flatten(before), run_json.flatten(after)
+    # An object that both have, whatever its position in a tuple.
+    holders = {path.rpartition(".")[0] for path in old}
     changes = []
     for path in old.keys() | new.keys():
         sides = [side[path] for side in (new, old) if path in side]
         was, now = (side[path].text if path in side else None for side in (old, new))
-        if was != now:
+        added = was is None and new[path].is_default and path.rpartition(".")[0] in holders
+        if was != now and not added:
             effect = max((it.meaning.effect for it in sides), key=_BY_SEVERITY.index)
             changes.append(Change(sides[0].binding, was, now, effect))
     return sorted(changes, key=lambda change: change.binding)

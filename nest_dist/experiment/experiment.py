@@ -11,7 +11,7 @@ import numpy as np
 
 from nest_dist.base import checks, lengths, tree_paths
 from nest_dist.config import run_json
-from nest_dist.data import batch, classes, prefetch
+from nest_dist.data import batch, classes, index, prefetch
 from nest_dist.experiment import audit
 from nest_dist.experiment import run as runs
 from nest_dist.model import fused, on_cpu, on_gpu, parameters
@@ -56,6 +56,23 @@ class Experiment:
         if training is self.training_source and evaluation is self.evaluation_source:
             return self
         return dataclasses.replace(self, training_source=training, evaluation_source=evaluation)
+
+    def with_weights(self, weights: tuple[typing.Any, ...] | None) -> "Experiment":
+        """The experiment with the weights of a mixture that a resumed run keeps, if any."""
+        if weights is None:
+            return self
+        source = dataclasses.replace(typing.cast(typing.Any, self.run.data.source), weights=weights)
+        data = dataclasses.replace(self.run.data, source=source)
+        return dataclasses.replace(self, run=dataclasses.replace(self.run, data=data))
+
+    def data_metrics(self, batches: int) -> dict[str, float]:
+        """Examples and epochs of each source of a mixture after so many batches of its sequence."""
+        return self._order.metrics(batches)
+
+    @functools.cached_property
+    def _order(self) -> index.Order:
+        run = self.run
+        return run.data.order(self.training_source, run.global_batch, run.seed)
 
     @functools.cached_property
     def intervals(self) -> loop.Intervals:

@@ -2,6 +2,8 @@
 
 import json
 import pathlib
+import re
+import typing
 from collections.abc import Iterator
 
 import jax
@@ -54,6 +56,14 @@ def write_files(
     files.write_text_durably(folder / workdirs.CONFIGURATION, config_gin)
     files.write_text_durably(folder / run_json.NAME, json.dumps(document, indent=1) + "\n")
     files.write_text_durably(folder / workdirs.PARAMETERS, table)
+
+
+def with_weights(config_gin: str, weights: tuple[typing.Any, ...] | None) -> str:
+    """The configuration as gin, with the weights of a mixture that the run goes on with."""
+    bindings = re.findall(r"^((?:\S+/)?Mixture\.weights) = ", config_gin, flags=re.MULTILINE)
+    if weights is None or not bindings:
+        return config_gin
+    return config_gin + "".join(f"\n{binding} = {weights!r}\n" for binding in bindings)
 
 
 def _summary(

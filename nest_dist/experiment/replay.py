@@ -174,15 +174,10 @@ def steps_with(
     run, source = experiment.run, experiment.training_source
     left_out = {at: left_out_at(checkpoints, at) for at in (0, *checkpoints.steps())}
     found = []
+    order, rows = run.data.order(source, run.global_batch, run.seed), np.arange(run.global_batch)
     for step in range(1, last + 1):
         restored = max(at for at in left_out if at < step)
-        ids = run.data.example_ids(
-            source,
-            seed=run.seed,
-            global_batch=run.global_batch,
-            step=step - 1 + left_out[restored],
-        )
-        if example_id in ids:
+        if example_id in order.at(step - 1 + left_out[restored], rows).examples:
             found.append(step)
     return found
 

@@ -1,13 +1,17 @@
 """Resumes a run from the newest complete checkpoint of its workdir."""
 
 import dataclasses
+import typing
 from collections.abc import Callable
 
 import jax
 
 from nest_dist.base import failures
+from nest_dist.base.settings import Effect
 from nest_dist.checkpointing import catalog, manager
+from nest_dist.config import run_json
 from nest_dist.data import classes
+from nest_dist.data.sources import mixture
 from nest_dist.experiment import changes, preflight
 from nest_dist.experiment import experiment as experiments
 from nest_dist.train import early_stopping
@@ -26,6 +30,7 @@ class Start:
         evaluated: whether the checkpoint has the metrics of an evaluation at this step.
         history: of evaluations, for `Run.early_stopping`.
         notes: lines for the user: quarantined checkpoints, changed bindings.
+        weights: of a mixture, with those that the checkpoint kept; None without one.
     """
 
     step: int
@@ -35,6 +40,7 @@ class Start:
     evaluated: bool
     history: early_stopping.History
     notes: tuple[str, ...]
+    weights: tuple[typing.Any, ...] | None = None
 
 
 def metadata(
@@ -67,10 +73,18 @@ def find(
         BadInput: if the checkpoint belongs to another run, unless `allow_change`.
     """
 
-    def compare(stored: manager.Metadata) -> list[str]:
+    weights: tuple[typing.Any, ...] | None = None
+
+    def compare(step: int, stored: manager.Metadata) -> list[str]:
+        nonlocal weights
         _require_no_stream(stored)
-        changed = changes.between(stored["run"], experiment.document)
-        changes.require_same_run(changed, allow_change)
+        weights = _weights(experiment, stored, step + stored["batches_left_out"])
+        continued = experiment.with_weights(weights).document
+        changed = changes.between(stored["run"], continued)
+        if any(change.effect is Effect.ANOTHER_RUN for change in changed):
+            # As they were given, for the error text.
+            given = changes.between(stored["run"], experiment.document)
+            changes.require_same_run(given, allow_change)
         notes = [f"configuration changed: {change}" for change in changed]
         names = tuple(stored["class_names"])
         if experiment.in_order(names) is not experiment:
@@ -87,7 +101,8 @@ def find(
             notes.append("the training data are others: the run goes on differently")
         return notes
 
-    return _newest(checkpoints, experiment, compare)
+    start = _newest(checkpoints, experiment, compare)
+    return dataclasses.replace(start, weights=weights)
 
 
 def rewind(
@@ -100,7 +115,7 @@ def rewind(
     """
     checkpoints.wait()
     checkpoints.discard_from(bad_step)
-    before = _newest(checkpoints, experiment, lambda _: [])
+    before = _newest(checkpoints, experiment, lambda *_: [])
     next_batch = bad_step + start.left_out
     return dataclasses.replace(before, left_out=next_batch - before.step)
 
@@ -108,7 +123,7 @@ def rewind(
 def _newest(
     checkpoints: manager.Manager,
     experiment: experiments.Experiment,
-    compare: Callable[[manager.Metadata], list[str]],
+    compare: Callable[[int, manager.Metadata], list[str]],
 ) -> Start:
     while True:
         step, stored = checkpoints.newest()
@@ -116,7 +131,7 @@ def _newest(
             notes = tuple(checkpoints.notes())
             none = early_stopping.NONE
             return Start(0, None, 0, experiment.class_names, False, none, notes)
-        compared = compare(stored)
+        compared = compare(step, stored)
         try:
             state = checkpoints.restore(step, experiment.state_shapes)
         except catalog.Corrupt as corrupt:
@@ -135,6 +150,20 @@ def _newest(
             history=history,
             notes=(*checkpoints.notes(), *compared),
         )
+
+
+def _weights(
+    experiment: experiments.Experiment, stored: manager.Metadata, batches: int
+) -> tuple[typing.Any, ...] | None:
+    """The weights of a mixture after so many batches; None if the checkpoint has none of them."""
+    source = experiment.run.data.source
+    before = run_json.select(stored["run"], "data", "source")
+    if not isinstance(source, mixture.Mixture) or not run_json.is_object(before):
+        return None
+    fields = before["fields"]
+    if len(fields.get("sources", ())) != len(source.sources):
+        return None
+    return source.continued(fields["weights"], batches).weights
 
 
 def _require_no_stream(stored: manager.Metadata) -> None:

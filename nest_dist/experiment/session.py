@@ -110,7 +110,7 @@ class Session:
                 save=save,
                 ends=ends,
                 record=self.checkpoints.record,
-                report=self._record,
+                report=functools.partial(self._record, start.left_out),
                 stop_reached=self._stop_reached,
                 global_batch=run.global_batch,
                 say=self.report.say,
@@ -168,8 +168,9 @@ class Session:
         self.report.say(text)
         self.staging_folder.copy()
 
-    def _record(self, step: int, metrics: metrics_log.StepMetrics) -> None:
-        self.report.metrics(step, {**metrics, **self.supervision.pace()})
+    def _record(self, left_out: int, step: int, metrics: metrics_log.StepMetrics) -> None:
+        drawn = self.experiment.data_metrics(step + left_out)
+        self.report.metrics(step, {**metrics, **drawn, **self.supervision.pace()})
         self.ledger.write(at_once=False)
 
     def _stop_reached(self) -> bool:

@@ -64,14 +64,14 @@ class Training:
             with self._during("restore"):
                 start = resume.find(checkpoints, self.experiment, allow_change)
                 experiment = self.experiment.in_order(start.class_names)
+                experiment = experiment.with_weights(start.weights)
             staging_folder = opened.enter_context(self._staging_folder())
             tracker = opened.enter_context(self._tracker(staging_folder, experiment))
             report = self._report(staging_folder, start, tracker)
             opened.callback(report.close)
             opened.callback(self.ledger.close)
-            header.write_header(
-                report, self.workdir, staging_folder, experiment, self.config_gin, start
-            )
+            config_gin = header.with_weights(self.config_gin, start.weights)
+            header.write_header(report, self.workdir, staging_folder, experiment, config_gin, start)
             first_state = functools.partial(self._first_state, experiment, report.say)
             state = start.state or first_state()
             with self._during("compile"), compile_cache.enabled(self.workdir, report.say):

@@ -6,7 +6,7 @@ import typing
 
 import numpy as np
 
-from nest_dist.data import batch, pipeline
+from nest_dist.data import batch, index, pipeline
 from nest_dist.data.transforms import crop, randaugment
 
 # The transforms of a recipe on the host.
@@ -29,6 +29,17 @@ class Opened:
         return self.source
 
 
+class Shuffled:
+    """As Grain's endless shuffle, which takes milliseconds where examples are few."""
+
+    def __init__(self, order: index.OneByOne) -> None:
+        self.order = order
+
+    def __getitem__(self, position: int) -> np.int64:
+        epoch, number = divmod(position, self.order.examples)
+        return index.permutation(self.order.examples, self.order.seed or 0, epoch, 0, 0)[number]
+
+
 def rows_of(process: int, processes: int, global_batch: int) -> np.ndarray:
     """The rows of one of several processes."""
     count = global_batch // processes
@@ -43,10 +54,11 @@ def training(
     first_step: int = 0,
     transforms: typing.Any = RECIPE,
     seed: int = 3,
+    config: typing.Any = None,
     **fields: typing.Any,
 ) -> list[dict[str, np.ndarray]]:
-    """Global batches."""
-    data = pipeline.TrainingData(Opened(source), transforms, **fields)
+    """Global batches of a source, which `config` has opened if it is given."""
+    data = pipeline.TrainingData(config or Opened(source), transforms, **fields)
     processes_batches = []
     for process in range(processes):
         loaded = data.batches(

@@ -5,12 +5,11 @@ Digits", UCI Machine Learning Repository, 1998, licensed CC BY 4.0. The pixels a
 """
 
 import importlib.resources
-import typing
 
 import numpy as np
 
 from nest_dist.base import checks, settings
-from nest_dist.data import batch
+from nest_dist.data import batch, parts
 
 STORED_SIDE = 8
 STORED_WHITE = 16
@@ -26,10 +25,11 @@ class Digits:
         image_side: pixels; a multiple of 8. The stored pictures of 8 x 8 are interpolated to it.
     """
 
-    split: typing.Literal["train", "test"]
+    split: str
     image_side: int = 32
 
     def __post_init__(self) -> None:
+        checks.one_of("Digits.split", parts.split_name(self.split), ("train", "test"))
         checks.divides(
             "Digits.image_side", self.image_side, STORED_SIDE, "the stored side", "set one of them"
         )

@@ -4,13 +4,12 @@ import gzip
 import math
 import pathlib
 import struct
-import typing
 import zlib
 
 import numpy as np
 
-from nest_dist.base import failures, files, settings
-from nest_dist.data import batch
+from nest_dist.base import checks, failures, files, settings
+from nest_dist.data import batch, parts
 
 FILE_PREFIX = {"train": "train", "test": "t10k"}
 UNSIGNED_BYTE = 0x08
@@ -28,8 +27,11 @@ class Idx:
     """
 
     folder: str
-    split: typing.Literal["train", "test"]
+    split: str
     class_names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        checks.one_of("Idx.split", parts.split_name(self.split), FILE_PREFIX)
 
     def open(self) -> batch.Arrays:
         """The split in memory: uint8 [N, H, W, 1].

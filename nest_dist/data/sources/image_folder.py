@@ -11,6 +11,8 @@ import posixpath
 import typing
 from collections.abc import Sequence
 
+import numpy as np
+
 from nest_dist.base import failures, settings
 from nest_dist.data import batch, classes
 
@@ -147,6 +149,9 @@ class Files(batch.Source):
         path = os.path.join(self.root, picture.name)
         with open(path, "rb") as file:
             return {"image": file.read(), "labels": (label,), "key": path}
+
+    def known_labels(self) -> np.ndarray | None:
+        return np.array([label for _, label in self.entries])
 
     def _digest(self, whole: bool, indices: range) -> str:
         digest = hashlib.sha256()

@@ -24,9 +24,9 @@ from nest_dist.base import checks, failures, hub, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
 from nest_dist.data import batch
-from nest_dist.data.sources import byte_ranges, parquet_file, retries, row_cache
+from nest_dist.data.sources import byte_ranges, named_splits, parquet_file, retries, row_cache
 
-PATTERN = "*.parquet"
+PATTERN, KIND = "*.parquet", "Parquet files"
 THREADS = 16  # that read footers
 
 
@@ -78,7 +78,7 @@ class Parquet:
             groups = tuple(group for file in files for group in self._groups(file))
             if not groups:
                 raise failures.BadInput(f"{files[0].name} and others have no rows.")
-            names = self._class_names(groups, pool)
+            names = self._class_names(files, pool)
         digest = hashlib.sha256(repr((names, self.image, self.label)).encode())
         for file in files:
             digest.update(file.footer)
@@ -96,7 +96,7 @@ class Parquet:
             path = pathlib.Path(name).expanduser()
             if name.startswith(hub.DATASETS):
                 listed = dict(trying.run(name, functools.partial(hub.dataset_files, name)))
-                chosen = _of_split(list(listed), self.split, name)
+                chosen = named_splits.of_split(list(listed), self.split, name, KIND)
                 files += [byte_ranges.File(each, listed[each]) for each in chosen]
             elif re.match("https?://", name):
                 files.append(byte_ranges.File(name))
@@ -104,7 +104,7 @@ class Parquet:
                 files.append(byte_ranges.File(str(path)))
             elif path.is_dir():
                 inside = sorted(each.relative_to(path).as_posix() for each in path.rglob(PATTERN))
-                chosen = _of_split(inside, self.split, name)
+                chosen = named_splits.of_split(inside, self.split, name, KIND)
                 files += [byte_ranges.File(str(path / each)) for each in chosen]
             elif matches := sorted(glob.glob(str(path), recursive=True)):
                 files += map(byte_ranges.File, matches)
@@ -144,15 +144,14 @@ class Parquet:
             first += rows
 
     def _class_names(
-        self, groups: Sequence["_Group"], pool: concurrent.futures.Executor
+        self, files: Sequence[parquet_file.File], pool: concurrent.futures.Executor
     ) -> tuple[str, ...]:
         """The names that the Hub's library stores, texts in alphabetical order, or numbers."""
-        files = [group.file for group in groups]
         stored = next(filter(None, (file.stored_names(self.label) for file in files)), ())
         kind = files[0].schema.field(self.label).type
         if types.is_boolean(kind):
             return stored or ("false", "true")
-        found = pool.map(lambda group: group.file.labels(group.number, self.label), groups)
+        found = pool.map(lambda file: file.labels(self.label), files)
         seen = sorted({label for labels in found for label in labels})
         if parquet_file.is_text(kind):
             names = stored or tuple(seen)
@@ -169,23 +168,7 @@ class Parquet:
         return names
 
 
-def _of_split(names: Sequence[str], split: str, folder: str) -> list[str]:
-    """The names that contain the split as a word, as data sets of the Hub call their files.
-
-    Raises:
-        BadInput: if there are none.
-    """
-    word = re.compile(rf"(^|[-._ /\d]){re.escape(split)}([-._ /\d]|$)")
-    if chosen := [name for name in names if word.search(name)]:
-        return chosen
-    few = ", ".join(posix.rpartition("/")[2] for posix in names[:3]) or "none"
-    raise failures.BadInput(
-        f"{folder} has no Parquet files of split {split!r}, by their names: it has {few}; give the "
-        "files themselves, or another split."
-    )
-
-
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Group:
     """A row group that is not empty."""
 

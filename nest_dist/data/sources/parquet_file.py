@@ -52,10 +52,15 @@ class File:
 
     def chunks(self, group: int, columns: Sequence[str]) -> list[typing.Any]:
         """What the footer says of the columns, or of the fields in them, in a row group."""
-        row_group = self.metadata.row_group(group)
-        described = map(row_group.column, range(row_group.num_columns))
-        roots = tuple(f"{column}." for column in columns)
-        return [chunk for chunk in described if f"{chunk.path_in_schema}.".startswith(roots)]
+        row_group, roots = self.metadata.row_group(group), tuple(f"{it}." for it in columns)
+        paths = enumerate(self._paths)  # the same in each row group
+        return [row_group.column(number) for number, path in paths if path.startswith(roots)]
+
+    @functools.cached_property
+    def _paths(self) -> tuple[str, ...]:
+        """The path of each stored column, with a dot after it."""
+        schema = self.metadata.schema
+        return tuple(f"{schema.column(number).path}." for number in range(len(schema)))
 
     def read(self, group: int, columns: Sequence[str]) -> pyarrow.Table:
         """Some columns of a row group, fetched with as few requests as their bytes allow.
@@ -88,8 +93,18 @@ class File:
                 f"({failures.first_line(error)[:120]}); fetch it again."
             ) from None
 
-    def labels(self, group: int, column: str) -> set[typing.Any]:
-        """The labels in a row group, or those among which its numbers lie.
+    def labels(self, column: str) -> set[typing.Any]:
+        """The labels in all row groups, or those among which their numbers lie.
+
+        Raises:
+            BadInput: if a row has none.
+        """
+        groups = range(self.metadata.num_row_groups)
+        filled = [it for it in groups if self.metadata.row_group(it).num_rows]
+        return set().union(*(self._labels(group, column) for group in filled))
+
+    def _labels(self, group: int, column: str) -> set[typing.Any]:
+        """Those of a row group.
 
         The footer may hold the smallest and the largest number; else the column is read.
 
@@ -98,7 +113,7 @@ class File:
         """
         (chunk,) = self.chunks(group, (column,))
         known = chunk.statistics
-        if types.is_integer(self.schema.field(column).type) and known and known.has_min_max:
+        if known and known.has_min_max and types.is_integer(self.schema.field(column).type):
             values, missing = {known.min, known.max}, known.null_count or 0
         else:
             read = self.read(group, (column,)).column(column)

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Iterator
 
 from nest_dist.base import failures
-from nest_dist.data import batch
+from nest_dist.data import batch, parts
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 60.0
@@ -128,8 +128,8 @@ class Retries:
 
 
 def opened(name: str, config: batch.SourceConfig) -> batch.Source:
-    """An open data set, with the errors of `Retries.run`."""
-    return Retries().run(name, config.open)
+    """An open data set or part of one, with the errors of `Retries.run`."""
+    return Retries().run(name, lambda: parts.opened(config))
 
 
 def example(source: batch.Source, index: int) -> batch.Example:

@@ -1,0 +1,129 @@
+"""Parts, mixtures, tars, balanced and repeated drawing together, stopped and resumed anywhere."""
+
+import os
+import random
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from support import archives, batches
+
+from nest_dist.data import batch, index, parts
+from nest_dist.data.sources import mixture, parquet, tars
+from nest_dist.data.transforms import crop, decode
+
+SEED = int(os.environ.get("NEST_DIST_TEST_SEED") or random.randrange(1 << 31))
+CENTRE = (crop.CentrePad(side=2),)
+CLASSES = tuple(map(str, range(5)))
+PNGS = [
+    decode.encode(np.full((1, 1, 3), (it >> 8, it % 256, 7), np.uint8), "png") for it in range(400)
+]
+
+
+def of_parquet(rng, folder, count, shards):
+    groups = rng.choice((1, 2, 7, 12))
+    table = pyarrow.table({"image": PNGS[:count], "label": [it % 5 for it in range(count)]})
+    pyarrow.parquet.write_table(table, folder / "train.parquet", row_group_size=groups)
+    fields = {"virtual_shards": shards, "window": rng.randint(1, 4), "num_classes": 5}
+    return parquet.Parquet((str(folder),), "train", **fields)
+
+
+def of_tars(rng, folder, count, shards):
+    files = rng.randint(1, 3)
+    for number in range(files):
+        members = []
+        for it in range(number, count, files):
+            members += [(f"{it}.cls", str(it % 5).encode()), (f"{it}.png", PNGS[it])]
+        (folder / f"train-{number}.tar").write_bytes(archives.tar_bytes(members))
+    return tars.Tars((str(folder),), "train", num_classes=5)
+
+
+def in_memory(rng, folder, count, shards):
+    """Encoded pictures without keys."""
+
+    class Source(batch.Source):
+        class_names, fingerprint = CLASSES, f"{count}"
+
+        def __len__(self):
+            return count
+
+        def __getitem__(self, number):
+            return {"image": PNGS[number], "labels": (number % 5,)}
+
+    return batches.Opened(Source())
+
+
+def part(rng, config, count):
+    """Of at least half the examples."""
+    bound = rng.randint(0, count // 4)
+    text = rng.choice(
+        (f"[{bound}:]", f"[:-{bound + 1}]", "[10%:80.5%]", "[::2]", "[!::3]", "[!5:9:2]")
+    )
+    return parts.Part(config, text)
+
+
+def drawn(rng, folder):
+    """A configured source, and how batches are drawn from it."""
+    shards, configs = rng.choice((1, 2, 3, 4)), []
+    for number in range(rng.choice((1, 1, 2, 3))):
+        at, count = folder / f"source-{number}", rng.randint(24, 90)
+        at.mkdir()
+        make = rng.choice((of_parquet, of_parquet, of_tars, in_memory))
+        config = make(rng, at, count, shards)
+        configs.append(part(rng, config, count) if rng.random() < 0.5 else config)
+    repeats = rng.choice((1, 1, 2, 3))
+    fields = {
+        "repeats": repeats,
+        "global_batch": shards * repeats * rng.randint(1, 12 // repeats // shards + 1),
+    }
+    if len(configs) > 1:
+        weights = tuple(
+            (step, tuple(rng.choice((1, 2, 3, 49)) for _ in configs))
+            for step in (0, rng.randint(1, 9))
+        )
+        names = tuple(f"source-{number}" for number in range(len(configs)))
+        return mixture.Mixture(tuple(configs), names, weights), fields
+    if configs[0].open().known_labels() is not None and rng.random() < 0.5:
+        fields["balanced"] = True
+    return configs[0], fields
+
+
+def tried(rng, folder):
+    """One setting: the batches of an interrupted run are those of an undisturbed one."""
+    config, fields = drawn(rng, folder)
+    fields |= {"config": config, "seed": rng.randrange(1 << 32), "transforms": CENTRE}
+    steps = rng.randint(2, 20)
+    whole = batches.training(config.open(), steps=steps, threads=1, **fields)
+    done, resumed = 0, []
+    while done < steps:
+        count = rng.randint(1, steps - done)
+        processes = rng.choice([it for it in (1, 2, 3, 4) if fields["global_batch"] % it == 0])
+        resumed += batches.training(
+            config.open(),
+            steps=count,
+            processes=processes,
+            first_step=done,
+            threads=rng.randint(1, 3),
+            **fields,
+        )
+        done += count
+    assert batches.digests(resumed) == batches.digests(whole)
+
+
+@pytest.mark.parametrize(
+    "settings", [6, pytest.param(1000, marks=pytest.mark.slow)], ids=["few", "many"]
+)
+def test_a_run_that_is_interrupted_has_the_batches_of_one_that_is_not(
+    settings, tmp_path, monkeypatch
+):
+    print("NEST_DIST_TEST_SEED", SEED)
+    monkeypatch.setattr(index.OneByOne, "_shuffled", property(batches.Shuffled))
+    for number in range(settings):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        try:
+            tried(random.Random(SEED + number), folder)
+        except BaseException:
+            print("setting", number, "of seed", SEED)
+            raise
