@@ -36,11 +36,11 @@ class Member(typing.NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Members(batch.Source):
-    """Pictures of an archive as a source, each with its label."""
+    """Pictures of an archive as a source, each with its label or its set of classes."""
 
     path: str
     class_names: tuple[str, ...]
-    entries: tuple[tuple[Member, int], ...]
+    entries: tuple[tuple[Member, int | batch.ClassSet], ...]
     fingerprint: str
 
     def __len__(self) -> int:
@@ -50,7 +50,7 @@ class Members(batch.Source):
         member, label = self.entries[index]
         with open(self.path, "rb") as file:
             file.seek(member.offset)
-            return {"image": file.read(member.size), "labels": (label,), "key": member.name}
+            return batch.labelled(file.read(member.size), label, member.name)
 
 
 def listed(path: pathlib.Path) -> tuple[list[Member], list[image_folder.PassedOver]]:

@@ -152,6 +152,7 @@ def adapt(
     model: nest.NesT,
     seed: int = 0,
     class_names: Sequence[str] = (),
+    head_bias: float = 0.0,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Parameters for `model` from stored weights, and lines on how they were adapted.
 
@@ -160,6 +161,7 @@ def adapt(
         model: the model to serve or train.
         seed: of a head for other classes.
         class_names: of the data to train on; empty for those of the weights.
+        head_bias: initial bias of a head for other classes.
     Raises:
         BadInput: if the models differ in more than image, blocks and classes.
     """
@@ -167,6 +169,7 @@ def adapt(
     if class_names and not stored.class_names and stored.model.num_classes == model.num_classes:
         note = ("the weights do not name their classes: the head is loaded as it is",)
     head = initial_values(model, transfer.HEAD, seed)
+    head = {name: leaf + head_bias * name.endswith("bias") for name, leaf in head.items()}
     adapted, lines = transfer.transfer(stored.model, params, model, head)
     return adapted, [*lines, *note]
 
