@@ -7,7 +7,13 @@ from nest_dist.base import checks, failures, ranking, settings
 from nest_dist.base.checks import Within
 
 # Whether more of a metric is better.
-METRICS = {"eval/top_1": True, "eval/top_5": True, "eval/loss": False}
+METRICS = {
+    "eval/top_1": True,
+    "eval/top_5": True,
+    "eval/precision_at_1": True,
+    "eval/mean_average_precision": True,
+    "eval/loss": False,
+}
 
 
 @settings.register
@@ -19,7 +25,8 @@ class Retention:
         every_steps: retains each step that is a multiple of it; None for none.
         best: retains this number of checkpoints with the best `metric`. A metric that is not finite
             counts as the worst.
-        metric: of the evaluation at the step: eval/top_1, eval/top_5 or eval/loss.
+        metric: of the evaluation at the step: eval/top_1, eval/top_5, eval/loss, and of several
+            classes a picture eval/precision_at_1 or eval/mean_average_precision.
     """
 
     last: typing.Annotated[int, Within(1)] = 3

@@ -68,6 +68,9 @@ FLAGS = {
     "split": Flag("string", None, "name of the split, such as train or validation"),
     "input_format": Flag("string", None, "folder, tar, parquet, tfds or idx; else recognised"),
     "labels": Flag("string", None, "text file with NAME CLASS a line, where no folders tell"),
+    "label_separator": Flag(
+        "string", None, "between several classes of a line of --labels; ?CLASS marks an unknown one"
+    ),
     "image_column": Flag("string", "image", "column or feature with the picture (parquet, tfds)"),
     "label_column": Flag("string", "label", "column or feature with the class (parquet, tfds)"),
     "shards": Flag("integer", None, "number of files; without it one for each 256 MB"),
@@ -162,7 +165,7 @@ COMMANDS = {
         "writes pictures as sharded ArrayRecord: from folders, tar, Parquet, TFDS or IDX",
         (
             *("output", "split", "input_format", "labels", "class_names", "image_column"),
-            *("label_column", "shards", "workers", "restart_markers", "verify"),
+            *("label_column", "label_separator", "shards", "workers", "restart_markers", "verify"),
         ),
         "INPUT...",
     ),

@@ -25,6 +25,10 @@ _Measured = tuple[dict[str, typing.Any], Sequence[str], states.Params]
 
 FORMATS = ("table", "json", "csv")
 _SHOWN = {"eval/top_1": ("top-1", "{:.2%}"), "eval/top_5": ("top-5", "{:.2%}")}
+_SHOWN |= {
+    "eval/precision_at_1": ("prec. at 1", "{:.2%}"),
+    "eval/mean_average_precision": ("mAP", "{:.2%}"),
+}
 _SHOWN |= {"eval/loss": ("loss", "{:.4f}"), "eval/examples": ("examples", "{:,.0f}")}
 
 

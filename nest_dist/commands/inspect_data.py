@@ -12,13 +12,12 @@ import numpy as np
 
 from nest_dist.base import checks, failures, files, picture_grid
 from nest_dist.commands import cli
-from nest_dist.data import batch, contact_sheet
+from nest_dist.data import batch, classes, contact_sheet, targets
 from nest_dist.data.sources import retries
 from nest_dist.data.transforms import decode
 from nest_dist.experiment import gallery
 from nest_dist.experiment import run as runs
-from nest_dist.train import inputs, step
-from nest_dist.train.objectives import classification
+from nest_dist.train import inputs, objectives, step
 
 MEASURED_PICTURES = 200
 MEASURED_SECONDS = 5.0
@@ -55,16 +54,19 @@ def _seen(
     stored = data.examples(source, seed=run.seed, global_batch=run.global_batch, step=at)
     titles = ["picture", *(type(transform).__name__ for transform in data.transforms)]
     rows, labels = [], []
+    form = targets.form_of(run.step.objective.needs)
     for row, example in enumerate(itertools.islice(stored, count)):
-        labels.append(example["labels"][0])
+        labels.append(form.of(example, len(names)))
         _, *images_after = data.stages(example, run.seed, at * run.global_batch + row)
         stages = decode.pixels(example["image"], decode.of(data.transforms)), *images_after
-        rows.append([picture_grid.Cell(image, [names[labels[-1]]]) for image in stages])
+        caption = classes.few([names[label] for label in example["labels"]]) or "none"
+        rows.append([picture_grid.Cell(image, [caption]) for image in stages])
     last = np.stack([cells[-1].image for cells in rows])
     recipes = dict(_device_stages(run))
     titles += recipes
-    for seen, targets in _on_device(run, recipes.values(), len(names), at)(last, np.array(labels)):
-        pixels, shares = np.asarray(run.step.inputs.normalize.inverted(seen)), np.asarray(targets)
+    on_device = _on_device(run, recipes.values(), len(names), at)
+    for seen, mixed in on_device(last, {form.name: np.array(labels)}):
+        pixels, shares = np.asarray(run.step.inputs.normalize.inverted(seen)), np.asarray(mixed)
         for row, cells in enumerate(rows):
             caption = ", ".join(gallery.label_text(shares[row], names))
             cells.append(picture_grid.Cell(pixels[row], [caption]))
@@ -81,14 +83,14 @@ def _device_stages(run: runs.Run) -> Iterator[tuple[str, inputs.Inputs]]:
 
 
 def _on_device(
-    run: runs.Run, recipes: Iterable[inputs.Inputs], classes: int, at: int
+    run: runs.Run, recipes: Iterable[inputs.Inputs], num_classes: int, at: int
 ) -> Callable[..., list[tuple[jax.Array, jax.Array]]]:
     """A function from a batch to its inputs and targets at a step, by each of the recipes."""
     key, _ = step.keys(run.seed, at)
 
-    def apply(images: jax.Array, labels: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
-        targets = classification.smoothed_targets(labels, classes, 0.0)
-        return [recipe(images, targets, key, jnp.arange(len(labels))) for recipe in recipes]
+    def apply(images: jax.Array, labels: objectives.Batch) -> list[tuple[jax.Array, jax.Array]]:
+        shares = run.step.objective.shares(labels, num_classes)
+        return [recipe(images, shares, key, jnp.arange(len(images))) for recipe in recipes]
 
     return jax.jit(apply)
 

@@ -44,7 +44,7 @@ def _prepare(folder: pathlib.Path, workers: int, options: cli.Options) -> None:
             )
     print(f"looking through {_names(paths)} ({form})", flush=True)
     columns = options.image_column, options.label_column
-    reading = inputs.Options(options.split, options.labels, *columns)
+    reading = inputs.Options(options.split, options.labels, *columns, options.label_separator)
     found = retries.Retries().run(str(paths[0]), lambda: inputs.opened(form, paths, reading))
     if found.root and found.root != f"{paths[0]}/":
         print(f"taking {found.root}, which holds the class folders", flush=True)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import jax
 
 from nest_dist.base import checks, chips, failures, files
-from nest_dist.commands import cli
+from nest_dist.commands import cli, train
 from nest_dist.config import workdir
 from nest_dist.experiment import audit, build, header, preflight
 from nest_dist.experiment import experiment as experiments
@@ -41,7 +41,8 @@ def run(options: cli.Options) -> None:
             "ones; leave it out."
         )
     absent = absent_data.absent(configured, options.examples)
-    experiment = build.build(configured, devices or jax.devices(), absent)
+    read_teacher = functools.partial(train.teacher, may_be_untrained=True)
+    experiment = build.build(configured, devices or jax.devices(), absent, teacher=read_teacher)
     table = audit.table(experiment.audit())
     if options.audit:
         print(table, end="")

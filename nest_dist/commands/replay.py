@@ -31,7 +31,7 @@ def run(options: cli.Options) -> None:
     with supervisor.Supervisor() as supervision:
         supervision.start(**cli.hosts(options))
         configured = runs.load([str(workdir / workdirs.CONFIGURATION)], options.gin_bindings or ())
-        experiment = build.build(configured)
+        experiment = build.build(configured, teacher=train.teacher)
         checkpoints = reader.Reader(workdir / workdirs.CHECKPOINTS)
         windows = replays.windows_of(records.lines(workdir / staging.METRICS))
         if options.example is not None:
@@ -67,10 +67,9 @@ def _print_steps(
 
 
 def _show(result: replays.Replay, folder: pathlib.Path, form: str) -> None:
-    names = result.class_names
     path = folder / f"step_{result.step}.png"
     captions = [
-        pictures.Caption((f"loss {result.losses[row]:.3f}", names[result.labels[row]], key))
+        pictures.Caption((f"loss {result.losses[row]:.3f}", replays.class_text(result, row), key))
         for row, key in zip(result.rows, result.keys, strict=True)
     ]
     try:
@@ -103,7 +102,7 @@ def _document(result: replays.Replay, path: pathlib.Path) -> dict[str, typing.An
             {
                 "key": key,
                 "row": int(row),
-                "class": result.class_names[result.labels[row]],
+                "class": replays.class_text(result, row),
                 "loss": float(result.losses[row]),
             }
             for row, key in zip(result.rows, result.keys, strict=True)
@@ -128,7 +127,7 @@ def _lines(result: replays.Replay, path: pathlib.Path) -> list[str]:
     lines += [f"  {name:<22} {norm:.4g}" for name, norm in result.gradient_norms.items()]
     lines.append(f"loss of {len(result.losses)} examples, mean {result.losses.mean():.4f}, worst:")
     lines += [
-        f"  {result.losses[row]:8.4f}  {result.class_names[result.labels[row]]}  {key}"
+        f"  {result.losses[row]:8.4f}  {replays.class_text(result, row)}  {key}"
         for row, key in list(zip(result.rows, result.keys, strict=True))[:LISTED]
     ]
     return [*lines, f"{path}: the worst of them as the model saw them"]

@@ -8,15 +8,17 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from nest_dist.base import failures, tree_paths
 from nest_dist.cluster import lease, supervisor
 from nest_dist.commands import cli
 from nest_dist.config import workdir as workdirs
-from nest_dist.experiment import build, preflight, training
+from nest_dist.experiment import build, preflight, teachers, training
 from nest_dist.experiment import run as runs
 from nest_dist.pretrained import load
 from nest_dist.pretrained import stored as stored_weights
 from nest_dist.rehearsal import compiled_step
 from nest_dist.telemetry import goodput
+from nest_dist.train.objectives import distillation
 
 
 def run(options: cli.Options) -> None:
@@ -32,7 +34,7 @@ def run(options: cli.Options) -> None:
         configured, config_gin = runs.parse(options.gin_file or (), options.gin_bindings or ())
         with lease.Lease(workdir) as held:
             preflight.same_program(configured, workdir)
-            experiment = build.build(configured)
+            experiment = build.build(configured, teacher=teacher)
             preflight.same_data(experiment)
             compiled = None
             if options.compiled:
@@ -56,9 +58,42 @@ def initial_params(
     """The weights of `Run.init_from` adapted to the model, and lines that describe them."""
     assert run.init_from is not None
     stored = stored_weights.find(run.init_from)
-    params, lines = load.adapt(stored, run.model, run.seed, class_names, run.new_head)
+    bias = run.step.objective.head_bias
+    params, lines = load.adapt(stored, run.model, run.seed, class_names, run.new_head, bias)
     source = f"starting from {run.init_from}: {load.describe(stored.model)}"
     return params, [source, *lines]
+
+
+def teacher(run: runs.Run, may_be_untrained: bool = False) -> teachers.TeacherWeights:
+    """The weights of `Distillation.teacher`, with position embeddings for the images of the run.
+
+    Args:
+        run: with this objective.
+        may_be_untrained: whether the name of a variant stands for initial values, as where a step
+            is only compiled.
+    Raises:
+        BadInput: if there are no such weights, or they cannot take these images.
+    """
+    where = typing.cast(distillation.Distillation, run.step.objective).teacher
+    if stored_weights.is_variant(where) and not may_be_untrained:
+        raise failures.BadInput(
+            f"Distillation.teacher is {where}, the name of a variant, which has no trained "
+            "weights; give a file, a workdir, or a repository of the Hugging Face Hub."
+        )
+    sides = run.model.geometry().image_sides
+    try:
+        loaded = load.load(where)
+        if loaded.model.geometry().image_sides != sides:
+            loaded = load.load(where, image_size=sides)
+    except failures.BadInput as reason:
+        raise failures.BadInput(f"Distillation.teacher: {failures.first_line(reason)}") from None
+    return teachers.TeacherWeights(
+        where,
+        loaded.model,
+        tree_paths.flatten(loaded.variables["params"]),
+        loaded.preprocess.normalize,
+        loaded.class_names,
+    )
 
 
 class _Lossy:

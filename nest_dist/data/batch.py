@@ -19,16 +19,32 @@ class Example(typing.TypedDict):
     Attributes:
         image: uint8 [H, W, C], or the bytes of an encoded picture.
         labels: of its classes, ascending, each in [0, classes).
+        unknown: likewise, of classes of which nobody knows whether the picture has them.
         key: by which a person finds the picture again.
     """
 
     image: Stored
     labels: tuple[int, ...]
+    unknown: typing.NotRequired[tuple[int, ...]]
     key: typing.NotRequired[str]
 
 
-# "image" uint8 [B, H, W, C] and "label" int32 [B]; when evaluating also "weight" float32 [B], which
-# is 1 for an example and 0 for the padding that fills the last batch.
+class ClassSet(typing.NamedTuple):
+    """The classes of a picture that may have several or none; fields as of `Example`."""
+
+    labels: tuple[int, ...]
+    unknown: tuple[int, ...] = ()
+
+
+def labelled(stored: Stored, label: "int | ClassSet", key: str) -> Example:
+    """An example with one class, or with a set."""
+    if isinstance(label, int):
+        return {"image": stored, "labels": (label,), "key": key}
+    return {"image": stored, "labels": label.labels, "unknown": label.unknown, "key": key}
+
+
+# "image" uint8 [B, H, W, C], and labels in a form of `data/targets.py`; when evaluating also
+# "weight" float32 [B], which is 1 for an example and 0 for the padding that fills the last batch.
 Batch = Mapping[str, np.ndarray]
 
 
@@ -146,6 +162,12 @@ class Source(abc.ABC):
         """The label of each example [N], where no picture has to be read for it."""
         return None
 
+    def class_counts(self) -> tuple[int, ...] | None:
+        """The number of examples that have each class; None where all would have to be read."""
+        if (labels := self.known_labels()) is not None:
+            return tuple(np.bincount(labels, minlength=len(self.class_names)).tolist())
+        return None
+
     def holding(
         self, groups: Sequence[int], ahead: Sequence[int], limit_bytes: int
     ) -> contextlib.AbstractContextManager[None]:
@@ -186,6 +208,7 @@ class Arrays(Source):
         return {"image": self.images[index], "labels": (int(self.labels[index]),)}
 
     def known_labels(self) -> np.ndarray | None:
+        """As of `Source`."""
         return self.labels
 
 

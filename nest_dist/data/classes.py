@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import typing
 from collections.abc import Sequence
 
 import numpy as np
@@ -70,7 +71,16 @@ class _Relabelled(batch.Source):
 
     def __getitem__(self, index: int) -> batch.Example:
         example = self.source[index]
-        return {**example, "labels": relabelled(example, self.labels)}
+        relabelled_example = {**example, "labels": relabelled(example, self.labels)}
+        if "unknown" in example:
+            relabelled_example["unknown"] = relabelled(example, self.labels, "unknown")
+        return typing.cast(batch.Example, relabelled_example)
+
+    def class_counts(self) -> tuple[int, ...] | None:
+        if (counts := self.source.class_counts()) is None:
+            return None
+        by_label = dict(zip(self.labels, counts, strict=True))
+        return tuple(by_label.get(label, 0) for label in range(len(self.class_names)))
 
     def known_labels(self) -> np.ndarray | None:
         known = self.source.known_labels()
@@ -82,21 +92,27 @@ class _Relabelled(batch.Source):
         return self.source.holding(groups, ahead, limit_bytes)
 
 
-def relabelled(example: batch.Example, labels: Sequence[int]) -> tuple[int, ...]:
+def relabelled(
+    example: batch.Example,
+    labels: Sequence[int],
+    field: typing.Literal["labels", "unknown"] = "labels",
+) -> tuple[int, ...]:
     """The labels of an example after a change of their order.
 
     Args:
         example: of a source.
         labels: the new label for each label of the source.
+        field: of the example.
     Raises:
         BadInput: if the example has another label.
     """
-    if odd := [label for label in example["labels"] if not 0 <= label < len(labels)]:
+    stored = example.get(field, ())
+    if odd := [label for label in stored if not 0 <= label < len(labels)]:
         raise failures.BadInput(
             f"{example.get('key', 'an example')} has label {odd[0]}, the data has {len(labels)} "
             f"classes, labels 0 to {len(labels) - 1}; correct the label or name every class."
         )
-    return tuple(sorted(labels[label] for label in example["labels"]))
+    return tuple(sorted(labels[label] for label in stored))
 
 
 def other_splits(names: Sequence[str]) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from nest_dist.base import failures, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
-from nest_dist.data import batch, classes, drawing, index
+from nest_dist.data import batch, drawing, index, targets
 from nest_dist.data import workers as loading
 from nest_dist.data.sources import retries
 
@@ -27,7 +27,7 @@ READ_AHEAD_BYTES = 1 << 30
 REPLACED = "corrupt"
 NOTHING = -1
 REPLACEMENTS = 100  # tried in turn before giving up
-ROW_BYTES = 16  # of all arrays but the images
+ROW_BYTES = 12  # of all arrays but images and labels
 _SPEED_ONLY = means(Effect.NONE)
 
 
@@ -115,6 +115,7 @@ class SplitData:
         rows: np.ndarray,
         seed: int | None = None,
         first_step: int = 0,
+        labels: targets.Form = targets.FORMS[0],
     ) -> batch.Batches:
         """This process's rows of the global batches of `first_step` and all later steps.
 
@@ -124,11 +125,12 @@ class SplitData:
             rows: of this process's devices.
             seed: in [0, 2**32), of endless, shuffled batches; None for each example once.
             first_step: in [0, 2**40).
+            labels: their form in the batches.
         Raises:
             BadInput: if the data set is smaller than one batch for training, the memory does not
                 suffice, or the virtual shards do not fit the batch.
         """
-        steps, pool = self._plan(source, global_batch, rows, seed)
+        steps, pool = self._plan(source, global_batch, rows, seed, labels)
         for remark in steps.order.remarks(rows):
             logging.getLogger(__name__).warning("%s: %s", self._name, remark)
         dataset = grain.MapDataset.source(steps)[first_step * len(steps.pieces) :]
@@ -140,20 +142,30 @@ class SplitData:
         return drawing.order(source, global_batch, seed)
 
     def require_fit(
-        self, source: batch.Source, global_batch: int, rows: np.ndarray, seed: int | None = None
+        self,
+        source: batch.Source,
+        global_batch: int,
+        rows: np.ndarray,
+        seed: int | None = None,
+        labels: targets.Form = targets.FORMS[0],
     ) -> None:
         """Checks before anything is read that `batches` can be made."""
-        self._plan(source, global_batch, rows, seed)
+        self._plan(source, global_batch, rows, seed, labels)
 
     def _plan(
-        self, source: batch.Source, global_batch: int, rows: np.ndarray, seed: int | None
+        self,
+        source: batch.Source,
+        global_batch: int,
+        rows: np.ndarray,
+        seed: int | None,
+        labels: targets.Form,
     ) -> tuple["_Steps", loading.WorkerPool]:
         if seed is not None:
             require_batch(source, global_batch)
         order = self.order(source, global_batch, seed)
         pieces = order.pieces(rows, max(1, self.workers))
         limits = [order.bytes_in_hand(piece) for piece in pieces]
-        steps = _Steps(self, source, order, self.specs(source)[-1], pieces, limits)
+        steps = _Steps(self, source, order, self.specs(source)[-1], pieces, limits, labels)
         workers = min(self.workers, len(pieces)) if sum(limits) else self.workers
         pool = loading.WorkerPool(
             self._name, self.threads, workers, self.read_ahead_bytes, sum(limits)
@@ -241,12 +253,19 @@ class _Steps:
     spec: batch.ImageSpec
     pieces: Sequence[np.ndarray]  # the rows of each
     limits: Sequence[int]  # bytes of row groups in memory, for each
+    labels: targets.Form
     closing: retries.Closing = dataclasses.field(default_factory=retries.Closing)
 
     @property
     def bytes(self) -> int:
         """Size of the largest piece of a batch."""
-        return (math.prod(self.spec.shape) + ROW_BYTES) * max(map(len, self.pieces))
+        labels = self.labels.empty(1, self.num_classes).nbytes
+        return (math.prod(self.spec.shape) + ROW_BYTES + labels) * max(map(len, self.pieces))
+
+    @property
+    def num_classes(self) -> int:
+        """Of the source."""
+        return len(self.source.class_names)
 
     def __len__(self) -> int:
         return self.order.steps() * len(self.pieces)
@@ -257,7 +276,8 @@ class _Steps:
         wanted = self.order.at(step, rows)
         positions = (step * self.order.global_batch + rows).tolist()
         images = np.empty((len(rows), *self.spec.shape), np.uint8)
-        labels, corrupt = np.zeros(len(rows), np.int32), np.full(len(rows), NOTHING)
+        labels = self.labels.empty(len(rows), self.num_classes)
+        corrupt = np.full(len(rows), NOTHING)
         held = self.source.holding(wanted.groups, wanted.ahead, self.limits[piece])
         with retries.until(self.closing), held:
             for row, example in enumerate(wanted.examples.tolist()):
@@ -265,14 +285,14 @@ class _Steps:
                     images[row] = 0
                 else:
                     images[row], labels[row], corrupt[row] = self._row(positions[row], example)
-        arrays: dict[str, np.ndarray] = {"image": images, "label": labels, REPLACED: corrupt}
+        arrays = {"image": images, self.labels.name: labels, REPLACED: corrupt}
         if self.order.seed is None:
             counts = (wanted.examples != index.PADDING) & (corrupt == NOTHING)
             arrays["weight"] = counts.astype(np.float32)
         return arrays
 
-    def _row(self, position: int, number: int) -> tuple[np.ndarray, int, int]:
-        """Image and label at a position, and the number of the example if it was corrupt.
+    def _row(self, position: int, number: int) -> tuple[np.ndarray, int | np.ndarray, int]:
+        """Image and labels at a position, and the number of the example if it was corrupt.
 
         Raises:
             BadInput: if the example is corrupt and may not be replaced, or does not fit the data.
@@ -281,7 +301,7 @@ class _Steps:
             example = None
             try:
                 example = retries.example(self.source, (number + attempt) % len(self.source))
-                label = self._label(example)
+                label = self.labels.of(example, self.num_classes)
                 *_, image = self.data.stages(example, self.order.seed or 0, position)
             except batch.Corrupt as reason:
                 if not self.data.max_corrupt_fraction:
@@ -303,12 +323,3 @@ class _Steps:
             f"example {number} and the {REPLACEMENTS - 1} that follow are corrupt; make the data "
             "set anew."
         )
-
-    def _label(self, example: batch.Example) -> int:
-        if len(example["labels"]) != 1:
-            raise failures.BadInput(
-                f"{example.get('key', 'an example')} has {len(example['labels'])} classes, "
-                "Classification takes pictures of one; leave it out or choose its class."
-            )
-        (label,) = classes.relabelled(example, range(len(self.source.class_names)))
-        return label

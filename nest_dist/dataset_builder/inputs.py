@@ -20,6 +20,7 @@ class Options:
     labels: str | None  # file with the class of each picture, for pictures without class folders
     image_column: str  # or feature
     label_column: str
+    label_separator: str | None = None  # between classes of a picture; None for one class each
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,13 @@ def opened(form: str, paths: Sequence[pathlib.Path], options: Options) -> Input:
         raise failures.BadInput(
             f"--labels is {options.labels}, but {form} has labels of its own; leave it out."
         )
+    if options.label_separator == "":
+        raise failures.BadInput("--label_separator is empty; give a character such as |.")
+    if options.label_separator and not options.labels:
+        raise failures.BadInput(
+            f"--label_separator is {options.label_separator!r}, but there is no file of labels; "
+            "give --labels, or leave it out."
+        )
     return FORMATS[form](paths, options)
 
 
@@ -111,11 +119,20 @@ def _classes(
 ) -> image_folder.Classes[image_folder.File]:
     if not options.labels:
         return image_folder.by_folder(files, folders, holder)
-    named = labels.by_file([file.name for file in files], options.labels)
-    names = sorted(set(named))
-    label_of = {name: label for label, name in enumerate(names)}
-    pairs = zip(files, (label_of[name] for name in named), strict=True)
-    return image_folder.Classes(tuple(names), tuple(pairs), [])
+    separator = options.label_separator
+    named = labels.by_file([file.name for file in files], options.labels, separator is not None)
+    found: Sequence[int | batch.ClassSet]
+    if separator:
+        names, found = labels.sets(named, separator)
+    else:
+        names = sorted(set(named))
+        label_of = {name: label for label, name in enumerate(names)}
+        found = [label_of[name] for name in named]
+    if not names:
+        raise failures.BadInput(
+            f"--labels is {options.labels}, which gives no picture a class; add classes."
+        )
+    return image_folder.Classes(tuple(names), tuple(zip(files, found, strict=True)), [])
 
 
 def _holder_of_classes(

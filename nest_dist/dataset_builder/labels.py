@@ -8,9 +8,11 @@ import re
 from collections.abc import Iterable, Sequence
 
 from nest_dist.base import failures
+from nest_dist.data import batch
 from nest_dist.data.sources import image_folder
 
 SEPARATORS = "\t,; "
+UNKNOWN = "?"
 CLASS_COLUMNS = ("class", "label", "category", "class_name", "label_name")
 BOXES = "predictionstring"  # the column of Kaggle's LOC_val_solution.csv
 Row = tuple[int, list[str]]  # number of the line, and its fields
@@ -40,13 +42,17 @@ def lines(flag: str, path: str) -> list[tuple[int, str]]:
     return kept
 
 
-def by_file(names: Sequence[str], path: str) -> list[str]:
+def by_file(names: Sequence[str], path: str, may_lack: bool = False) -> list[str]:
     """The class of each picture in a file of labels: NAME CLASS a line, or one class a line.
 
     A tab, a comma, a semicolon or a space separates name and class, which may be quoted. The name
     needs neither folder nor suffix; lines about other files are ignored. Of more columns, a header
     names the one with the class. Classes alone belong to the pictures in the order of their names.
 
+    Args:
+        names: of the pictures.
+        path: of the file.
+        may_lack: whether a line may have no class, as where each is a set.
     Raises:
         BadInput: with the number of a line that cannot be understood, or if a picture has no class.
     """
@@ -63,7 +69,7 @@ def by_file(names: Sequence[str], path: str) -> list[str]:
         if not picture:
             reason = f"says {fields[name_column]}, as several pictures are called"
             raise file.refusal(number, reason, "give their folders or suffixes")
-        if not name:
+        if not name and not may_lack:
             raise file.refusal(number, f"has no class for {picture}", "add it")
         known, before = classes.setdefault(picture, (name, number))
         if known != name:
@@ -75,6 +81,26 @@ def by_file(names: Sequence[str], path: str) -> list[str]:
             f"the first is {missing[0]}; add them."
         )
     return [classes[name][0] for name in names]
+
+
+def sets(lines_of: Sequence[str], separator: str) -> tuple[list[str], list[batch.ClassSet]]:
+    """The names of all classes in alphabetical order, and the set of each picture.
+
+    Args:
+        lines_of: the classes of each picture, as of `by_file`. `UNKNOWN` before a name says that
+            nobody knows whether the picture has this class. Nothing is the empty set.
+        separator: between two classes.
+    """
+    fields = [{it.strip() for it in line.split(separator)} - {""} for line in lines_of]
+    names = sorted({field.removeprefix(UNKNOWN).strip() for line in fields for field in line})
+    label_of = {name: label for label, name in enumerate(names)}
+    found = []
+    for line in fields:
+        doubted = {field for field in line if field.startswith(UNKNOWN)}
+        unknown = {label_of[field.removeprefix(UNKNOWN).strip()] for field in doubted}
+        known = {label_of[field] for field in line - doubted}
+        found.append(batch.ClassSet(tuple(sorted(known)), tuple(sorted(unknown - known))))
+    return names, found
 
 
 class _Labels:

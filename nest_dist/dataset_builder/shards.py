@@ -229,8 +229,9 @@ def _write_shard(
             if remark:
                 remarks.append(remark)
             written = classes.relabelled(example, labels)
+            unknown = classes.relabelled(example, labels, "unknown")
             counts.update(map(str, written))
-            record = array_record.pack(key, written, picture)
+            record = array_record.pack(key, written, picture, unknown)
             array_record.digest_one(digest.update, record)
             yield record
 

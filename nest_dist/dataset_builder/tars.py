@@ -9,11 +9,11 @@ from nest_dist.data.sources import image_folder, tar_archive
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Members(batch.Source):
-    """Pictures of an archive as a source, each with its label."""
+    """Pictures of an archive as a source, each with its label or its set of classes."""
 
     path: str
     class_names: tuple[str, ...]
-    entries: tuple[tuple[tar_archive.Member, int], ...]
+    entries: tuple[tuple[tar_archive.Member, int | batch.ClassSet], ...]
     fingerprint: str
 
     def __len__(self) -> int:
@@ -23,7 +23,7 @@ class Members(batch.Source):
         member, label = self.entries[index]
         with open(self.path, "rb") as file:
             file.seek(member.offset)
-            return {"image": file.read(member.size), "labels": (label,), "key": member.name}
+            return batch.labelled(file.read(member.size), label, member.name)
 
 
 def listed(

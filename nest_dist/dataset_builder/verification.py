@@ -66,7 +66,9 @@ def _verify_shard(
             array_record.digest_one(digest.update, record)
             key, labels, picture = array_record.unpack(record)
             decode.pixels(picture, decode.ANY_VALUES)
-            counts.update(class_names[label] for label in labels)
+            known, unknown = array_record.parted(labels)
+            names = {label: class_names[label] for label in (*known, *unknown)}
+            counts.update(names[label] for label in known)
         except batch.Corrupt as reason:
             findings.append(f"{shard.name} record {number}{key and f' ({key})'}: {reason}")
         except IndexError:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from nest_dist.base import checks
+from nest_dist.data import targets
 from nest_dist.data.sources import retries
 from nest_dist.experiment import run as runs
 
@@ -22,7 +23,8 @@ def batches(
 ) -> "Batches":
     """The batches that a run would train on, or be evaluated on, as dictionaries of NumPy arrays.
 
-    "image" is uint8 [B, H, W, C] after the transforms of the host, "label" int32 [B]. Those for
+    "image" is uint8 [B, H, W, C] after the transforms of the host, "label" int32 [B], or with the
+    objective MultiLabel "labels" uint8 [B, classes] of 0 absent, 1 present, 2 unknown. Those for
     training are shuffled anew each epoch and have no end; the batch of a step is the same whenever
     and wherever it is asked for. Those for evaluation have each example once, and "weight" float32
     [B], 0 for the padding of the last batch.
@@ -70,15 +72,21 @@ class Batches:
         """
         self.run, self.step = run, step
         rows = np.arange(run.global_batch)
+        labels = targets.form_of(run.step.objective.needs)
         if split == "train":
             source = retries.opened("the training split", run.data.source)
             self._batches = run.data.batches(
-                source, seed=run.seed, global_batch=run.global_batch, rows=rows, first_step=step
+                source,
+                seed=run.seed,
+                global_batch=run.global_batch,
+                rows=rows,
+                first_step=step,
+                labels=labels,
             )
         else:
             source = retries.opened("the evaluation split", run.evaluation.data.source)
             self._batches = run.evaluation.data.batches(
-                source, global_batch=run.global_batch, rows=rows
+                source, global_batch=run.global_batch, rows=rows, labels=labels
             )
             for _ in range(step):
                 next(self._batches, None)

@@ -10,9 +10,11 @@ from nest_dist.data import batch, classes, pipeline
 from nest_dist.data.sources import retries
 from nest_dist.experiment import experiment as experiments
 from nest_dist.experiment import run as runs
-from nest_dist.model import fused
+from nest_dist.experiment import teachers
+from nest_dist.model import fused, nest
 from nest_dist.sharding import rules
 from nest_dist.train import schedules
+from nest_dist.train.objectives import class_weights
 
 
 def build(
@@ -20,6 +22,7 @@ def build(
     devices: Sequence[jax.Device] | None = None,
     absent: batch.Source | None = None,
     training: bool = True,
+    teacher: teachers.Load | None = None,
 ) -> experiments.Experiment:
     """The experiment of a run.
 
@@ -29,14 +32,15 @@ def build(
         absent: replaces both data sets on a machine that lacks them; nothing is opened then.
         training: whether the training split is opened; without, that of the evaluation stands in,
             and the lengths of schedule and run mean nothing.
+        teacher: reads the weights of a teacher, where the objective has one.
     Raises:
         BadInput: if batch, mesh, model and data do not fit together.
     """
     if not training:
         # Lengths mean nothing then: a schedule with lengths in steps might not fit.
-        run = dataclasses.replace(
-            run, step=dataclasses.replace(run.step, schedule=schedules.Constant())
-        )
+        objective = class_weights.left_out(run.step.objective)
+        step = dataclasses.replace(run.step, schedule=schedules.Constant(), objective=objective)
+        run = dataclasses.replace(run, step=step)
     sharding = rules.ShardingContext(run.mesh.build(devices), run.rules)
     _require_fitting_mesh(run, sharding)
     if absent is not None:
@@ -47,13 +51,17 @@ def build(
         whose, remedy = "the training split", "give an evaluation split with these classes"
         evaluated = classes.in_order(evaluated, trained.class_names, whose, remedy)
         run = runs.with_counted_classes(run, len(trained.class_names))
-    experiment = experiments.Experiment(run, sharding, trained, evaluated)
+    taught = teachers.read(run, teacher, sharding) if training else None
+    if taught is not None:
+        _require_fitting_mesh_of(taught.weights.model, sharding, "Distillation.teacher")
+    experiment = experiments.Experiment(run, sharding, trained, evaluated, taught)
     if absent is None:
         _require_fitting_data(experiment, training)
         if devices is None:
+            rows, labels = experiment.rows, experiment.labels
             if training:
-                run.data.require_fit(trained, run.global_batch, experiment.rows, run.seed)
-            run.evaluation.data.require_fit(evaluated, run.global_batch, experiment.rows)
+                run.data.require_fit(trained, run.global_batch, rows, run.seed, labels)
+            run.evaluation.data.require_fit(evaluated, run.global_batch, rows, labels=labels)
     if not training:
         return experiment
     pipeline.require_batch(trained, run.global_batch)  # whatever the devices, absent ones too
@@ -61,13 +69,20 @@ def build(
     run.checkpoints.require_evaluated(intervals.save_every, intervals.evaluate_every)
     if rule := run.early_stopping:
         rule.require_kept(run.checkpoints, intervals.save_every, intervals.evaluate_every)
-    num_classes, retention = run.model.num_logits, run.checkpoints
-    if retention.best and retention.metric == "eval/top_5" and num_classes < 6:
-        raise failures.BadInput(
-            f"Retention.metric is eval/top_5, which is not measured with {num_classes} classes; "
-            "set it to eval/top_1."
-        )
+    _require_measured(run)
     return experiment
+
+
+def _require_measured(run: runs.Run) -> None:
+    """Refuses to keep the best checkpoints by a metric that the objective does not measure."""
+    num_classes, retention = run.model.num_logits, run.checkpoints
+    measured = [f"eval/{name}" for name in run.step.objective.measures(num_classes)]
+    if retention.best and retention.metric not in measured:
+        instead = [name for name in measured if name != "eval/loss"]
+        raise failures.BadInput(
+            f"Retention.metric is {retention.metric}, which is not measured with {num_classes} "
+            f"classes by {type(run.step.objective).__name__}; set it to {' or '.join(instead)}."
+        )
 
 
 def batch_unit(run: runs.Run, sharding: rules.ShardingContext) -> int:
@@ -90,17 +105,26 @@ def _require_fitting_mesh(run: runs.Run, sharding: rules.ShardingContext) -> Non
         " x ".join(factors),
         "set it to one of them, or change MeshShape",
     )
+    _require_fitting_mesh_of(model, sharding, "NesT")
+    fused.choose(model, sharding)
+
+
+def _require_fitting_mesh_of(model: nest.NesT, sharding: rules.ShardingContext, whose: str) -> None:
+    of_teacher = f" of {whose}" * (whose != "NesT")
     checks.divisor_of(
         "MeshShape.rows",
         sharding.shards("rows"),
         model.geometry().grids[0][0],
-        "the rows of blocks of the first level",
-        "change NesT.image_size or NesT.block_side",
+        f"the rows of blocks of the first level{of_teacher}",
+        f"change {whose if of_teacher else 'NesT.image_size or NesT.block_side'}",
     )
     checks.divisor_of(
-        "MeshShape.tensor", sharding.shards("heads"), model.heads, "NesT.heads", "change NesT.heads"
+        "MeshShape.tensor",
+        sharding.shards("heads"),
+        model.heads,
+        f"NesT.heads{of_teacher}",
+        f"change {whose if of_teacher else 'NesT.heads'}",
     )
-    fused.choose(model, sharding)
 
 
 def _require_fitting_data(experiment: experiments.Experiment, training: bool) -> None:

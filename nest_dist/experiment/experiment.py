@@ -11,25 +11,35 @@ import numpy as np
 
 from nest_dist.base import checks, lengths, tree_paths
 from nest_dist.config import run_json
-from nest_dist.data import batch, classes, index, prefetch
-from nest_dist.experiment import audit
+from nest_dist.data import batch, classes, index, prefetch, targets
+from nest_dist.experiment import audit, teachers
 from nest_dist.experiment import run as runs
-from nest_dist.model import fused, on_cpu, on_gpu, parameters
+from nest_dist.model import flops, fused, on_cpu, on_gpu, parameters
 from nest_dist.sharding import ordered_mean, rules
 from nest_dist.telemetry import histograms
 from nest_dist.train import loop, objectives, parameter_rules, state, step
+from nest_dist.train.objectives import class_weights
 
 BatchShapes = dict[str, jax.ShapeDtypeStruct]
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A run on a mesh, with its data sets open."""
+    """A run on a mesh, with its data sets open.
+
+    Attributes:
+        run: what is configured.
+        sharding: mesh and rules.
+        training_source: open.
+        evaluation_source: open, with the same labels.
+        teacher: of a run that learns from one.
+    """
 
     run: runs.Run
     sharding: rules.ShardingContext
     training_source: batch.Source
     evaluation_source: batch.Source
+    teacher: teachers.OnMesh | None = None
 
     @functools.cached_property
     def document(self) -> run_json.Json:
@@ -90,6 +100,12 @@ class Experiment:
         """Not an integer if the batch does not divide the split: a batch may span two epochs."""
         return len(self.training_source) / self.run.global_batch
 
+    @property
+    def training_flops(self) -> float:
+        """Floating-point operations of one image's training step, those of a teacher included."""
+        taught = 0 if self.teacher is None else 2 * flops.multiply_adds(self.teacher.model)
+        return flops.training_flops(self.run.model) + taught
+
     @functools.cached_property
     def kernels(self) -> fused.Choice:
         """The form of the model's layers on this mesh."""
@@ -111,7 +127,12 @@ class Experiment:
         return step.TrainStep(
             model=run.model.clone(kernels=self.kernels.form),
             inputs=config.inputs,
-            objective=config.objective,
+            objective=class_weights.resolved(
+                config.objective,
+                self.class_names,
+                self.training_source.class_counts(),
+                run.model.num_logits,
+            ),
             optimizer=treatments.around(
                 config.optimizer.build(learning_rate, treatments.decay), config.clipping
             ),
@@ -124,6 +145,11 @@ class Experiment:
             skip_nonfinite=config.nonfinite.policy == "skip",
             spikes=config.spikes,
             treatments=treatments,
+            teacher=self.teacher
+            if self.teacher is None
+            else self.teacher.build(
+                config.inputs.normalize, self.class_names, run.model.num_logits
+            ),
             observe=functools.partial(histograms.measure_every, every) if every else None,
         )
 
@@ -180,9 +206,9 @@ class Experiment:
 
         # XLA, its cache and traces call the program by this function's name.
         def step(
-            before: state.TrainState, batch: objectives.Batch
+            before: state.TrainState, batch: objectives.Batch, *teacher: state.Params
         ) -> tuple[state.TrainState, objectives.Metrics]:
-            return self.step(before, batch)
+            return self.step(before, batch, *teacher)
 
         return jax.jit(
             step,
@@ -193,11 +219,19 @@ class Experiment:
 
     def traced_train_step(self) -> jax.stages.Traced:
         """`train_step` on the shapes of this run."""
-        return self.train_step().trace(self.state_shapes, self.batch_shapes()[0])
+        teacher = () if self.teacher is None else (self.teacher.shapes,)
+        return self.train_step().trace(self.state_shapes, self.batch_shapes()[0], *teacher)
 
     def compiled_train_step(self) -> jax.stages.Compiled:
         """`train_step`, compiled."""
         return self.traced_train_step().lower().compile()
+
+    def taught(self, step: Callable[..., typing.Any]) -> Callable[..., typing.Any]:
+        """A function of state and batch, from one that also takes the teacher's parameters."""
+        if self.teacher is None:
+            return step
+        params = self.teacher.params()
+        return lambda before, batch: step(before, batch, params)
 
     def compiled_evaluation_step(self) -> jax.stages.Compiled:
         """`TrainStep.evaluate` on the shapes of this run."""
@@ -241,7 +275,8 @@ class Experiment:
 
         needs = self.run.step.objective.needs
         training = {"image": shape("image", jnp.uint8, H, W, C)}
-        training |= {name: shape(name, dtype) for name, dtype in needs.items()}
+        labels = self.labels.empty(1, self.run.model.num_logits).shape[1:]
+        training |= {name: shape(name, dtype, *labels) for name, dtype in needs.items()}
         return training, {**training, "weight": shape("weight", jnp.float32)}
 
     def _on_devices(
@@ -252,7 +287,8 @@ class Experiment:
         stop_is_next: Callable[[], bool],
     ) -> prefetch.DevicePrefetcher:
         rows, global_batch = self.rows, self.run.global_batch
-        local = functools.partial(load, source, rows=rows, global_batch=global_batch)
+        labels = self.labels
+        local = functools.partial(load, source, rows=rows, global_batch=global_batch, labels=labels)
         to_devices = functools.partial(
             prefetch.to_global_arrays,
             rows=rows,
@@ -275,8 +311,13 @@ class Experiment:
     @functools.cached_property
     def rows(self) -> np.ndarray:
         """The rows of a global batch that this process loads."""
-        label = self.batch_shapes()[0]["label"]
-        return prefetch.rows_of_process(label.sharding, self.run.global_batch)
+        B = self.run.global_batch
+        return prefetch.rows_of_process(self.sharding.sharding(("batch",), (B,)), B)
+
+    @property
+    def labels(self) -> targets.Form:
+        """Their form in the batches."""
+        return targets.form_of(self.run.step.objective.needs)
 
     def _reduction(self) -> ordered_mean.OrderedMean:
         config = self.run.step

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import jax
 import numpy as np
 
-from nest_dist.data import prefetch
+from nest_dist.data import classes, prefetch
 from nest_dist.experiment import experiment as experiments
 from nest_dist.telemetry import pictures
 from nest_dist.telemetry import report as reports
@@ -29,12 +29,14 @@ class Gallery:
         def model_inputs(
             steps_done: jax.Array, batch: prefetch.DeviceBatch
         ) -> tuple[jax.Array, jax.Array]:
-            labels = jax.nn.one_hot(batch["label"], run.model.num_logits)
-            images, shares = step.model_inputs(steps_done, batch["image"], labels)
+            shares = step.objective.shares(batch, run.model.num_logits)
+            images, shares = step.model_inputs(steps_done, batch["image"], shares)
             return step.inputs.normalize.inverted(images[:count]), shares[:count]
 
         def examples(batch: prefetch.DeviceBatch) -> prefetch.DeviceBatch:
-            return {name: values[:count] for name, values in batch.items()}
+            shares = step.objective.shares(batch, run.model.num_logits)
+            shown = {"image": batch["image"], "weight": batch["weight"], "shares": shares}
+            return {name: values[:count] for name, values in shown.items()}
 
         training, evaluating = experiment.batch_shapes()
         steps_done = jax.ShapeDtypeStruct((), np.int32)
@@ -66,8 +68,8 @@ class Gallery:
             return
         predicted = np.asarray(measured["predicted"])[: len(real)]
         captions = [
-            judged(label, guess, self._classes)
-            for label, guess in zip(examples["label"][real], predicted[real], strict=True)
+            judged(np.flatnonzero(shares), guess, self._classes)
+            for shares, guess in zip(examples["shares"][real], predicted[real], strict=True)
         ]
         self._report.page("eval/images", examples["image"][real], captions, step)
 
@@ -80,7 +82,10 @@ def label_text(shares: np.ndarray, class_names: Sequence[str]) -> list[str]:
     return [f"{shares[label]:.0%} {class_names[label]}" for label in largest]
 
 
-def judged(label: int, guess: int, class_names: Sequence[str]) -> pictures.Caption:
-    """The true and the predicted class of a picture; NaN where the model predicts none."""
+def judged(
+    labels: Sequence[int] | np.ndarray, guess: int, class_names: Sequence[str]
+) -> pictures.Caption:
+    """The true classes and the predicted one of a picture; NaN where the model predicts none."""
     name = "NaN" if guess == classification.NO_CLASS else class_names[guess]
-    return pictures.Caption((f"true: {class_names[label]}", f"pred: {name}"), label == guess)
+    true = classes.few([class_names[label] for label in labels]) or "none"
+    return pictures.Caption((f"true: {true}", f"pred: {name}"), guess in labels)

@@ -53,6 +53,8 @@ def write_files(
 ) -> None:
     """Writes the run as gin and as JSON, and the audit of its parameters."""
     document = {**experiment.document, "class_names": experiment.class_names}
+    if experiment.teacher is not None:
+        document["teacher"] = experiment.teacher.weights.digest
     files.write_text_durably(folder / workdirs.CONFIGURATION, config_gin)
     files.write_text_durably(folder / run_json.NAME, json.dumps(document, indent=1) + "\n")
     files.write_text_durably(folder / workdirs.PARAMETERS, table)
@@ -86,6 +88,8 @@ def _summary(
         f"{len(experiment.evaluation_source):,} evaluation examples of "
         f"{len(experiment.class_names)} classes"
     )
+    if experiment.teacher is not None:
+        yield f"the teacher is {experiment.teacher.weights}"
     num_steps, epochs = experiment.intervals.num_steps, run.num_epochs
     if isinstance(epochs, str):
         epochs = num_steps / experiment.steps_per_epoch

@@ -56,6 +56,10 @@ def same_data(experiment: experiments.Experiment) -> None:
         },
         "give all processes the same data",
     )
+    if experiment.teacher is not None:
+        digest = experiment.teacher.weights.digest
+        facts = {"digest of Distillation.teacher": digest}
+        require_same("teacher", facts, "give all processes the same weights")
 
 
 def require_same(topic: str, facts: Mapping[str, str], remedy: str) -> None:

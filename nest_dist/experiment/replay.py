@@ -54,7 +54,7 @@ class Replay:
         differences: from the topology that wrote the checkpoint; empty if bits are the same.
         class_names: of the labels.
         losses: of each row of the batch, [B].
-        labels: likewise.
+        shares: of each class in each row before mixing, [B, classes].
         rows: of the worst examples, the worst first.
         keys: of these examples.
         images: what the model saw of them, uint8 [N, H, W, C].
@@ -68,7 +68,7 @@ class Replay:
     differences: tuple[str, ...]
     class_names: tuple[str, ...]
     losses: np.ndarray
-    labels: np.ndarray
+    shares: np.ndarray
     rows: np.ndarray
     keys: tuple[str, ...]
     images: np.ndarray
@@ -109,7 +109,7 @@ def replay(
         state = checkpoints.restore(restored, experiment.state_shapes)
     else:
         state = first_state(experiment)
-    train = experiment.compiled_train_step()
+    train = experiment.taught(experiment.compiled_train_step())
     batches = experiment.training_batches(restored + left_out)
     history: list[dict[str, float]] = []
     try:
@@ -125,6 +125,12 @@ def replay(
         batches.close()
     means = _means([each for each in history if _is_finite(each)])
     return Replay(step, restored, window, means, differences, **examined)
+
+
+def class_text(result: Replay, row: int) -> str:
+    """The names of the classes of a row."""
+    names = [result.class_names[label] for label in np.flatnonzero(result.shares[row])]
+    return ", ".join(names) or "none"
 
 
 def windows_of(lines: Sequence[Mapping[str, float]]) -> list[Window]:
@@ -211,7 +217,7 @@ def _examine(
 ) -> dict[str, typing.Any]:
     """The fields of `Replay` from `class_names` on."""
     run, replicated = experiment.run, experiment.sharding.replicated()
-    examine = jax.jit(experiment.step.examine, out_shardings=replicated)
+    examine = experiment.taught(jax.jit(experiment.step.examine, out_shardings=replicated))
     losses, norms = jax.device_get(examine(state, batch))
     H, W = run.model.geometry().image_sides
     # NaN is the worst of all.
@@ -219,11 +225,11 @@ def _examine(
     rows = order[: pictures.room(H, W)]
 
     def seen(batch: prefetch.DeviceBatch, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        targets = jax.nn.one_hot(batch["label"], run.model.num_logits)
-        images, _ = experiment.step.model_inputs(jnp.int32(step - 1), batch["image"], targets)
-        return run.step.inputs.normalize.inverted(images[rows]), batch["label"]
+        shares = run.step.objective.shares(batch, run.model.num_logits)
+        images, _ = experiment.step.model_inputs(jnp.int32(step - 1), batch["image"], shares)
+        return run.step.inputs.normalize.inverted(images[rows]), shares
 
-    images, labels = jax.device_get(jax.jit(seen, out_shardings=replicated)(batch, rows))
+    images, shares = jax.device_get(jax.jit(seen, out_shardings=replicated)(batch, rows))
     ids = run.data.example_ids(
         experiment.training_source,
         seed=run.seed,
@@ -233,7 +239,7 @@ def _examine(
     return {
         "class_names": experiment.class_names,
         "losses": losses,
-        "labels": labels,
+        "shares": shares,
         "rows": rows,
         "keys": tuple(_key(experiment, int(ids[row])) for row in rows),
         "images": images,

@@ -49,7 +49,9 @@ def metadata(
     history: early_stopping.History = early_stopping.NONE,
 ) -> manager.Metadata:
     """The JSON beside a checkpoint, `left_out` and `history` as of `Start`."""
+    taught = experiment.teacher
     return {
+        **({} if taught is None else {"teacher": taught.weights.digest}),
         "seed": experiment.run.seed,
         "global_batch": experiment.run.global_batch,
         "data_fingerprint": experiment.training_source.fingerprint,
@@ -99,10 +101,32 @@ def find(
                     "the same."
                 )
             notes.append("the training data are others: the run goes on differently")
+        if note := _other_teacher(stored, experiment, allow_change):
+            notes.append(note)
         return notes
 
     start = _newest(checkpoints, experiment, compare)
     return dataclasses.replace(start, weights=weights)
+
+
+def _other_teacher(
+    stored: manager.Metadata, experiment: experiments.Experiment, allow_change: bool
+) -> str:
+    """A line on a teacher that is not the checkpoint's; empty for the same, or for none.
+
+    Raises:
+        BadInput: unless the user allows another one.
+    """
+    before, taught = stored.get("teacher"), experiment.teacher
+    if taught is None or before in (None, taught.weights.digest):
+        return ""
+    if not allow_change:
+        raise failures.BadInput(
+            f"the digest of the weights of Distillation.teacher is {taught.weights.digest}, the "
+            f"checkpoint of this workdir was made with {before}; give the same teacher, start anew "
+            "in another --workdir, or give --allow_config_change to go on all the same."
+        )
+    return "the teacher is another: the run goes on differently"
 
 
 def rewind(

@@ -40,7 +40,7 @@ class Session:
     staging_folder: staging.StagingFolder
     report: reports.Report
     first_state: Callable[[], states.TrainState]
-    step: jax.stages.Compiled
+    step: Step
     evaluation_step: jax.stages.Compiled
     gallery: galleries.Gallery
 

@@ -16,7 +16,6 @@ from nest_dist.config import workdir as workdirs
 from nest_dist.experiment import compile_cache, gallery, header, preflight, resume, session
 from nest_dist.experiment import experiment as experiments
 from nest_dist.experiment import run as runs
-from nest_dist.model import flops
 from nest_dist.telemetry import goodput, profile, staging, trackers
 from nest_dist.telemetry import report as reports
 from nest_dist.telemetry.trackers import channel
@@ -84,7 +83,9 @@ class Training:
                     staging_folder=staging_folder,
                     report=report,
                     first_state=first_state,
-                    step=self.compiled() if self.compiled else experiment.compiled_train_step(),
+                    step=experiment.taught(
+                        self.compiled() if self.compiled else experiment.compiled_train_step()
+                    ),
                     evaluation_step=experiment.compiled_evaluation_step(),
                     gallery=gallery.Gallery(experiment, report),
                 )
@@ -148,7 +149,7 @@ class Training:
             start.step,
             experiment.intervals.num_steps,
             experiment.steps_per_epoch,
-            flops.training_flops(experiment.run.model),
+            experiment.training_flops,
             start.evaluated,
             experiment.run.evaluation.split,
             tracker,

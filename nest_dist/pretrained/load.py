@@ -154,6 +154,7 @@ def adapt(
     seed: int = 0,
     class_names: Sequence[str] = (),
     new_head: typing.Literal["random", "zeros"] = "random",
+    head_bias: float = 0.0,
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """Parameters for `model` from stored weights, and lines on how they were adapted.
 
@@ -163,6 +164,7 @@ def adapt(
         seed: of a head for other classes.
         class_names: of the data to train on; empty for those of the weights.
         new_head: how a head for other classes begins.
+        head_bias: initial bias of a head for other classes.
     Raises:
         BadInput: if the models differ in more than image, channels, blocks and classes.
     """
@@ -172,6 +174,7 @@ def adapt(
     head = initial_values(model, transfer.HEAD, seed)
     if new_head == "zeros":
         head = {name: np.zeros_like(leaf) for name, leaf in head.items()}
+    head = {name: leaf + head_bias * name.endswith("bias") for name, leaf in head.items()}
     adapted, lines = transfer.transfer(stored.model, params, model, head)
     return adapted, [*lines, *note]
 

@@ -136,6 +136,7 @@ def made_from(experiment: experiments.Experiment) -> dict[str, str]:
         "kind of device": devices[0].device_kind,
         "number of devices": str(len(devices)),
         **{it.binding: it.text for it in settings if it.meaning.in_step},
+        **_facts(experiment),
         "number of training examples": str(len(experiment.training_source)),
         "mesh": " x ".join(
             f"{name}={size}" for name, size in experiment.sharding.mesh.shape.items()
@@ -144,6 +145,17 @@ def made_from(experiment: experiments.Experiment) -> dict[str, str]:
         **{name: os.environ.get(name, "") for name in VARIABLES},
         **{name: str(jax.config.values[name]) for name in SETTINGS},
     }
+
+
+def _facts(experiment: experiments.Experiment) -> dict[str, str]:
+    """What the step has from weights and data."""
+    facts = {}
+    if (taught := experiment.step.teacher) is not None and experiment.teacher is not None:
+        described = repr((experiment.teacher.weights.document, taught.columns))
+        facts["teacher of Distillation"] = _digest(described.encode())
+    if weights := getattr(experiment.step.objective, "class_weights", None):
+        facts["class weights"] = _digest(repr(weights).encode())
+    return facts
 
 
 def _digest(content: bytes) -> str:

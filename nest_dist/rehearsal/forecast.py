@@ -10,7 +10,7 @@ import jax
 from nest_dist.base import chips
 from nest_dist.experiment import audit
 from nest_dist.experiment import experiment as experiments
-from nest_dist.model import encoder, flops, nest
+from nest_dist.model import encoder, nest
 from nest_dist.rehearsal import collectives, estimates, gpus, kernels
 
 COLLECTIVES = "collectives"
@@ -52,7 +52,7 @@ def of_step(
     exchanged = collectives.totals(
         collectives.read(program, mesh, slices), mesh, program.executions, slices
     )
-    needed = flops.training_flops(run.model)
+    needed = experiment.training_flops
     images = run.global_batch / mesh.size
     report: Forecast = {
         "device_kind": kind,

@@ -100,9 +100,12 @@ class Tally(_Bar):
 _SHOWN = {
     "train/loss": "loss {:.4f}",
     "train/accuracy": "accuracy {:.1%}",
+    "train/precision_at_1": "precision at 1 {:.1%}",
     "train/learning_rate": "learning rate {:.2e}",
     "speed/images_per_second": "{:,.0f} images/s",
     "eval/loss": "{1} loss {0:.4f}",
     "eval/top_1": "{1} top-1 {0:.2%}",
     "eval/top_5": "{1} top-5 {0:.2%}",
+    "eval/precision_at_1": "{1} precision at 1 {0:.2%}",
+    "eval/mean_average_precision": "{1} mAP {0:.2%}",
 }

@@ -34,7 +34,7 @@ class EarlyStopping:
     """The run ends after `patience` evaluations in a row without improvement.
 
     Attributes:
-        metric: of the evaluation: eval/top_1, eval/top_5 or eval/loss.
+        metric: of the evaluation, as of `Retention`.
         patience: number of evaluations.
         least_improvement: over the best value so far, below which nothing counts as improved.
     """

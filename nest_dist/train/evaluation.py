@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import jax
 
-from nest_dist.train import objectives, state
+from nest_dist.train import average_precision, objectives, state
 
 
 def evaluate(
@@ -26,6 +26,7 @@ def evaluate(
         stop_reached: whether to stop now; called before each batch and after the last.
     """
     sums: collections.Counter[str] = collections.Counter()
+    scores = average_precision.Scores()
     # The device computes the next batch while the host adds the values of the last one.
     pending: objectives.Metrics | None = None
     for batch in batches:
@@ -34,19 +35,22 @@ def evaluate(
         measured = evaluation_step(params, batch)
         if pending is not None:
             _add(sums, pending)
+            scores.add(pending)
         elif show is not None:
             show(batch, measured)
         pending = measured
     if stop_reached() or pending is None:
         return None
     _add(sums, pending)
+    scores.add(pending)
     examples = sums.pop("examples")
     means = {f"eval/{name}": total / examples for name, total in sums.items()}
-    return {**means, "eval/examples": examples}
+    return {**means, **scores.metrics(), "eval/examples": examples}
 
 
 def _add(sums: collections.Counter[str], measured: objectives.Metrics) -> None:
-    values = jax.device_get({name: x for name, x in measured.items() if name != "predicted"})
+    summed = measured.keys() - {"predicted", *average_precision.KEPT}
+    values = jax.device_get({name: measured[name] for name in sorted(summed)})
     # One order and 53 bits: the sum of losses does not depend on the number of devices either.
     values["loss"] = values["loss"].sum(dtype=float)
     sums.update({name: value.item() for name, value in values.items()})

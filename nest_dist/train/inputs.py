@@ -36,10 +36,14 @@ class Normalize:
         scale = 1 / (255 * jnp.asarray(self.std, jnp.float32))
         return (images.astype(jnp.float32) - mean) * scale
 
+    def values(self, normalised: jax.Array) -> jax.Array:
+        """The values that were normalised, float32, in [0, 255] where they were."""
+        mean, deviation = jnp.asarray(self.mean), jnp.asarray(self.std)
+        return 255 * (normalised * deviation + mean)
+
     def inverted(self, normalised: jax.Array) -> jax.Array:
         """uint8 images from normalised ones, clipped to [0, 255]."""
-        mean, deviation = jnp.asarray(self.mean), jnp.asarray(self.std)
-        return jnp.clip(jnp.round(255 * (normalised * deviation + mean)), 0, 255).astype(jnp.uint8)
+        return jnp.clip(jnp.round(self.values(normalised)), 0, 255).astype(jnp.uint8)
 
 
 @settings.register

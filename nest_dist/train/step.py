@@ -19,11 +19,13 @@ from nest_dist.train import (
     state,
 )
 from nest_dist.train import spikes as spike_rules
+from nest_dist.train import teacher as teachers
 
 # The logical axes of the arrays of a batch; the step adds "row", the row in the global batch.
 BATCH_AXES: Mapping[str, rules.Axes] = {
     "image": ("batch", "rows", None, None),
     "label": ("batch",),
+    "labels": ("batch", None),
     "weight": ("batch",),
     "row": ("batch",),
 }
@@ -51,6 +53,8 @@ class TrainStep:
         skip_nonfinite: discards an update that is not finite; "train/skipped" is 1 then, else 0.
         spikes: discards an update far above the recent ones; "train/spike" is 1 then, else 0.
         treatments: how each parameter is trained; here only whether it is frozen.
+        teacher: that the model learns from; its parameters are the last argument of each method
+            that computes a loss for training.
         observe: (steps done, {"parameters": ..., "gradients": ...}) -> further metrics, vectors.
     """
 
@@ -67,14 +71,18 @@ class TrainStep:
     skip_nonfinite: bool = False
     spikes: spike_rules.SpikeRule | None = None
     treatments: parameter_rules.Treatments = parameter_rules.ALIKE
+    teacher: teachers.Teacher | None = None
     observe: Callable[[jax.Array, Mapping[str, state.Params]], objectives.Metrics] | None = None
 
     def init(self) -> state.TrainState:
         """The state before the first step, with initial parameters."""
         H, W = self.model.geometry().image_sides
         images = jnp.zeros((1, H, W, self.model.num_channels))
-        variables = self.model.init({"params": jax.random.key(self.seed)}, images)
-        return self.init_from(variables["params"])
+        params = self.model.init({"params": jax.random.key(self.seed)}, images)["params"]
+        if bias := self.objective.head_bias:
+            head = {**params["head"], "bias": params["head"]["bias"] + bias}
+            params = {**params, "head": head}
+        return self.init_from(params)
 
     def init_from(self, params: state.Params) -> state.TrainState:
         """The state before the first step, with these parameters."""
@@ -85,11 +93,14 @@ class TrainStep:
         return state.TrainState(step, params, self.optimizer.init(trained), ema, recent)
 
     def __call__(
-        self, before: state.TrainState, batch: objectives.Batch
+        self,
+        before: state.TrainState,
+        batch: objectives.Batch,
+        teacher: state.Params | None = None,
     ) -> tuple[state.TrainState, objectives.Metrics]:
         """The next state, and metrics: float32 scalars, and the vectors of `observe`."""
         batch = {**batch, "row": jnp.arange(len(batch["image"]))}
-        operands = before.params, keys(self.seed, before.step)
+        operands = before.params, keys(self.seed, before.step), teacher
         if self.reduction is None:
             with self.sharding.active():
                 (loss, values), grads = self._gradients(*operands, batch)
@@ -117,7 +128,7 @@ class TrainStep:
 
         Returns:
             "examples" and the hits of each metric as int32 scalars. "loss" float32 [B], 0 for
-            weight 0. "predicted" int32 [B].
+            weight 0. "predicted" int32 [B]. What else the objective gives.
         """
         with self.sharding.active():
             outputs = self.model.apply({"params": params}, self.inputs.normalize(batch["image"]))
@@ -131,13 +142,16 @@ class TrainStep:
         return {**values, **counts, "loss": jnp.where(real, values["loss"], 0.0)}
 
     def examine(
-        self, before: state.TrainState, batch: objectives.Batch
+        self,
+        before: state.TrainState,
+        batch: objectives.Batch,
+        teacher: state.Params | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """What a step adds up: the loss of each example [B], and gradient norms by module.
 
         Modules are those of the first level of names, such as "levels_0" or "head".
         """
-        operands = before.params, keys(self.seed, before.step)
+        operands = before.params, keys(self.seed, before.step), teacher
         numbered = {**batch, "row": jnp.arange(len(batch["image"]))}
         with self.sharding.active():
             losses, _ = self._losses(*operands, numbered)
@@ -151,14 +165,22 @@ class TrainStep:
         inputs_key, _ = keys(self.seed, step)
         return self.inputs(images, targets, inputs_key, jnp.arange(len(images)))
 
-    def _gradients(self, params: state.Params, keys: Keys, batch: objectives.Batch) -> typing.Any:
+    def _gradients(
+        self,
+        params: state.Params,
+        keys: Keys,
+        teacher: state.Params | None,
+        batch: objectives.Batch,
+    ) -> typing.Any:
         """((mean loss, mean metrics), gradients) of a batch, microbatch by microbatch."""
         trained, frozen = self.treatments.split(params)
 
         def mean_loss(
             trained: state.Params, microbatch: objectives.Batch
         ) -> tuple[jax.Array, objectives.Metrics]:
-            return self._mean_loss(parameter_rules.merged(trained, frozen), keys, microbatch)
+            merged = parameter_rules.merged(trained, frozen)
+            losses, values = self._losses(merged, keys, teacher, microbatch)
+            return losses.mean(), {name: value.mean() for name, value in values.items()}
 
         gradient = jax.value_and_grad(mean_loss, has_aux=True)
         return microbatches.mean(
@@ -169,24 +191,25 @@ class TrainStep:
             self.inputs.mixing_group,
         )
 
-    def _mean_loss(
-        self, params: state.Params, keys: Keys, batch: objectives.Batch
-    ) -> tuple[jax.Array, objectives.Metrics]:
-        losses, values = self._losses(params, keys, batch)
-        return losses.mean(), {name: value.mean() for name, value in values.items()}
-
     def _losses(
-        self, params: state.Params, keys: Keys, batch: objectives.Batch
+        self,
+        params: state.Params,
+        keys: Keys,
+        teacher: state.Params | None,
+        batch: objectives.Batch,
     ) -> tuple[jax.Array, objectives.Metrics]:
         (inputs_key, forward_key), rows = keys, batch["row"]
         augment = functools.partial(self.inputs, key=inputs_key, rows=rows)
-        forward = functools.partial(
+        forward: objectives.Forward = functools.partial(
             self.model.apply,
             {"params": params},
             train=True,
             batch_rows=rows,
             rngs={"dropout": forward_key},
         )
+        if self.teacher is not None:
+            assert teacher is not None
+            forward = self.teacher.beside(forward, teacher)
         return self.objective.losses(forward, augment, batch, self.model.num_classes)
 
     @jax.named_scope("optimizer")

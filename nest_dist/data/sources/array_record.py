@@ -27,6 +27,7 @@ MAGIC = b"NDR2"
 # Magic, length of the key, number of labels; the labels, the key (UTF-8) and the picture follow.
 HEADER = struct.Struct("<4sHI")
 OLD_MAGIC = b"NDR1"  # of version 0.1: one label in place of their number
+UNKNOWN = 1 << 31  # marks a label: nobody knows whether the picture has this class
 LONGEST_KEY = 0xFFFF
 OPENING_THREADS = 16
 BUFFER_BYTES = 1 << 15  # that a reader holds
@@ -71,7 +72,8 @@ class ArrayRecord:
                     "short or altered; run `nest-dist prepare` again or copy the file anew."
                 )
             paths.append(os.fspath(path))
-        return Records(open_files(paths), tuple(split.classes), split.fingerprint)
+        counts = tuple(split.classes.values())
+        return Records(open_files(paths), tuple(split.classes), split.fingerprint, counts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,13 +83,20 @@ class Records(batch.Source):
     files: Sequence[bytes]  # the records of all shards, in order
     class_names: tuple[str, ...]
     fingerprint: str
+    counts: tuple[int, ...]  # of the records of each class
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> batch.Example:
         key, labels, picture = unpack(self.files[index])
+        if any(label & UNKNOWN for label in labels):
+            return batch.labelled(picture, parted(labels), key)
         return {"image": picture, "labels": labels, "key": key}
+
+    def class_counts(self) -> tuple[int, ...]:
+        """As of `Source`."""
+        return self.counts
 
 
 class Files(Sequence[bytes]):
@@ -133,8 +142,11 @@ class Files(Sequence[bytes]):
         return Files, (self._paths, self._lengths)
 
 
-def pack(key: str, labels: Sequence[int], picture: batch.Encoded) -> bytes:
-    """The record of a picture."""
+def pack(
+    key: str, labels: Sequence[int], picture: batch.Encoded, unknown: Sequence[int] = ()
+) -> bytes:
+    """The record of a picture; `unknown` as of `batch.Example`."""
+    labels = [*labels, *(label | UNKNOWN for label in unknown)]
     name = key.encode(errors="surrogateescape")[:LONGEST_KEY]
     header = HEADER.pack(MAGIC, len(name), len(labels))
     return header + struct.pack(f"<{len(labels)}I", *labels) + name + picture
@@ -142,6 +154,8 @@ def pack(key: str, labels: Sequence[int], picture: batch.Encoded) -> bytes:
 
 def unpack(record: bytes) -> tuple[str, tuple[int, ...], memoryview]:
     """Key, labels and picture of a record; the picture is not copied.
+
+    Labels with the mark `UNKNOWN` come last; `parted` takes them apart.
 
     Raises:
         Corrupt: if it was not made by `pack`.
@@ -157,6 +171,12 @@ def unpack(record: bytes) -> tuple[str, tuple[int, ...], memoryview]:
         labels = struct.unpack_from(f"<{count}I", record, HEADER.size)
     key = record[start : start + length].decode(errors="surrogateescape")
     return key, labels, memoryview(record)[start + length :]
+
+
+def parted(labels: Sequence[int]) -> batch.ClassSet:
+    """The labels of a record, and those with the mark, without it."""
+    known = tuple(label for label in labels if not label & UNKNOWN)
+    return batch.ClassSet(known, tuple(it ^ UNKNOWN for it in labels if it & UNKNOWN))
 
 
 def digest_one(update: Callable[[bytes], object], record: bytes) -> None:

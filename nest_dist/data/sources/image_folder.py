@@ -1,5 +1,6 @@
 """A folder with one subfolder of pictures for each class."""
 
+import collections
 import concurrent.futures
 import dataclasses
 import functools
@@ -65,12 +66,12 @@ class Classes(typing.Generic[File]):
 
     Attributes:
         names: of the classes.
-        entries: the pictures that have a class, each with its label.
+        entries: the pictures that have a class, each with its label or its set of classes.
         passed_over: classes without pictures, then pictures without class.
     """
 
     names: tuple[str, ...]
-    entries: tuple[tuple[File, int], ...]
+    entries: tuple[tuple[File, int | batch.ClassSet], ...]
     passed_over: list[PassedOver]
 
 
@@ -125,11 +126,11 @@ class ImageFolder:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Files(batch.Source):
-    """Pictures in files below a folder, each with its label."""
+    """Pictures in files below a folder, each with its label or its set of classes."""
 
     root: str
     class_names: tuple[str, ...]
-    entries: tuple[tuple[Picture, int], ...]
+    entries: tuple[tuple[Picture, int | batch.ClassSet], ...]
 
     @functools.cached_property
     def fingerprint(self) -> str:  # type: ignore[override]
@@ -148,10 +149,18 @@ class Files(batch.Source):
         picture, label = self.entries[index]
         path = os.path.join(self.root, picture.name)
         with open(path, "rb") as file:
-            return {"image": file.read(), "labels": (label,), "key": path}
+            return batch.labelled(file.read(), label, path)
+
+    def class_counts(self) -> tuple[int, ...]:
+        """As of `Source`."""
+        sets = (label.labels if isinstance(label, tuple) else (label,) for _, label in self.entries)
+        counts = collections.Counter(label for labels in sets for label in labels)
+        return tuple(counts[label] for label in range(len(self.class_names)))
 
     def known_labels(self) -> np.ndarray | None:
-        return np.array([label for _, label in self.entries])
+        """As of `Source`."""
+        labels = [label for _, label in self.entries]
+        return None if any(isinstance(label, tuple) for label in labels) else np.array(labels)
 
     def _digest(self, whole: bool, indices: range) -> str:
         digest = hashlib.sha256()

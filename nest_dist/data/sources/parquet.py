@@ -43,7 +43,10 @@ class Parquet:
             that divide them read each row group once.
         window: row groups of a virtual shard that are shuffled together.
         image: column with encoded pictures.
-        label: column with the class: numbers, texts, or true and false.
+        label: column with the class: numbers, texts, or true and false; or lists of numbers or
+            texts, the set of classes of each picture.
+        unknown: column with lists of those classes of which nobody knows whether the picture has
+            them; None where all are known.
         num_classes: of numbers without names; None for the largest and those below it.
         attempts: failed reads in a row that end the run.
     """
@@ -54,6 +57,7 @@ class Parquet:
     window: typing.Annotated[int, Within(1)] = 2
     image: str = "image"
     label: str = "label"
+    unknown: str | None = None
     num_classes: typing.Annotated[int, Within(1)] | None = None
     attempts: typing.Annotated[int, Within(1)] = dataclasses.field(
         default=8, metadata=means(Effect.NONE)
@@ -79,7 +83,8 @@ class Parquet:
             if not groups:
                 raise failures.BadInput(f"{files[0].name} and others have no rows.")
             names = self._class_names(files, pool)
-        digest = hashlib.sha256(repr((names, self.image, self.label)).encode())
+        doubted = () if self.unknown is None else (self.unknown,)
+        digest = hashlib.sha256(repr((names, self.image, self.label, *doubted)).encode())
         for file in files:
             digest.update(file.footer)
         row_groups = batch.RowGroups(
@@ -119,7 +124,7 @@ class Parquet:
 
     def _check_columns(self, file: parquet_file.File, flags: tuple[str, str]) -> None:
         schema, others = file.schema, f" {file.name} has {', '.join(file.schema.names)}."
-        for flag, column in zip(flags, (self.image, self.label), strict=True):
+        for flag, column in zip((*flags, "Parquet.unknown"), self.columns, strict=False):
             checks.one_of(flag, column, schema.names, others)
         image, label = schema.field(self.image).type, schema.field(self.label).type
         fields = {field.name: field.type for field in image} if types.is_struct(image) else {}
@@ -128,17 +133,32 @@ class Parquet:
                 f"{flags[0]} is {self.image!r}, of type {image} in {file.name}; give a column of "
                 "binary, or of struct with binary as `bytes`."
             )
-        if not (types.is_integer(label) or types.is_boolean(label) or parquet_file.is_text(label)):
+        of_items = parquet_file.of_items(label)
+        are_classes = types.is_integer(of_items) or parquet_file.is_text(of_items)
+        if not (are_classes or types.is_boolean(label)):
             raise failures.BadInput(
                 f"{flags[1]} is {self.label!r}, of type {label} in {file.name}; give a column of "
-                "integers, texts, or true and false."
+                "integers, texts, or true and false, or lists of integers or texts."
             )
+        if self.unknown is None:
+            return
+        unknown = schema.field(self.unknown).type
+        if not (parquet_file.is_list(label) and unknown == label):
+            raise failures.BadInput(
+                f"Parquet.unknown is {self.unknown!r}, of type {unknown} in {file.name}, and "
+                f"{flags[1]} of type {label}; give two columns of lists of one type."
+            )
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those that are read."""
+        return (self.image, self.label, *(() if self.unknown is None else (self.unknown,)))
 
     def _groups(self, file: parquet_file.File) -> Iterator["_Group"]:
         first = 0
         for number in range(file.metadata.num_row_groups):
             if rows := file.metadata.row_group(number).num_rows:
-                chunks = file.chunks(number, (self.image, self.label))
+                chunks = file.chunks(number, self.columns)
                 size = sum(chunk.total_uncompressed_size for chunk in chunks)
                 yield _Group(file, number, first, rows, size)
             first += rows
@@ -151,9 +171,17 @@ class Parquet:
         kind = files[0].schema.field(self.label).type
         if types.is_boolean(kind):
             return stored or ("false", "true")
-        found = pool.map(lambda file: file.labels(self.label), files)
+        columns = self.columns[1:]
+        found = pool.map(
+            lambda file: {label for column in columns for label in file.labels(column)}, files
+        )
         seen = sorted({label for labels in found for label in labels})
-        if parquet_file.is_text(kind):
+        if not (seen or stored or self.num_classes):
+            raise failures.BadInput(
+                f"column {self.label!r} of {files[0].name} and others has no class in any row; "
+                "give another column."
+            )
+        if parquet_file.is_text(parquet_file.of_items(kind)):
             names = stored or tuple(seen)
             wrong = sorted(set(seen).difference(names))
         else:
@@ -176,7 +204,7 @@ class _Group:
     number: int  # in the file
     first: int  # row in the file
     rows: int
-    bytes: int  # of both columns in memory
+    bytes: int  # of the columns in memory
 
 
 class _Loaded(typing.NamedTuple):
@@ -184,7 +212,8 @@ class _Loaded(typing.NamedTuple):
 
     pictures: pyarrow.ChunkedArray
     names: pyarrow.ChunkedArray | None
-    labels: list[int | None]
+    labels: list[typing.Any]  # a number, a list of numbers or None
+    unknown: list[typing.Any] | None  # likewise
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -200,7 +229,8 @@ class Rows(batch.Source):
     @property
     def has_texts(self) -> bool:
         """Whether the column of labels holds the names of classes."""
-        return parquet_file.is_text(self.groups[0].file.schema.field(self.config.label).type)
+        kind = self.groups[0].file.schema.field(self.config.label).type
+        return parquet_file.is_text(parquet_file.of_items(kind))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -211,15 +241,19 @@ class Rows(batch.Source):
         row = index - int(self._ends[number]) + group.rows
         loaded = self._cache[number]
         picture, label = loaded.pictures[row].as_buffer(), loaded.labels[row]
-        if label is None:
-            raise group.file.without_label(1, self.config.label)
+        unknown = loaded.unknown[row] if loaded.unknown else ()
+        for column, value in zip(self.config.columns[1:], (label, unknown), strict=False):
+            if value is None or (isinstance(value, list) and None in value):
+                raise group.file.without_label(1, column)
+        if isinstance(label, list):
+            known = set(label)
+            label = batch.ClassSet(tuple(sorted(known)), tuple(sorted({*unknown} - known)))
         name = loaded.names[row].as_py() if loaded.names is not None else None
-        return {
-            # Arrow's own are signed; an empty one is corrupt.
-            "image": memoryview(picture).cast("B") if picture is not None else b"",
-            "labels": (label,),
-            "key": name or f"{posixpath.basename(group.file.name)} row {group.first + row}",
-        }
+        key = name or f"{posixpath.basename(group.file.name)} row {group.first + row}"
+        # Arrow's own are signed; an empty one is corrupt.
+        return batch.labelled(
+            memoryview(picture).cast("B") if picture is not None else b"", label, key
+        )
 
     def holding(
         self, groups: Sequence[int], ahead: Sequence[int], limit_bytes: int
@@ -236,16 +270,24 @@ class Rows(batch.Source):
 
     def _load(self, number: int) -> _Loaded:
         group, config = self.groups[number], self.config
-        table = group.file.read(group.number, (config.image, config.label))
-        pictures, labels, names = table.column(config.image), table.column(config.label), None
+        table = group.file.read(group.number, config.columns)
+        pictures, names = table.column(config.image), None
         if types.is_struct(pictures.type):
             fields = dict(zip((f.name for f in pictures.type), pictures.flatten(), strict=True))
             pictures, names = fields["bytes"], fields.get("path")
         number_of: dict[object, int] = {True: 1, False: 0}
         if self.has_texts:
             number_of = {name: number for number, name in enumerate(self.class_names)}
-        numbers = [number_of.get(label, label) for label in labels.to_pylist()]
-        return _Loaded(pictures, names, numbers)
+
+        def numbers(value: typing.Any) -> typing.Any:
+            return (
+                list(map(numbers, value))
+                if isinstance(value, list)
+                else number_of.get(value, value)
+            )
+
+        labels = [[*map(numbers, table.column(each).to_pylist())] for each in config.columns[1:]]
+        return _Loaded(pictures, names, labels[0], labels[1] if config.unknown else None)
 
     def __getstate__(self) -> dict[str, typing.Any]:
         # Without the row groups in memory: another process has its own.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import pyarrow
 import pyarrow.parquet
-from pyarrow import types
+from pyarrow import compute, types
 
 from nest_dist.base import failures
 from nest_dist.data.sources import byte_ranges, retries
@@ -112,12 +112,16 @@ class File:
             BadInput: if a row has none.
         """
         (chunk,) = self.chunks(group, (column,))
-        known = chunk.statistics
-        if known and known.has_min_max and types.is_integer(self.schema.field(column).type):
+        known, kind = chunk.statistics, self.schema.field(column).type
+        if types.is_integer(kind) and known and known.has_min_max:
             values, missing = {known.min, known.max}, known.null_count or 0
         else:
             read = self.read(group, (column,)).column(column)
-            values, missing = set(read.unique().drop_null().to_pylist()), read.null_count
+            missing = read.null_count
+            if is_list(kind):
+                read = compute.list_flatten(read)
+                missing += read.null_count
+            values = set(read.unique().drop_null().to_pylist())
         if missing:
             raise self.without_label(missing, column)
         return values
@@ -126,7 +130,10 @@ class File:
         """The names of classes that the Hub's library stores beside the data."""
         try:
             features = json.loads(self.schema.metadata[b"huggingface"])["info"]["features"]
-            return tuple(map(str, features[column]["names"]))
+            feature = features[column]
+            if is_list(self.schema.field(column).type):  # of versions 2, and of 3 and 4
+                feature = feature[0] if isinstance(feature, list) else feature["feature"]
+            return tuple(map(str, feature["names"]))
         except (TypeError, LookupError, ValueError):
             return ()
 
@@ -172,6 +179,16 @@ def opened(storage: byte_ranges.File, trying: retries.Retries) -> File:
 def is_bytes(kind: pyarrow.DataType) -> bool:
     """Whether values of a type are encoded pictures."""
     return types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind)
+
+
+def is_list(kind: pyarrow.DataType) -> bool:
+    """Whether values of a type are sets of classes."""
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def of_items(kind: pyarrow.DataType) -> pyarrow.DataType:
+    """The type of the items of a list; any other type as it is."""
+    return kind.value_type if is_list(kind) else kind
 
 
 def is_text(kind: pyarrow.DataType) -> bool:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from nest_dist.base import settings
 from nest_dist.base.checks import Within
 from nest_dist.train import objectives
+from nest_dist.train.objectives import class_weights as weighting
 
 # The prediction if a logit is NaN.
 NO_CLASS = -1
@@ -20,10 +21,14 @@ class Classification:
 
     Attributes:
         label_smoothing: share of the target spread over all classes, in [0, 1).
+        class_weights: factors of the classes in the training loss, whose mean over a batch is not
+            divided by them; None weighs all alike.
     Source: arXiv 1512.00567, section 7.
     """
 
     label_smoothing: typing.Annotated[float, Within(0, 1, open_high=True)] = 0.0
+    class_weights: weighting.ClassWeights | None = None
+    head_bias: typing.ClassVar[float] = 0.0
     needs: typing.ClassVar[Mapping[str, jax.typing.DTypeLike]] = {"label": jnp.int32}
 
     def losses(
@@ -37,8 +42,10 @@ class Classification:
         with jax.named_scope("inputs"):
             targets = smoothed_targets(batch["label"], num_outputs, self.label_smoothing)
             images, targets = augment(batch["image"], targets)
+            weights = weighting.array(self.class_weights, num_outputs)
         logits = forward(images)
-        return cross_entropy(logits, targets), {"accuracy": in_top(logits, batch["label"], 1)}
+        losses = cross_entropy(logits, targets if weights is None else weights * targets)
+        return losses, {"accuracy": in_top(logits, batch["label"], 1)}
 
     def evaluate(self, outputs: jax.Array, batch: objectives.Batch) -> objectives.Metrics:
         """Loss without smoothing, whether the label is in the top 1 and 5, and the prediction.
@@ -47,8 +54,20 @@ class Classification:
         """
         labels, num_classes = batch["label"], outputs.shape[-1]
         targets = smoothed_targets(labels, num_classes, 0.0)
-        tops = {f"top_{k}": in_top(outputs, labels, k) for k in (1, 5) if k == 1 or k < num_classes}
+        tops = {f"top_{k}": in_top(outputs, labels, k) for k in _tops(num_classes)}
         return {"loss": cross_entropy(outputs, targets), **tops, "predicted": predicted(outputs)}
+
+    def measures(self, num_outputs: int) -> tuple[str, ...]:
+        """As of `Objective`."""
+        return ("loss", *(f"top_{k}" for k in _tops(num_outputs)))
+
+    def shares(self, batch: objectives.Batch, num_outputs: int) -> jax.Array:
+        """As of `Objective`."""
+        return jax.nn.one_hot(batch["label"], num_outputs)
+
+
+def _tops(num_classes: int) -> tuple[int, ...]:
+    return (1, 5) if num_classes > 5 else (1,)
 
 
 def smoothed_targets(labels: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
