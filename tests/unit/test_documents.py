@@ -104,7 +104,7 @@ def test_the_loop_over_learning_rates_binds_them(rate):
 
 
 def test_the_run_of_photographs_is_shown_as_it_is():
-    shown, _ = readme.blocks("gin", "gin/README.md")
+    shown, *_ = readme.blocks("gin", "gin/README.md")
     assert shown == (TOP / "gin/runs/photographs.gin").read_text()
     explained = text("gin/README.md").partition("| lines | say |")[2].partition("\n\n")[0]
     for binding in re.findall(r"^([\w.]+) = ", shown, flags=re.MULTILINE):
@@ -112,7 +112,7 @@ def test_the_run_of_photographs_is_shown_as_it_is():
 
 
 def test_the_run_of_your_own_is_one(tmp_path):
-    _, content = readme.blocks("gin", "gin/README.md")
+    _, content, *_ = readme.blocks("gin", "gin/README.md")
     path = tmp_path / "flowers.gin"
     path.write_text(content)
     run = runs.load([str(path)], [])
