@@ -98,8 +98,10 @@ def test_a_stop_is_heard_before_python_runs(jobset):
 
 
 def test_its_command_is_one_of_ours(jobset):
-    program, command, *flags = pod_of(jobset)["containers"][0]["command"]
-    assert (program, command) == ("nest-dist", "train")
+    shell, script, command, *flags = pod_of(jobset)["containers"][0]["command"]
+    assert (shell, command) == ("bash", "train")
+    # Where launch/Dockerfile puts this folder.
+    assert (commands.TOP / script.removeprefix("/nest_dist/")).is_file()
     for flag in flags:
         assert flag.removeprefix("--").split("=")[0] in cli.COMMANDS["train"].flags
 
@@ -143,7 +145,7 @@ def test_the_processes_of_nodes_with_gpus_find_each_other_and_train(tmp_path):
     jobset = load(path.removeprefix("launch/"))
     (container,) = pod_of(jobset)["containers"]
     (node,) = [each["name"] for each in container["env"] if "fieldRef" in each.get("valueFrom", {})]
-    _, *words = container["command"]
+    words = container["command"][2:]
     own = [*commands.tiny_flags(tmp_path, *commands.ONE_LEVEL, "Run.num_epochs = 0.2")]
     words = [
         re.sub("=nest-dist.*", f"=127.0.0.1:{ports.free()}", word)
