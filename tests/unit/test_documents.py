@@ -24,7 +24,7 @@ NOT_HERE = {
     "metrics.jsonl",
     "run.json",
 }
-NOT_HERE |= {"goodput.json", "report.json", "report.jsonl"}
+NOT_HERE |= {"goodput.json", "report.json", "report.jsonl", "tracker.json"}
 
 
 def text(page):
