@@ -50,7 +50,7 @@ def text(
     data = [it for it in values if _DATA.match(it.path)]
     alternative = "Loss, accuracy, learning rate and speed over the steps"
     sections = [
-        _front_matter(name, license_id, metrics, split_of(run)),
+        _front_matter(name, license_id, model, metrics, split_of(run)),
         f"# {name.partition('/')[2]}",
         (
             "NesT, the nested hierarchical vision transformer (arXiv 2105.12723), trained for "
@@ -72,9 +72,11 @@ def text(
     return "\n\n".join(sections) + "\n"
 
 
-def _front_matter(name: str, license_id: str, metrics: Mapping[str, float], split: str) -> str:
+def _front_matter(
+    name: str, license_id: str, model: nest.NesT, metrics: Mapping[str, float], split: str
+) -> str:
     """Metadata for the Hub; JSON is YAML."""
-    task = "image-classification" if _TOP_1 in metrics else "image-feature-extraction"
+    task = "image-classification" if model.num_classes else "image-feature-extraction"
     fields: dict[str, object] = {
         "license": license_id,
         "library_name": "nest_dist",

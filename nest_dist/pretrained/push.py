@@ -17,6 +17,7 @@ from nest_dist.telemetry import curves, pictures, records, report, staging
 
 _SOURCES = "nest_dist.data.sources."
 _TRACKERS = "nest_dist.telemetry.trackers."
+_PATHS = ("init_from", "teacher")  # fields that name weights
 _WITHHELD = "(not published)"
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
@@ -117,7 +118,7 @@ def _public_text(text: str, owner: str, field: str) -> str:
         return _WITHHELD
     if text.startswith(hub.WEIGHTS) and "?" not in text:
         return text
-    is_path = owner.startswith(_SOURCES) or field == "init_from" or _is_of_this_machine(text)
+    is_path = owner.startswith(_SOURCES) or field in _PATHS or _is_of_this_machine(text)
     return _last_part(text) if is_path else text
 
 

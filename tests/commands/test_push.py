@@ -108,7 +108,8 @@ def test_nothing_of_the_machine_or_the_user_is_published(run, tmp_path):
         "class": "nest_dist.experiment.run.Run",
         "fields": {
             "init_from": str(home / "base.safetensors"),
-            "teacher": f"../{home.name}/teacher",
+            "teacher": "workdirs/of_alice/teacher",
+            "outside": f"../{home.name}/outside",
             "metric": "eval/top_1",
             "source": {
                 "class": "nest_dist.data.sources.parquet.Parquet",
@@ -131,6 +132,7 @@ def test_nothing_of_the_machine_or_the_user_is_published(run, tmp_path):
     told = push.public(document)["fields"]
     assert told["init_from"] == "base.safetensors"
     assert told["teacher"] == "teacher"
+    assert told["outside"] == "outside"
     assert told["metric"] == "eval/top_1"
     assert told["source"]["fields"] == {
         "files": ["x.parquet", "*.parquet"],
