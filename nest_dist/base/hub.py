@@ -65,13 +65,15 @@ def require_name(repository: str) -> None:
         )
 
 
-def require_token() -> None:
+def require_token(repository: str) -> None:
     """Refuses to go on without a token, by which the Hub knows who publishes.
 
+    Args:
+        repository: OWNER/NAME, for the error text.
     Raises:
         BadInput: if there is none, or huggingface_hub is missing.
     """
-    if not _library("what you publish").get_token():
+    if not _library(repository, "publish there").get_token():
         raise failures.BadInput(
             "this user has no token of the Hugging Face Hub; run `hf auth login`, or set HF_TOKEN "
             "to one that may write, or give --output for a folder."
@@ -157,14 +159,14 @@ def dataset_files(name: str) -> list[tuple[str, str | None]]:
     )
 
 
-def _library(wanted: str) -> types.ModuleType:
+def _library(wanted: str, use: str = "fetch it") -> types.ModuleType:
     try:
         import huggingface_hub
         import huggingface_hub.errors
         from huggingface_hub.utils import logging
     except ImportError:
         raise failures.BadInput(
-            f"{wanted} is on the Hugging Face Hub; to fetch it, `pip install nest-dist[hub]`."
+            f"{wanted} is on the Hugging Face Hub; to {use}, `pip install nest-dist[hub]`."
         ) from None
     logging.set_verbosity_error()  # it warns at every retry
     return huggingface_hub

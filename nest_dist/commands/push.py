@@ -27,7 +27,7 @@ def run(options: cli.Options) -> None:
         print(f"{folder}: weights of step {step}, for a repository {name}")
         print(f"to load them: nest_dist.load({str(folder)!r})")
         return
-    hub.require_token()
+    hub.require_token(name)
     scratch.remove_leftovers()
     made = scratch.Scratch()
     try:
