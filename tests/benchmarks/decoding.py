@@ -15,9 +15,9 @@ TOP = pathlib.Path(__file__).parents[2]
 sys.path.insert(0, str(TOP / "tests"))
 sys.path.insert(0, str(TOP))
 
-from support import photographs
+from support import photographs  # noqa: E402
 
-from nest_dist.data.transforms import crop, decode
+from nest_dist.data.transforms import crop, decode  # noqa: E402
 
 ROUNDS, CROPS, SIDE = 3, 8, 224
 SIDES = ((375, 500), (750, 1000), (3000, 4000))
