@@ -55,7 +55,7 @@ def test_each_group_is_mixed_by_one_of_the_two_as_the_formulas_say():
     assert abs(kept.mean() - official.mean()) < 4 * official.std() / len(kept) ** 0.5
     assert abs(kept.std() - official.std()) < 0.015
     for images, targets in blended:
-        np.testing.assert_allclose(images.mean((1, 2)), targets, atol=1e-5)
+        np.testing.assert_allclose(images.mean((1, 2)), targets, atol=1e-4)  # means of float32
         partner = (targets - np.eye(ROWS) * targets[own, own, None]).argmax(1)
         assert len(np.unique(partner[targets.max(1) < 1])) > ROWS / 2  # all are drawn
 
