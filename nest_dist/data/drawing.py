@@ -6,7 +6,7 @@ import typing
 import numpy as np
 
 from nest_dist.base import checks, failures
-from nest_dist.data import batch, index, mixture
+from nest_dist.data import batch, index, mixture, sequences
 
 
 def order(
@@ -17,13 +17,13 @@ def order(
     phases: mixture.Phases = (),
     balanced: bool = False,
     repeats: int = 1,
-) -> index.Order:
+) -> sequences.Order:
     """The order of the examples of an open data set.
 
     Args:
         source: the data set.
         global_batch: rows of a batch.
-        seed: as of `index.Order`.
+        seed: as of `sequences.Order`.
         phases: weights of a mixture.
         balanced: as of `TrainingData`.
         repeats: likewise.
@@ -66,7 +66,7 @@ def order(
     return Balanced(labels, len(source.class_names), global_batch, seed)
 
 
-class Balanced(index.Sequences):
+class Balanced(sequences.Sequences):
     """Each class as often as any other; each is shuffled and repeats by itself.
 
     The sequence consists of turns, in which each class with examples comes once, in random order.
@@ -96,15 +96,17 @@ class Balanced(index.Sequences):
     def __getstate__(self) -> dict[str, typing.Any]:
         return self.__dict__ | {"_epochs": {}}
 
-    def sequence(self, shard: int, numbers: np.ndarray) -> index.Rows:
+    def sequence(self, shard: int, numbers: np.ndarray) -> sequences.Rows:
         turns, places = np.divmod(numbers, len(self._classes))
         drawn = []
         for turn, place in zip(turns.tolist(), places.tolist(), strict=True):
             assert self.seed is not None
-            order = index.permutation(len(self._classes), self.seed, 0, turn, index.ORDER_KEY)
+            order = sequences.permutation(
+                len(self._classes), self.seed, 0, turn, sequences.ORDER_KEY
+            )
             label = int(self._classes[order[place]])
             drawn.append(self._ids[self._first[label] + self._number(label, turn)])
-        return index.Rows(np.array(drawn, int))
+        return sequences.Rows(np.array(drawn, int))
 
     def _number(self, label: int, turn: int) -> int:
         """Which of its examples a class has in a turn."""
@@ -112,14 +114,16 @@ class Balanced(index.Sequences):
         known, order = self._epochs.get(label, (-1, self._ids))
         if known != epoch:
             assert self.seed is not None
-            key = label, epoch, index.ORDER_KEY + 1
-            order = index.words(int(self._counts[label]), self.seed, *key).argsort(kind="stable")
+            key = label, epoch, sequences.ORDER_KEY + 1
+            order = sequences.words(int(self._counts[label]), self.seed, *key).argsort(
+                kind="stable"
+            )
             self._epochs[label] = epoch, order.astype(np.int32)
         return int(order[number])
 
 
 @dataclasses.dataclass(frozen=True)
-class Repeated(index.Order):
+class Repeated(sequences.Order):
     """Each example in several rows of a batch, which differ in their random numbers.
 
     Rows are repeated within their virtual shard; without row groups, the batch consists of as many
@@ -131,7 +135,7 @@ class Repeated(index.Order):
     Source: M. Berman et al., MultiGrain, arXiv 1902.05509, section 3.2.
     """
 
-    inner: index.Order
+    inner: sequences.Order
     repeats: int
 
     @property
@@ -152,7 +156,7 @@ class Repeated(index.Order):
     def __len__(self) -> int:
         return len(self.inner)
 
-    def at(self, step: int, rows: np.ndarray) -> index.Rows:
+    def at(self, step: int, rows: np.ndarray) -> sequences.Rows:
         distinct, which = np.unique(self._inner(rows), return_inverse=True)
         found = self.inner.at(step, distinct)
         return found._replace(examples=found.examples[which])

@@ -4,7 +4,6 @@ Row r of the batch of step s is position s * global_batch + r of one endless seq
 says which example stands at a position. A source fetches examples by number and knows no order.
 """
 
-import abc
 import dataclasses
 import functools
 import typing
@@ -14,119 +13,15 @@ import grain
 import numpy as np
 
 from nest_dist.base import failures
-from nest_dist.data import batch
+from nest_dist.data import batch, sequences
 
-PADDING = -1  # a row without an example
-ENDLESS_STEPS = 1 << 50
-# A second word of the key that no position of an example has, so that no two uses of random numbers
-# share a stream.
-ORDER_KEY = 1 << 63
 # From this many on, little is fetched twice at the cuts between shards.
 GROUPS_PER_SHARD = 10
 
 
-class Rows(typing.NamedTuple):
-    """The examples of some rows of a batch.
-
-    Attributes:
-        examples: of each row, or `PADDING`.
-        groups: row groups that hold them; empty where the source has none.
-        ahead: row groups that are needed next.
-    """
-
-    examples: np.ndarray
-    groups: tuple[int, ...] = ()
-    ahead: tuple[int, ...] = ()
-
-
-class Order(abc.ABC):
-    """The examples of all batches.
-
-    Attributes:
-        global_batch: rows of a batch.
-        seed: of endless, shuffled batches; None for each example once, as stored, then padding.
-        group_shards: contiguous pieces of a batch that read row groups of their own; 1 without.
-    """
-
-    global_batch: int
-    seed: int | None
-    group_shards: int = 1
-
-    @abc.abstractmethod
-    def at(self, step: int, rows: np.ndarray) -> Rows:
-        """The examples in rows of the batch after `step` steps; the rows ascend."""
-
-    @abc.abstractmethod
-    def __len__(self) -> int:
-        """Examples of an epoch."""
-
-    def steps(self) -> int:
-        """The number of batches."""
-        return -(-len(self) // self.global_batch) if self.seed is None else ENDLESS_STEPS
-
-    def pieces(self, rows: np.ndarray, count: int) -> list[np.ndarray]:
-        """The rows of a process, cut into at most `count` pieces that share no row group."""
-        if self.group_shards == 1:
-            return [rows]
-        shards = rows // (self.global_batch // self.group_shards)
-        cut = np.array_split(np.unique(shards), count)
-        return [rows[np.isin(shards, some)] for some in cut if len(some)]
-
-    def bytes_in_hand(self, rows: np.ndarray) -> int:
-        """Memory of the row groups that some rows of a batch need."""
-        return 0
-
-    def remarks(self, rows: np.ndarray) -> list[str]:
-        """Lines for the user on row groups that are fetched more than once an epoch."""
-        return []
-
-    def metrics(self, step: int) -> dict[str, float]:
-        """What is told of the sources of a mixture, after `step` steps."""
-        return {}
-
-
-class Sequences(Order):
-    """An endless sequence of examples for each of the `group_shards`."""
-
-    @abc.abstractmethod
-    def sequence(self, shard: int, numbers: np.ndarray) -> Rows:
-        """The examples with some numbers, ascending, in the sequence of a shard."""
-
-    def at(self, step: int, rows: np.ndarray) -> Rows:
-        rows_per_shard = self.global_batch // self.group_shards
-        shards, offsets = np.divmod(rows, rows_per_shard)
-        found = Found(len(rows))
-        for shard in np.unique(shards).tolist():
-            own = np.flatnonzero(shards == shard)
-            found.add(own, self.sequence(shard, step * rows_per_shard + offsets[own]))
-        return found.rows()
-
-
-class Found:
-    """The rows of a batch, gathered from several sequences."""
-
-    def __init__(self, count: int) -> None:
-        """So many rows without an example."""
-        self._examples = np.full(count, PADDING)
-        self._groups: dict[int, None] = {}
-        self._ahead: dict[int, None] = {}
-
-    def add(self, positions: np.ndarray, found: Rows, example: int = 0, group: int = 0) -> None:
-        """Fills in some rows, whose source begins at an `example` and a row `group`."""
-        self._examples[positions] = np.where(
-            found.examples == PADDING, PADDING, found.examples + example
-        )
-        self._groups |= dict.fromkeys(group + each for each in found.groups)
-        self._ahead |= dict.fromkeys(group + each for each in found.ahead)
-
-    def rows(self) -> Rows:
-        """All of them."""
-        return Rows(self._examples, tuple(self._groups), tuple(self._ahead))
-
-
 def order(
     groups: batch.RowGroups | None, examples: int, global_batch: int, seed: int | None
-) -> Sequences:
+) -> sequences.Sequences:
     """The order of a source that is drawn evenly.
 
     Args:
@@ -143,7 +38,7 @@ def order(
 
 
 @dataclasses.dataclass(frozen=True)
-class OneByOne(Sequences):
+class OneByOne(sequences.Sequences):
     """All examples in each epoch, each time in another order, by Grain's shuffle."""
 
     examples: int
@@ -153,10 +48,10 @@ class OneByOne(Sequences):
     def __len__(self) -> int:
         return self.examples
 
-    def sequence(self, shard: int, numbers: np.ndarray) -> Rows:
+    def sequence(self, shard: int, numbers: np.ndarray) -> sequences.Rows:
         if self.seed is None:
-            return Rows(np.where(numbers < self.examples, numbers, PADDING))
-        return Rows(np.array([self._shuffled[number] for number in numbers.tolist()]))
+            return sequences.Rows(np.where(numbers < self.examples, numbers, sequences.PADDING))
+        return sequences.Rows(np.array([self._shuffled[number] for number in numbers.tolist()]))
 
     @functools.cached_property
     def _shuffled(self) -> grain.MapDataset:
@@ -173,7 +68,7 @@ class _Window(typing.NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class WindowShuffle(Sequences):
+class WindowShuffle(sequences.Sequences):
     """Row groups in random order, and the examples of a few of them shuffled together.
 
     In each epoch the row groups get a random order, and the sequence of their examples is cut into
@@ -214,7 +109,7 @@ class WindowShuffle(Sequences):
 
     @property
     def rows_per_shard(self) -> int:
-        """Rows of a batch that one virtual shard supplies."""
+        """sequences.Rows of a batch that one virtual shard supplies."""
         return self.global_batch // self.groups.virtual_shards
 
     def bytes_in_hand(self, rows: np.ndarray) -> int:
@@ -247,8 +142,8 @@ class WindowShuffle(Sequences):
             )
         return remarks
 
-    def sequence(self, shard: int, numbers: np.ndarray) -> Rows:
-        examples = np.full(len(numbers), PADDING)
+    def sequence(self, shard: int, numbers: np.ndarray) -> sequences.Rows:
+        examples = np.full(len(numbers), sequences.PADDING)
         groups: list[int] = []
         ahead: tuple[int, ...] = ()
         first, end = self._begin(shard), self._begin(shard + 1)
@@ -262,7 +157,7 @@ class WindowShuffle(Sequences):
             done = stop
             if done == len(lines) and (self.seed is not None or window.stop < end):
                 ahead = self._window(shard, window.stop).groups
-        return Rows(examples, tuple(dict.fromkeys(groups)), ahead)
+        return sequences.Rows(examples, tuple(dict.fromkeys(groups)), ahead)
 
     def _begin(self, piece: int) -> int:
         """Where a piece begins; later pieces are those of later epochs."""
@@ -284,7 +179,9 @@ class WindowShuffle(Sequences):
         start, stop = max(low, before), min(high, before + len(stored))
         examples = stored[start - before : stop - before]
         if self.seed is not None:
-            examples = examples[permutation(len(examples), self.seed, 1 + epoch, shard, number)]
+            examples = examples[
+                sequences.permutation(len(examples), self.seed, 1 + epoch, shard, number)
+            ]
         return _Window(base + start, base + stop, tuple(members.tolist()), examples)
 
     @functools.cached_property
@@ -295,7 +192,7 @@ class WindowShuffle(Sequences):
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         order = np.arange(len(self.groups.lengths))
         if self.seed is not None:
-            order = permutation(len(order), self.seed, 0, epoch, 0)
+            order = sequences.permutation(len(order), self.seed, 0, epoch, 0)
         return order, np.cumsum(np.diff(self._bounds)[order])
 
     def __getstate__(self) -> dict[str, typing.Any]:
@@ -305,21 +202,3 @@ class WindowShuffle(Sequences):
     def _bounds(self) -> np.ndarray:
         """The first example of each row group, and the number of all."""
         return np.cumsum([0, *self.groups.lengths])
-
-
-@functools.lru_cache(maxsize=64)  # a window is read in many steps
-def permutation(length: int, seed: int, *key: int) -> np.ndarray:
-    """A random order of range(length), a function of the seed and a key of three numbers."""
-    order = np.argsort(words(length, seed, *key), kind="stable")
-    order.setflags(write=False)
-    return order
-
-
-def words(count: int, seed: int, *key: int) -> np.ndarray:
-    """Random numbers uint64, a function of the seed and a key of three numbers.
-
-    NumPy promises the words of its bit generators, but not what `Generator.permutation` does.
-    """
-    return np.random.Philox(
-        key=np.array([seed, ORDER_KEY], np.uint64), counter=np.array([0, *key], np.uint64)
-    ).random_raw(count)

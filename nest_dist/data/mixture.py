@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nest_dist.base import failures
-from nest_dist.data import batch, index
+from nest_dist.data import batch, index, sequences
 
 # Pairs of a first step and the weights from there on; whole numbers without a common divisor.
 Phases: typing.TypeAlias = tuple[tuple[int, tuple[int, ...]], ...]
@@ -91,7 +91,7 @@ class _Phase:
     before: np.ndarray  # draws [sources, shards]
 
 
-class Mixture(index.Order):
+class Mixture(sequences.Order):
     """Examples of several sources; each is shuffled and repeats by itself."""
 
     def __init__(
@@ -138,14 +138,14 @@ class Mixture(index.Order):
     def __len__(self) -> int:
         return sum(self._sources.lengths)
 
-    def at(self, step: int, rows: np.ndarray) -> index.Rows:
+    def at(self, step: int, rows: np.ndarray) -> sequences.Rows:
         phase = self._phase(step)
         shards, offsets = np.divmod(np.arange(self.global_batch), self._rows_per_shard)
         draws = (step - phase.step) * self._rows_per_shard + offsets
         begin = self._begin(phase.turn)
         drawn = phase.turn.sources[(begin[shards] + draws) % len(phase.turn.sources)]
         before = self._drawn(step)
-        found = index.Found(len(rows))
+        found = sequences.Found(len(rows))
         for source in np.unique(drawn[rows]).tolist():
             order, first = self._orders[source], self._examples[source]
             mine = drawn == source
@@ -197,7 +197,7 @@ class Mixture(index.Order):
 
 def _seed(seed: int, source: int) -> int:
     """Another one for each source, in [0, 2**32)."""
-    return int(index.words(1, seed, 0, 0, 1 + source)[0] >> 32)
+    return int(sequences.words(1, seed, 0, 0, 1 + source)[0] >> 32)
 
 
 def reduced(weights: Sequence[float]) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ import numpy as np
 from nest_dist.base import failures, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
-from nest_dist.data import batch, drawing, index, targets
+from nest_dist.data import batch, drawing, sequences, targets
 from nest_dist.data import workers as loading
 from nest_dist.data.sources import retries
 
@@ -137,7 +137,7 @@ class SplitData:
         loaded = pool.batches(dataset, steps.bytes, len(steps.pieces), steps.closing)
         return loading.Loaded(self._counted(loaded, len(source)), loaded.close)
 
-    def order(self, source: batch.Source, global_batch: int, seed: int | None) -> index.Order:
+    def order(self, source: batch.Source, global_batch: int, seed: int | None) -> sequences.Order:
         """The order of the examples of the opened source; its arguments are those of `batches`."""
         return drawing.order(source, global_batch, seed)
 
@@ -207,7 +207,7 @@ class TrainingData(SplitData):
     balanced: bool = False
     repeats: typing.Annotated[int, Within(1)] = 1
 
-    def order(self, source: batch.Source, global_batch: int, seed: int | None) -> index.Order:
+    def order(self, source: batch.Source, global_batch: int, seed: int | None) -> sequences.Order:
         phases = getattr(self.source, "phases", ())  # of a mixture
         return drawing.order(
             source,
@@ -249,7 +249,7 @@ class _Steps:
 
     data: SplitData
     source: batch.Source
-    order: index.Order
+    order: sequences.Order
     spec: batch.ImageSpec
     pieces: Sequence[np.ndarray]  # the rows of each
     limits: Sequence[int]  # bytes of row groups in memory, for each
@@ -281,13 +281,13 @@ class _Steps:
         held = self.source.holding(wanted.groups, wanted.ahead, self.limits[piece])
         with retries.until(self.closing), held:
             for row, example in enumerate(wanted.examples.tolist()):
-                if example == index.PADDING:
+                if example == sequences.PADDING:
                     images[row] = 0
                 else:
                     images[row], labels[row], corrupt[row] = self._row(positions[row], example)
         arrays = {"image": images, self.labels.name: labels, REPLACED: corrupt}
         if self.order.seed is None:
-            counts = (wanted.examples != index.PADDING) & (corrupt == NOTHING)
+            counts = (wanted.examples != sequences.PADDING) & (corrupt == NOTHING)
             arrays["weight"] = counts.astype(np.float32)
         return arrays
 

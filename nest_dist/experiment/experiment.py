@@ -11,7 +11,7 @@ import numpy as np
 
 from nest_dist.base import checks, lengths, tree_paths
 from nest_dist.config import run_json
-from nest_dist.data import batch, classes, index, prefetch, targets
+from nest_dist.data import batch, classes, prefetch, sequences, targets
 from nest_dist.experiment import audit, teachers
 from nest_dist.experiment import run as runs
 from nest_dist.model import flops, fused, on_cpu, on_gpu, parameters
@@ -80,7 +80,7 @@ class Experiment:
         return self._order.metrics(batches)
 
     @functools.cached_property
-    def _order(self) -> index.Order:
+    def _order(self) -> sequences.Order:
         run = self.run
         return run.data.order(self.training_source, run.global_batch, run.seed)
 

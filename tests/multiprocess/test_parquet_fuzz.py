@@ -11,6 +11,8 @@ import pyarrow.parquet
 import pytest
 from support import batches, harness, parquet
 
+from nest_dist.data import parts
+from nest_dist.data.sources import mixture
 from nest_dist.data.sources import parquet as sources
 from nest_dist.data.transforms import crop, decode
 
@@ -29,6 +31,8 @@ BINDINGS = (
     *("AdamW.peak_learning_rate = 1e-3", "Cosine.warmup_epochs = 0.1"),
 )
 SETTINGS = 20
+PART, OTHERS = "[!::3]", "[::3]"
+NAMES, WEIGHTS = ("one", "two"), ((0, (3, 1)), (5, (1, 2)))
 
 
 def write(rng, folder):
@@ -56,13 +60,15 @@ class Setting:
         folder.mkdir()
         self.rng, self.folder = rng, folder
         self.names, self.examples = write(rng, folder)
-        while self.examples < 24:
+        while self.examples < 48:  # a part has two thirds
             self.names, self.examples = write(rng, folder)
         self.global_batch = rng.choice((12, 24))
         self.shards = rng.choice((1, 2, 3, 4, 6))
         self.window = rng.randint(1, 4)
         self.seed = rng.randrange(1 << 32)
         self.steps = rng.randint(4, 12)
+        self.drawn = rng.choice(("all", "part", "mixture"))
+        self.repeats = 2 if self.global_batch % (2 * self.shards) == 0 and rng.random() < 0.4 else 1
 
     def undisturbed(self):
         """Digests of its batches, read from the files by one process."""
@@ -70,8 +76,15 @@ class Setting:
         config = sources.Parquet(
             paths, "train", virtual_shards=self.shards, window=self.window, num_classes=5
         )
+        if self.drawn == "part":
+            config = parts.Part(config, PART)
+        if self.drawn == "mixture":
+            both = parts.Part(config, PART), parts.Part(config, OTHERS)
+            config = mixture.Mixture(both, NAMES, WEIGHTS)
         whole = batches.training(
             config.open(),
+            config=config,
+            repeats=self.repeats,
             steps=self.steps,
             global_batch=self.global_batch,
             seed=self.seed,
@@ -114,7 +127,8 @@ class Setting:
         bindings = (
             *BINDINGS,
             f"Parquet.files = {files}",
-            f"train/Parquet.virtual_shards = {self.shards}",
+            *self.source_bindings(),
+            f"TrainingData.repeats = {self.repeats}",
             f"Parquet.window = {self.window}",
             f"Run.global_batch = {self.global_batch}",
             f"Run.seed = {self.seed}",
@@ -126,6 +140,19 @@ class Setting:
             *(f"--gin_bindings={binding}" for binding in bindings),
             *(f"--first_step={first_step}", f"--num_steps={steps}"),
         ]
+
+    def source_bindings(self):
+        if self.drawn != "mixture":
+            part = PART if self.drawn == "part" else ""
+            split = f"train/Parquet.split = 'train{part}'"
+            return (split, f"train/Parquet.virtual_shards = {self.shards}")
+        return (
+            *("import nest_dist.data.sources.mixture", "TrainingData.source = @Mixture()"),
+            "Mixture.sources = (@one/Parquet(), @two/Parquet())",
+            *(f"Mixture.names = {NAMES}", f"Mixture.weights = {WEIGHTS}"),
+            *(f"one/Parquet.split = 'train{PART}'", f"two/Parquet.split = 'train{OTHERS}'"),
+            *(f"{scope}/Parquet.virtual_shards = {self.shards}" for scope in ("one", "two")),
+        )
 
 
 def printed(group):

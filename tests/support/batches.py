@@ -6,7 +6,7 @@ import typing
 
 import numpy as np
 
-from nest_dist.data import batch, index, pipeline
+from nest_dist.data import batch, index, pipeline, sequences
 from nest_dist.data.transforms import crop, randaugment
 
 # The transforms of a recipe on the host.
@@ -37,7 +37,7 @@ class Shuffled:
 
     def __getitem__(self, position: int) -> np.int64:
         epoch, number = divmod(position, self.order.examples)
-        return index.permutation(self.order.examples, self.order.seed or 0, epoch, 0, 0)[number]
+        return sequences.permutation(self.order.examples, self.order.seed or 0, epoch, 0, 0)[number]
 
 
 def rows_of(process: int, processes: int, global_batch: int) -> np.ndarray:

@@ -120,6 +120,15 @@ def test_the_run_of_your_own_is_one(tmp_path):
     assert run.data.source.folder == "data/flowers"
 
 
+def test_the_mixture_goes_with_a_shipped_run(tmp_path):
+    (content,) = (it for it in readme.blocks("gin", "gin/README.md") if "@Mixture()" in it)
+    path = tmp_path / "mixture.gin"
+    path.write_text(content)
+    mixture = runs.load(["runs/photographs.gin", str(path)], []).data.source
+    assert [source.split for source in mixture.sources] == ["train", "drawings[!::50]"]
+    assert mixture.phases == ((0, (3, 1)),)
+
+
 def test_the_changelog_names_every_renamed_binding():
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.+) \|$", text("CHANGELOG.md"), flags=re.MULTILINE))
     assert rows.keys() == runs.RENAMED.keys()

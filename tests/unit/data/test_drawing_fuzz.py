@@ -67,7 +67,7 @@ def drawn(rng, folder):
     """A configured source, and how batches are drawn from it."""
     shards, configs = rng.choice((1, 2, 3, 4)), []
     for number in range(rng.choice((1, 1, 2, 3))):
-        at, count = folder / f"source-{number}", rng.randint(24, 90)
+        at, count = folder / f"source-{number}", rng.randint(60, 120)
         at.mkdir()
         make = rng.choice((of_parquet, of_parquet, of_tars, in_memory))
         config = make(rng, at, count, shards)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nest_dist.base import failures
-from nest_dist.data import batch, index
+from nest_dist.data import batch, index, sequences
 
 LENGTHS = (7, 3, 8, 1, 12, 5, 4)  # 40 examples
 STEPS = 60
@@ -105,16 +105,16 @@ def test_in_order_each_example_comes_once_and_then_padding():
     for shards in (1, 2, 4, 8):
         of = order(seed=None, shards=shards)
         rows = sequence(of, of.steps())
-        assert sorted(rows.ravel()) == [*[index.PADDING] * (rows.size - 40), *range(40)]
+        assert sorted(rows.ravel()) == [*[sequences.PADDING] * (rows.size - 40), *range(40)]
         for own in by_shard(of, of.steps()):
-            real = own[own != index.PADDING]
+            real = own[own != sequences.PADDING]
             assert (np.diff(real) == 1).all()
-            assert (own[len(real) :] == index.PADDING).all()
+            assert (own[len(real) :] == sequences.PADDING).all()
 
 
 def test_words_of_the_bit_generator_alone_make_the_order():
     # Known since this order exists; NumPy promises the words of Philox.
-    assert index.permutation(8, 3, 1, 2, 0).tolist() == [4, 1, 7, 5, 6, 3, 0, 2]
+    assert sequences.permutation(8, 3, 1, 2, 0).tolist() == [4, 1, 7, 5, 6, 3, 0, 2]
 
 
 def test_a_step_a_million_epochs_away_is_as_near():
