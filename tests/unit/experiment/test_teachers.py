@@ -125,6 +125,7 @@ def test_a_step_takes_the_teacher_as_an_argument(run):
     assert alone.taught(seen.append) == seen.append
 
 
+@pytest.mark.medium
 def test_weights_for_other_images_and_their_names_are_read(run, trained):
     config = distillation.Distillation(str(trained.workdir))
     larger = with_objective(run, config, **{"model.image_size": 32})
@@ -134,6 +135,7 @@ def test_weights_for_other_images_and_their_names_are_read(run, trained):
     assert found.normalize == inputs.Normalize((0.25,), (0.5,))
 
 
+@pytest.mark.medium
 def test_names_without_trained_weights_are_refused(run):
     untrained = with_objective(run, distillation.Distillation("nest_micro"))
     with refusal("Distillation.teacher is nest_micro, the name of a variant, which has no trained"):
@@ -144,7 +146,7 @@ def test_names_without_trained_weights_are_refused(run):
 
 
 def test_best_checkpoints_are_chosen_by_what_the_objective_measures(run):
-    kept = {"checkpoints.best": 1, "cadence.save_every_epochs": 5}
+    kept = {"checkpoints.best": 1, "cadence.save_every_epochs": 4}
     sets = multi_label.MultiLabel()
     with refusal("Retention.metric is eval/top_1, which is not measured with 10 classes by MultiL"):
         built(with_objective(run, sets, **kept), None)
@@ -154,6 +156,7 @@ def test_best_checkpoints_are_chosen_by_what_the_objective_measures(run):
         built(with_objective(run, classification.Classification(), **by_map), None)
 
 
+@pytest.mark.medium
 def test_a_head_starts_with_its_bias(run):
     biased = with_objective(run, multi_label.MultiLabel(head_bias=-10.0))
     experiment = built(biased, None)
