@@ -140,7 +140,8 @@ def test_names_without_trained_weights_are_refused(run):
     untrained = with_objective(run, distillation.Distillation("nest_micro"))
     with refusal("Distillation.teacher is nest_micro, the name of a variant, which has no trained"):
         train.teacher(untrained)
-    assert train.teacher(untrained, may_be_untrained=True).model.dim == 32
+    model = train.teacher(untrained, may_be_untrained=True).model
+    assert (model.dim, model.num_classes, model.geometry().image_sides) == (32, 10, (16, 16))
     with refusal("Distillation.teacher: nowhere is no file, no folder and no variant of NesT"):
         train.teacher(with_objective(run, distillation.Distillation("nowhere")))
 
