@@ -75,16 +75,18 @@ def teacher(run: runs.Run, may_be_untrained: bool = False) -> teachers.TeacherWe
         BadInput: if there are no such weights, or they cannot take these images.
     """
     where = typing.cast(distillation.Distillation, run.step.objective).teacher
-    if stored_weights.is_variant(where) and not may_be_untrained:
+    untrained = stored_weights.is_variant(where)
+    if untrained and not may_be_untrained:
         raise failures.BadInput(
             f"Distillation.teacher is {where}, the name of a variant, which has no trained "
             "weights; give a file, a workdir, or a repository of the Hugging Face Hub."
         )
     sides = run.model.geometry().image_sides
+    fields = {"num_classes": run.model.num_logits} if untrained else {}
     try:
-        loaded = load.load(where)
+        loaded = load.load(where, **fields)
         if loaded.model.geometry().image_sides != sides:
-            loaded = load.load(where, image_size=sides)
+            loaded = load.load(where, image_size=sides, **fields)
     except failures.BadInput as reason:
         raise failures.BadInput(f"Distillation.teacher: {failures.first_line(reason)}") from None
     return teachers.TeacherWeights(

@@ -55,6 +55,7 @@ def test_a_line_may_name_several_classes_or_none(separator, text, folder, tmp_pa
     assert source.class_counts() == (1, 1, 1)
 
 
+@pytest.mark.medium
 def test_prepared_sets_are_what_the_file_says(folder, tmp_path):
     separator, text = FILES["commas"]
     path = tmp_path / "labels.csv"
