@@ -16,12 +16,14 @@ import numpy as np
 
 from nest_dist.base import failures
 from nest_dist.checkpointing import reader
+from nest_dist.data import batch as batches
 from nest_dist.data import prefetch
 from nest_dist.experiment import experiment as experiments
 from nest_dist.experiment import resume
 from nest_dist.telemetry import pictures
 from nest_dist.train import metrics_log
 from nest_dist.train import state as states
+from nest_dist.train.objectives import pretext
 
 # Of the metadata of a checkpoint: where they differ, bits may differ.
 TOPOLOGY = ("devices", "mesh", "processes", "versions", "data_fingerprint")
@@ -73,6 +75,11 @@ class Replay:
     keys: tuple[str, ...]
     images: np.ndarray
     gradient_norms: Mapping[str, float]
+
+    def class_name(self, row: int) -> str:
+        """Of an example of the batch; "" where the objective needs no labels."""
+        label = self.labels[row]
+        return "" if label == batches.NO_LABEL else self.class_names[label]
 
 
 def replay(
@@ -225,9 +232,12 @@ def _examine(
     rows = order[: pictures.room(H, W)]
 
     def seen(batch: prefetch.DeviceBatch, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        views = run.data.views
         shares = run.step.objective.shares(batch, run.model.num_logits)
-        images, _ = experiment.step.model_inputs(jnp.int32(step - 1), batch["image"], shares)
-        return run.step.inputs.normalize.inverted(images[rows]), shares
+        images, _ = experiment.step.model_inputs(
+            jnp.int32(step - 1), pretext.as_examples(batch["image"]), shares.repeat(views, axis=0)
+        )
+        return run.step.inputs.normalize.inverted(images[views * rows]), shares
 
     images, shares = jax.device_get(jax.jit(seen, out_shardings=replicated)(batch, rows))
     ids = run.data.example_ids(
