@@ -30,7 +30,8 @@ class Noise:
 
 
 def batches(views, rows=ROWS, first_step=0, count=3, kind=batch.Arrays, labels=targets.OneClass()):
-    data = pipeline.TrainingData(Noise(kind), (crop.PaddedCrop(8, 2), crop.Flip(0.5)), views=views)
+    transforms = (crop.PaddedCrop(8, 2), crop.Flip(0.5))
+    data = pipeline.TrainingData(Noise(kind), transforms, views=views)
     opened = data.batches(
         data.source.open(),
         global_batch=4,
