@@ -16,7 +16,6 @@ import numpy as np
 
 from nest_dist.base import failures
 from nest_dist.checkpointing import reader
-from nest_dist.data import batch as batches
 from nest_dist.data import prefetch
 from nest_dist.experiment import experiment as experiments
 from nest_dist.experiment import resume
@@ -75,11 +74,6 @@ class Replay:
     keys: tuple[str, ...]
     images: np.ndarray
     gradient_norms: Mapping[str, float]
-
-    def class_name(self, row: int) -> str:
-        """Of an example of the batch; "" where the objective needs no labels."""
-        label = self.labels[row]
-        return "" if label == batches.NO_LABEL else self.class_names[label]
 
 
 def replay(

@@ -29,7 +29,7 @@ class Noise:
         return self.kind(images, np.arange(6) % 2, ("even", "odd"))
 
 
-def batches(views, rows=ROWS, first_step=0, count=3, kind=batch.Arrays, labels=targets.OneClass()):
+def batches(views, rows=ROWS, first_step=0, count=3, kind=batch.Arrays, labels=targets.FORMS[0]):
     transforms = (crop.PaddedCrop(8, 2), crop.Flip(0.5))
     data = pipeline.TrainingData(Noise(kind), transforms, views=views)
     opened = data.batches(
