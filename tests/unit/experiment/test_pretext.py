@@ -1,5 +1,6 @@
 """Runs without labels: what does not fit them, their headless model, and that they go on."""
 
+import functools
 import json
 import re
 
@@ -127,17 +128,31 @@ def test_a_run_goes_on_with_the_same_bits_and_measures_its_loss(objective):
     assert bool(jnp.isfinite(measured["loss"]).all())
 
 
+@functools.cache
+def first_loss_of_masked(*bindings):
+    experiment = built(*MASKED, *bindings)
+    batches = experiment.training_batches(0)
+    _, metrics = experiment.compiled_train_step()(experiment.init_state(), next(batches))
+    batches.close()
+    return metrics["train/loss"]
+
+
 @pytest.mark.medium
-def test_masked_images_have_one_loss_in_microbatches_and_on_any_mesh():
-    losses = []
-    fsdp = ("MeshShape.data = 1", "MeshShape.fsdp = 2")
-    for bindings in ((), ("Step.microbatches = 4",), ("MeshShape.rows = 2",), fsdp):
-        experiment = built(*MASKED, *bindings)
-        batches = experiment.training_batches(0)
-        _, metrics = experiment.compiled_train_step()(experiment.init_state(), next(batches))
-        batches.close()
-        losses.append(metrics["train/loss"])
-    np.testing.assert_allclose(losses, losses[0], rtol=1e-5)
+@pytest.mark.parametrize(
+    "bindings",
+    [
+        ["Step.microbatches = 4"],
+        pytest.param(["MeshShape.rows = 2"], marks=pytest.mark.slow),
+        pytest.param(["MeshShape.data = 1", "MeshShape.fsdp = 2"], marks=pytest.mark.slow),
+        pytest.param(
+            ["Step.reproducible_reduction = True", "Step.reduction_shards = 4"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_masked_images_have_one_loss_in_microbatches_and_on_any_mesh(bindings):
+    loss = first_loss_of_masked(*bindings)
+    np.testing.assert_allclose(loss, first_loss_of_masked(), rtol=1e-5)
 
 
 def test_a_checkpoint_from_before_there_were_views_belongs_to_the_same_run():
