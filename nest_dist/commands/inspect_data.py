@@ -182,8 +182,9 @@ def _device_speed(run: runs.Run, source: batch.Source) -> float:
     spec = run.data.specs(source)[-1]
     count = run.global_batch * spec.views
     images = jnp.zeros((count, spec.height, spec.width, spec.channels), jnp.uint8)
-    labels = jnp.zeros(count, jnp.int32)
-    apply = _on_device(run, [run.step.inputs], len(source.class_names), 0)
+    form, num_classes = targets.form_of(run.step.objective.needs), len(source.class_names)
+    labels = {form.name: jnp.asarray(form.empty(count, num_classes))}
+    apply = _on_device(run, [run.step.inputs], num_classes, 0)
     jax.block_until_ready(apply(images, labels))
     start = time.perf_counter()
     jax.block_until_ready([apply(images, labels) for _ in range(DEVICE_ROUNDS)])
