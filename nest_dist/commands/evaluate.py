@@ -19,6 +19,7 @@ from nest_dist.pretrained import load
 from nest_dist.pretrained import stored as stored_weights
 from nest_dist.train import evaluation
 from nest_dist.train import state as states
+from nest_dist.train.objectives import pretext
 
 # What the JSON says of the weights, their classes if they are known, and parameters.
 _Measured = tuple[dict[str, typing.Any], Sequence[str], states.Params]
@@ -80,6 +81,12 @@ def _of_file(
     if options.step is not None:
         raise failures.BadInput(
             "--step and --checkpoint are both given; give one, or WORKDIR/checkpoints/STEP."
+        )
+    objective = experiment.run.step.objective
+    if isinstance(objective, pretext.Pretext):
+        raise failures.BadInput(
+            f"--checkpoint is {options.checkpoint}, but the run of this workdir is evaluated by "
+            f"{type(objective).__name__}, whose own parameters no weights hold; give --step."
         )
     stored_weights.require_trained(options.checkpoint)
     stored = stored_weights.find(options.checkpoint)

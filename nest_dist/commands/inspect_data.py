@@ -39,28 +39,34 @@ def run(options: cli.Options) -> None:
     sheet = contact_sheet.draw(*_seen(configured, source, options.batch_step, options.images))
     with files.claimed(path):
         path.write_bytes(decode.encode(sheet, "png"))
-    print(f"{path}: the first pictures of the batch of step {options.batch_step}, left to right")
+    each = f", {configured.data.views} views of each" if configured.data.views > 1 else ""
+    batch_name = f"the batch of step {options.batch_step}"
+    print(f"{path}: the first pictures of {batch_name}{each}, left to right")
     for line in _table(configured, source):
         print(line)
 
 
 def _seen(
-    run: runs.Run, source: batch.Source, at: int, images: int
+    run: runs.Run, source: batch.Source, at: int, pictures: int
 ) -> tuple[list[str], list[list[picture_grid.Cell]]]:
-    """Titles and rows: a picture before and after each transform, on the host and the device."""
-    data, names = run.data, source.class_names
+    """Titles and rows: a picture before and after each transform, on the host and the device.
+
+    Each view of a picture has a row.
+    """
+    data, names, views = run.data, source.class_names, run.data.views
     group = run.step.inputs.mixing_group
-    count = min(-(-images // group) * group, run.global_batch)
+    count = min(-(-pictures // group) * group, run.global_batch)
     stored = data.examples(source, seed=run.seed, global_batch=run.global_batch, step=at)
     titles = ["picture", *(type(transform).__name__ for transform in data.transforms)]
     rows, labels = [], []
     form = targets.form_of(run.step.objective.needs)
     for row, example in enumerate(itertools.islice(stored, count)):
-        labels.append(form.of(example, len(names)))
-        _, *images_after = data.stages(example, run.seed, at * run.global_batch + row)
-        stages = decode.pixels(example["image"], decode.of(data.transforms)), *images_after
         caption = classes.few([names[label] for label in example["labels"]]) or "none"
-        rows.append([picture_grid.Cell(image, [caption]) for image in stages])
+        for view in range(views):
+            labels.append(form.of(example, len(names)))
+            _, *images = data.stages(example, run.seed, at * run.global_batch + row, view)
+            stages = decode.pixels(example["image"], decode.of(data.transforms)), *images
+            rows.append([picture_grid.Cell(image, [caption]) for image in stages])
     last = np.stack([cells[-1].image for cells in rows])
     recipes = dict(_device_stages(run))
     titles += recipes
@@ -70,7 +76,7 @@ def _seen(
         for row, cells in enumerate(rows):
             caption = ", ".join(gallery.label_text(shares[row], names))
             cells.append(picture_grid.Cell(pixels[row], [caption]))
-    return titles, rows[:images]
+    return titles, rows[: pictures * views]
 
 
 def _device_stages(run: runs.Run) -> Iterator[tuple[str, inputs.Inputs]]:
@@ -137,13 +143,15 @@ def _stage_seconds(run: runs.Run, source: batch.Source) -> tuple[dict[str, float
     position = 0
     while position < MEASURED_PICTURES and (position < 2 or time.perf_counter() < limit):
         before = time.perf_counter()
-        stages = data.stages(next(stored), run.seed, position)
-        for name in names:
-            next(stages)
-            now = time.perf_counter()
-            if position:  # the first picture also pays for imports and caches
-                seconds[name] += now - before
-            before = now
+        example = next(stored)
+        for view in range(data.views):
+            stages = data.stages(example, run.seed, position, view)
+            for name in names:
+                next(stages)
+                now = time.perf_counter()
+                if position:  # the first picture also pays for imports and caches
+                    seconds[name] += now - before
+                before = now
         position += 1
     return seconds, position - 1
 
@@ -152,7 +160,11 @@ def _pipeline_speed(run: runs.Run, source: batch.Source) -> float:
     """Images a second of the pipeline of one process, after its first batch."""
     rows = np.arange(run.global_batch)
     batches = run.data.batches(
-        source, seed=run.seed, global_batch=run.global_batch, rows=rows, first_step=0
+        source,
+        seed=run.seed,
+        global_batch=run.global_batch,
+        rows=rows,
+        labels=targets.form_of(run.step.objective.needs),
     )
     try:
         next(batches)
@@ -168,9 +180,11 @@ def _pipeline_speed(run: runs.Run, source: batch.Source) -> float:
 def _device_speed(run: runs.Run, source: batch.Source) -> float:
     """Images a second of the device's share of the recipe, on one device."""
     spec = run.data.specs(source)[-1]
-    images = jnp.zeros((run.global_batch, spec.height, spec.width, spec.channels), jnp.uint8)
-    labels = jnp.zeros(run.global_batch, jnp.int32)
-    apply = _on_device(run, [run.step.inputs], len(source.class_names), 0)
+    count = run.global_batch * spec.views
+    images = jnp.zeros((count, spec.height, spec.width, spec.channels), jnp.uint8)
+    form, num_classes = targets.form_of(run.step.objective.needs), len(source.class_names)
+    labels = {form.name: jnp.asarray(form.empty(count, num_classes))}
+    apply = _on_device(run, [run.step.inputs], num_classes, 0)
     jax.block_until_ready(apply(images, labels))
     start = time.perf_counter()
     jax.block_until_ready([apply(images, labels) for _ in range(DEVICE_ROUNDS)])

@@ -43,8 +43,9 @@ def labelled(stored: Stored, label: "int | ClassSet", key: str) -> Example:
     return {"image": stored, "labels": label.labels, "unknown": label.unknown, "key": key}
 
 
-# "image" uint8 [B, H, W, C], and labels in a form of `data/targets.py`; when evaluating also
-# "weight" float32 [B], which is 1 for an example and 0 for the padding that fills the last batch.
+# "image" uint8 [B, H, W, C], of several views [B, V, H, W, C], and labels in a form of
+# `data/targets.py`; when evaluating also "weight" float32 [B], which is 1 for an example and 0 for
+# the padding that fills the last batch.
 Batch = Mapping[str, np.ndarray]
 
 
@@ -72,24 +73,28 @@ class ImageSpec:
         width: likewise.
         channels: of each pixel.
         dtype: of NumPy, or "encoded".
+        views: images that are made of one picture.
     """
 
     height: int | None
     width: int | None
     channels: int
     dtype: str = "uint8"
+    views: int = 1
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of images that all have the same."""
+    def shape(self) -> tuple[int, ...]:
+        """Of images that all have the same: [H, W, C], of several views [V, H, W, C]."""
         assert self.height is not None
         assert self.width is not None
-        return self.height, self.width, self.channels
+        views = (self.views,) if self.views > 1 else ()
+        return *views, self.height, self.width, self.channels
 
     def __str__(self) -> str:
         if self.dtype == "encoded":
             return "encoded pictures"
-        return f"{self.dtype} [{self.height or 'H'}, {self.width or 'W'}, {self.channels}]"
+        views = f"{self.views} views of " if self.views > 1 else ""
+        return f"{views}{self.dtype} [{self.height or 'H'}, {self.width or 'W'}, {self.channels}]"
 
 
 # The bytes of files; a decoder makes RGB of whatever they hold.

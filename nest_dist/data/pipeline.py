@@ -90,19 +90,24 @@ class SplitData:
             )
         return stages
 
-    def stages(self, example: batch.Example, seed: int, position: int) -> Iterator[np.ndarray]:
+    def stages(
+        self, example: batch.Example, seed: int, position: int, view: int = 0
+    ) -> Iterator[np.ndarray]:
         """The picture as it is stored, then the image after each transform.
 
         Args:
             example: of the source.
             seed: of the run.
             position: of the example in the endless sequence.
+            view: of the picture, each with random numbers of its own.
         Raises:
             Corrupt: if the picture cannot be decoded.
         """
         image = typing.cast(np.ndarray, example["image"])  # `specs` has checked what is encoded
         yield image
-        rng = np.random.Generator(np.random.Philox(key=[seed, position]))
+        # The view is the highest word of the counter, which no view of a picture counts up to.
+        bits = np.random.Philox(key=[seed, position], counter=[0, 0, 0, view])
+        rng = np.random.Generator(bits)
         for transform in self.transforms:
             image = transform(image, rng)
             yield image
@@ -165,7 +170,8 @@ class SplitData:
         order = self.order(source, global_batch, seed)
         pieces = order.pieces(rows, max(1, self.workers))
         limits = [order.bytes_in_hand(piece) for piece in pieces]
-        steps = _Steps(self, source, order, self.specs(source)[-1], pieces, limits, labels)
+        spec = self.specs(source)[-1]
+        steps = _Steps(self, source, order, spec, pieces, limits, labels)
         workers = min(self.workers, len(pieces)) if sum(limits) else self.workers
         pool = loading.WorkerPool(
             self._name, self.threads, workers, self.read_ahead_bytes, sum(limits)
@@ -202,10 +208,19 @@ class TrainingData(SplitData):
             class with n, each is drawn once in n draws of the class. An epoch stays as long.
         repeats: rows of a batch with the same example and other random numbers. An epoch has as
             many rows as ever, and so a part of the examples, in turn.
+        views: images of each picture, made by the same transforms with other random numbers.
     """
 
     balanced: bool = False
     repeats: typing.Annotated[int, Within(1)] = 1
+    views: typing.Annotated[int, Within(1, 2)] = dataclasses.field(
+        default=1, metadata=means(Effect.ANOTHER_RUN, in_step=True)
+    )
+
+    def specs(self, source: batch.Source) -> list[batch.ImageSpec]:
+        """As of `SplitData`; the last stage has all views."""
+        *stages, last = super().specs(source)
+        return [*stages, dataclasses.replace(last, views=self.views)]
 
     def order(self, source: batch.Source, global_batch: int, seed: int | None) -> sequences.Order:
         phases = getattr(self.source, "phases", ())  # of a mixture
@@ -285,7 +300,9 @@ class _Steps:
                     images[row] = 0
                 else:
                     images[row], labels[row], corrupt[row] = self._row(positions[row], example)
-        arrays = {"image": images, self.labels.name: labels, REPLACED: corrupt}
+        arrays = {"image": images, REPLACED: corrupt}
+        if self.labels.name:
+            arrays[self.labels.name] = labels
         if self.order.seed is None:
             counts = (wanted.examples != sequences.PADDING) & (corrupt == NOTHING)
             arrays["weight"] = counts.astype(np.float32)
@@ -302,7 +319,7 @@ class _Steps:
             try:
                 example = retries.example(self.source, (number + attempt) % len(self.source))
                 label = self.labels.of(example, self.num_classes)
-                *_, image = self.data.stages(example, self.order.seed or 0, position)
+                image = self._image(example, position)
             except batch.Corrupt as reason:
                 if not self.data.max_corrupt_fraction:
                     key = f" ({example['key']})" if example and "key" in example else ""
@@ -323,3 +340,11 @@ class _Steps:
             f"example {number} and the {REPLACEMENTS - 1} that follow are corrupt; make the data "
             "set anew."
         )
+
+    def _image(self, example: batch.Example, position: int) -> np.ndarray:
+        """The transformed image, or all views of it."""
+        views = []
+        for view in range(self.spec.views):
+            *_, image = self.data.stages(example, self.order.seed or 0, position, view)
+            views.append(image)
+        return np.stack(views) if self.spec.views > 1 else image

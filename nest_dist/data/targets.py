@@ -69,9 +69,22 @@ class ClassSets:
         return row
 
 
+@dataclasses.dataclass(frozen=True)
+class NoLabels:
+    """No array at all: pictures whose classes, if they have any, are not looked at."""
+
+    name: typing.ClassVar[str] = ""
+
+    def empty(self, rows: int, num_classes: int) -> np.ndarray:
+        return np.zeros((rows, 0), np.uint8)
+
+    def of(self, example: batch.Example, num_classes: int) -> np.ndarray:
+        return np.zeros(0, np.uint8)
+
+
 FORMS: tuple[Form, ...] = (OneClass(), ClassSets())
 
 
 def form_of(needs: Collection[str]) -> Form:
-    """The form whose array is among those that an objective needs; by default one class."""
-    return next((form for form in FORMS if form.name in needs), FORMS[0])
+    """The form whose array is among those that an objective needs."""
+    return next((form for form in FORMS if form.name in needs), NoLabels())

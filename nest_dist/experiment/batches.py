@@ -23,8 +23,9 @@ def batches(
 ) -> "Batches":
     """The batches that a run would train on, or be evaluated on, as dictionaries of NumPy arrays.
 
-    "image" is uint8 [B, H, W, C] after the transforms of the host, "label" int32 [B], or with the
-    objective MultiLabel "labels" uint8 [B, classes] of 0 absent, 1 present, 2 unknown. Those for
+    "image" is uint8 [B, H, W, C] after the transforms of the host, of a run with two views
+    [B, 2, H, W, C]. "label" is int32 [B]; with the objective MultiLabel it is "labels" uint8
+    [B, classes] of 0 absent, 1 present, 2 unknown, and without labels it is left out. Those for
     training are shuffled anew each epoch and have no end; the batch of a step is the same whenever
     and wherever it is asked for. Those for evaluation have each example once, and "weight" float32
     [B], 0 for the padding of the last batch.

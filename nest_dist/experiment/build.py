@@ -14,7 +14,7 @@ from nest_dist.experiment import teachers
 from nest_dist.model import fused, nest
 from nest_dist.sharding import rules
 from nest_dist.train import schedules
-from nest_dist.train.objectives import class_weights
+from nest_dist.train.objectives import class_weights, pretext
 
 
 def build(
@@ -41,15 +41,18 @@ def build(
         objective = class_weights.left_out(run.step.objective)
         step = dataclasses.replace(run.step, schedule=schedules.Constant(), objective=objective)
         run = dataclasses.replace(run, step=step)
+    run = runs.without_head(run)
     sharding = rules.ShardingContext(run.mesh.build(devices), run.rules)
     _require_fitting_mesh(run, sharding)
+    _require_fitting_objective(run)
     if absent is not None:
         trained = evaluated = absent
     else:
         evaluated = retries.opened("the evaluation split", run.evaluation.data.source)
         trained = retries.opened("the training split", run.data.source) if training else evaluated
-        whose, remedy = "the training split", "give an evaluation split with these classes"
-        evaluated = classes.in_order(evaluated, trained.class_names, whose, remedy)
+        if not isinstance(run.step.objective, pretext.Pretext):
+            whose, remedy = "the training split", "give an evaluation split with these classes"
+            evaluated = classes.in_order(evaluated, trained.class_names, whose, remedy)
         run = runs.with_counted_classes(run, len(trained.class_names))
     taught = teachers.read(run, teacher, sharding) if training else None
     if taught is not None:
@@ -78,7 +81,7 @@ def _require_measured(run: runs.Run) -> None:
     num_classes, retention = run.model.num_logits, run.checkpoints
     measured = [f"eval/{name}" for name in run.step.objective.measures(num_classes)]
     if retention.best and retention.metric not in measured:
-        instead = [name for name in measured if name != "eval/loss"]
+        instead = [name for name in measured if name != "eval/loss"] or measured
         raise failures.BadInput(
             f"Retention.metric is {retention.metric}, which is not measured with {num_classes} "
             f"classes by {type(run.step.objective).__name__}; set it to {' or '.join(instead)}."
@@ -127,11 +130,41 @@ def _require_fitting_mesh_of(model: nest.NesT, sharding: rules.ShardingContext, 
     )
 
 
+def _require_fitting_objective(run: runs.Run) -> None:
+    """Refuses what an objective without labels cannot work with, by name."""
+    step, objective = run.step, run.step.objective
+    name, views = type(objective).__name__, getattr(objective, "views", 1)
+    if run.data.views != views:
+        raise failures.BadInput(
+            f"TrainingData.views is {run.data.views}, {name} takes {views} of each picture; set "
+            f"it to {views}."
+        )
+    if not isinstance(objective, pretext.Pretext):
+        return
+    for field in objective.spoilt_by:
+        if getattr(step.inputs, field) is not None:
+            raise failures.BadInput(
+                f"Inputs.{field} is @{type(getattr(step.inputs, field)).__name__}(), which changes "
+                f"images in a way that {name} cannot learn from; set it to None."
+            )
+    if objective.of_batch and step.microbatches > 1:
+        raise failures.BadInput(
+            f"Step.microbatches is {step.microbatches}, but {name} compares the examples of the "
+            "whole batch; set it to 1, and use more devices if memory does not suffice."
+        )
+    if objective.of_batch and step.reproducible_reduction:
+        raise failures.BadInput(
+            f"Step.reproducible_reduction is True, but {name} compares the examples of the whole "
+            "batch, which it would compute in shards; set it to False."
+        )
+    objective.require_fitting(run.model)
+
+
 def _require_fitting_data(experiment: experiments.Experiment, training: bool) -> None:
     """Refuses open splits with other classes or another image shape than the model's."""
     run, names = experiment.run, experiment.class_names
     # A run that is only evaluated takes the classes of its checkpoint.
-    if training and len(names) != run.model.num_classes:
+    if training and experiment.labelled and len(names) != run.model.num_classes:
         raise failures.BadInput(
             f"the data has {len(names)} classes ({classes.few(names)}), NesT.num_classes is "
             f"{run.model.num_classes}; set it to {len(names)}."
@@ -139,7 +172,8 @@ def _require_fitting_data(experiment: experiments.Experiment, training: bool) ->
     expected = batch.ImageSpec(*run.model.geometry().image_sides, run.model.num_channels)
     specs = {"evaluation": run.evaluation.data.specs(experiment.evaluation_source)[-1]}
     if training:
-        specs["training"] = run.data.specs(experiment.training_source)[-1]
+        spec = run.data.specs(experiment.training_source)[-1]
+        specs["training"] = dataclasses.replace(spec, views=1)
     for name, spec in specs.items():
         if spec != expected:
             raise failures.BadInput(

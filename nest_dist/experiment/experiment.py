@@ -18,7 +18,7 @@ from nest_dist.model import flops, fused, on_cpu, on_gpu, parameters
 from nest_dist.sharding import ordered_mean, rules
 from nest_dist.telemetry import histograms
 from nest_dist.train import loop, objectives, parameter_rules, state, step
-from nest_dist.train.objectives import class_weights
+from nest_dist.train.objectives import class_weights, pretext
 
 BatchShapes = dict[str, jax.ShapeDtypeStruct]
 
@@ -57,6 +57,8 @@ class Experiment:
         Raises:
             BadInput: if the checkpoint lacks a class of the data.
         """
+        if not self.labelled:
+            return self
         whose = "the checkpoint of this workdir"
         remedy = "give data with these classes, or start anew in another --workdir"
         training, evaluation = (
@@ -84,6 +86,11 @@ class Experiment:
         run = self.run
         return run.data.order(self.training_source, run.global_batch, run.seed)
 
+    @property
+    def labelled(self) -> bool:
+        """Whether the objective needs the labels of the data."""
+        return bool(self.labels.name)
+
     @functools.cached_property
     def intervals(self) -> loop.Intervals:
         """The run's length and cadence in steps."""
@@ -102,9 +109,9 @@ class Experiment:
 
     @property
     def training_flops(self) -> float:
-        """Floating-point operations of one image's training step, those of a teacher included."""
+        """Floating-point operations of one picture's training step, a teacher's included."""
         taught = 0 if self.teacher is None else 2 * flops.multiply_adds(self.teacher.model)
-        return flops.training_flops(self.run.model) + taught
+        return self.run.data.views * flops.training_flops(self.run.model) + taught
 
     @functools.cached_property
     def kernels(self) -> fused.Choice:
@@ -179,26 +186,33 @@ class Experiment:
 
     @property
     def parameter_axes(self) -> Mapping[str, rules.Axes]:
-        """The logical axes of this model's parameters, by name pattern."""
-        return parameters.of_model(self.run.model.num_hierarchies, self.run.model.num_logits)
+        """The logical axes of the parameters of model and objective, by name pattern."""
+        model, objective = self.run.model, self.run.step.objective
+        own = objective.axes if isinstance(objective, pretext.Pretext) else {}
+        return {**parameters.of_model(model.num_hierarchies, model.num_logits), **own}
 
     def init_state(self) -> state.TrainState:
         """The state before the first step; each device computes its own shards."""
         return jax.jit(self.step.init, out_shardings=self._state_shardings)()
 
     def state_from(self, params: Mapping[str, np.ndarray]) -> state.TrainState:
-        """The state before the first step, with these parameters.
+        """The state before the first step, with these parameters of the model.
 
         Args:
             params: unsharded arrays by name, the same on every process.
         """
+        shapes = {
+            name: leaf
+            for name, leaf in self.state_shapes.params.items()
+            if name != pretext.PARAMETERS
+        }
 
         def to_devices(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
             return jax.make_array_from_callback(
                 leaf.shape, leaf.sharding, lambda index: params[name][index]
             )
 
-        on_devices = tree_paths.map_named(to_devices, self.state_shapes.params)
+        on_devices = tree_paths.map_named(to_devices, shapes)
         return jax.jit(self.step.init_from, out_shardings=self._state_shardings)(on_devices)
 
     def train_step(self) -> jax.stages.Wrapped:
@@ -265,19 +279,24 @@ class Experiment:
 
     def batch_shapes(self) -> tuple[BatchShapes, BatchShapes]:
         """Shapes, types and shardings of a training and of an evaluation batch."""
-        H, W = self.run.model.geometry().image_sides
-        B, C = self.run.global_batch, self.run.model.num_channels
+        B, model, views = self.run.global_batch, self.run.model, self.run.data.views
+        image = (*model.geometry().image_sides, model.num_channels)
 
-        def shape(name: str, dtype: jax.typing.DTypeLike, *dimensions: int) -> jax.ShapeDtypeStruct:
+        def shape(
+            axes: rules.Axes, dtype: jax.typing.DTypeLike, *dimensions: int
+        ) -> jax.ShapeDtypeStruct:
             global_shape = (B, *dimensions)
-            sharding = self.sharding.sharding(step.BATCH_AXES[name], global_shape)
+            sharding = self.sharding.sharding(axes, global_shape)
             return jax.ShapeDtypeStruct(global_shape, dtype, sharding=sharding)
 
-        needs = self.run.step.objective.needs
-        training = {"image": shape("image", jnp.uint8, H, W, C)}
-        labels = self.labels.empty(1, self.run.model.num_logits).shape[1:]
-        training |= {name: shape(name, dtype, *labels) for name, dtype in needs.items()}
-        return training, {**training, "weight": shape("weight", jnp.float32)}
+        axes, needs = step.BATCH_AXES, self.run.step.objective.needs
+        labels = self.labels.empty(1, model.num_logits).shape[1:]
+        of_all = {name: shape(axes[name], dtype, *labels) for name, dtype in needs.items()}
+        training = evaluating = shape(axes["image"], jnp.uint8, *image)
+        if views > 1:
+            training = shape(step.VIEWS_AXES, jnp.uint8, views, *image)
+        weight = shape(axes["weight"], jnp.float32)
+        return {"image": training, **of_all}, {"image": evaluating, **of_all, "weight": weight}
 
     def _on_devices(
         self,

@@ -7,12 +7,23 @@ import numpy as np
 
 from nest_dist.data import classes, prefetch
 from nest_dist.experiment import experiment as experiments
+from nest_dist.experiment import pretext_gallery
 from nest_dist.telemetry import pictures
 from nest_dist.telemetry import report as reports
-from nest_dist.train.objectives import classification
+from nest_dist.train import state
+from nest_dist.train.objectives import classification, pretext
 
 # A caption omits classes with a smaller share of a mixed picture.
 SMALLEST_SHARE = 0.005
+
+
+def of_run(
+    experiment: experiments.Experiment, report: reports.Report
+) -> "Gallery | pretext_gallery.PretextGallery":
+    """The gallery of the run's objective."""
+    if isinstance(experiment.run.step.objective, pretext.Pretext):
+        return pretext_gallery.PretextGallery(experiment, report)
+    return Gallery(experiment, report)
 
 
 class Gallery:
@@ -59,7 +70,11 @@ class Gallery:
         yield from batches
 
     def evaluation(
-        self, step: int, batch: prefetch.DeviceBatch, measured: Mapping[str, jax.Array]
+        self,
+        step: int,
+        _: state.Params,
+        batch: prefetch.DeviceBatch,
+        measured: Mapping[str, jax.Array],
     ) -> None:
         """Shows examples of an evaluation batch with their true and predicted classes."""
         examples = jax.device_get(self._examples(batch))

@@ -22,6 +22,7 @@ from nest_dist.experiment import resume
 from nest_dist.telemetry import pictures
 from nest_dist.train import metrics_log
 from nest_dist.train import state as states
+from nest_dist.train.objectives import pretext
 
 # Of the metadata of a checkpoint: where they differ, bits may differ.
 TOPOLOGY = ("devices", "mesh", "processes", "versions", "data_fingerprint")
@@ -225,9 +226,12 @@ def _examine(
     rows = order[: pictures.room(H, W)]
 
     def seen(batch: prefetch.DeviceBatch, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+        views = run.data.views
         shares = run.step.objective.shares(batch, run.model.num_logits)
-        images, _ = experiment.step.model_inputs(jnp.int32(step - 1), batch["image"], shares)
-        return run.step.inputs.normalize.inverted(images[rows]), shares
+        images, _ = experiment.step.model_inputs(
+            jnp.int32(step - 1), pretext.as_examples(batch["image"]), shares.repeat(views, axis=0)
+        )
+        return run.step.inputs.normalize.inverted(images[views * rows]), shares
 
     images, shares = jax.device_get(jax.jit(seen, out_shardings=replicated)(batch, rows))
     ids = run.data.example_ids(

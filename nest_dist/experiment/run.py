@@ -23,6 +23,7 @@ from nest_dist.train import inputs as input_transforms
 from nest_dist.train import objectives, parameter_rules, schedules
 from nest_dist.train import optimizer as optimizers
 from nest_dist.train import spikes as spike_rules
+from nest_dist.train.objectives import pretext
 
 _AROUND_THE_STEP = means(Effect.NONE, in_step=False)
 _Length = typing.Annotated[lengths.Length, Within(0, open_low=True)]
@@ -69,7 +70,7 @@ class Step:
     """
 
     inputs: input_transforms.Inputs
-    objective: objectives.Objective
+    objective: objectives.Objective | pretext.Pretext
     optimizer: optimizers.Optimizer
     schedule: schedules.Schedule
     parameters: parameter_rules.ParameterRules
@@ -219,6 +220,13 @@ class Run:
     def evaluation(self) -> Evaluation:
         """The only one."""
         return self.evaluations[0]
+
+
+def without_head(run: Run) -> Run:
+    """The run with a model of no classes, if its objective learns without labels."""
+    if not isinstance(run.step.objective, pretext.Pretext) or run.model.num_classes == 0:
+        return run
+    return dataclasses.replace(run, model=run.model.clone(num_classes=0))
 
 
 def with_counted_classes(run: Run, count: int) -> Run:

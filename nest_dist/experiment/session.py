@@ -13,7 +13,7 @@ from nest_dist.checkpointing import manager, replicas
 from nest_dist.cluster import supervisor
 from nest_dist.experiment import experiment as experiments
 from nest_dist.experiment import gallery as galleries
-from nest_dist.experiment import resume
+from nest_dist.experiment import pretext_gallery, resume
 from nest_dist.telemetry import goodput, profile, staging
 from nest_dist.telemetry import report as reports
 from nest_dist.train import evaluation, loop, metrics_log
@@ -42,7 +42,7 @@ class Session:
     first_state: Callable[[], states.TrainState]
     step: Step
     evaluation_step: jax.stages.Compiled
-    gallery: galleries.Gallery
+    gallery: galleries.Gallery | pretext_gallery.PretextGallery
 
     def train(self, start: resume.Start, state: states.TrainState) -> int:
         """Trains to the last step; rewinds to a checkpoint if `NonFinite.policy` is "rewind".
@@ -75,11 +75,12 @@ class Session:
 
     def evaluate(self, state: states.TrainState, show: bool = False) -> Mapping[str, float] | None:
         """Metrics of a state, None if a stop interrupts; `show` records pictures."""
-        page = functools.partial(self.gallery.evaluation, int(state.step)) if show else None
+        step, params = int(state.step), state.evaluated
+        page = functools.partial(self.gallery.evaluation, step, params) if show else None
         batches = self.experiment.evaluation_batches(self.supervision.stop_is_next)
         with contextlib.closing(batches):
             return evaluation.evaluate(
-                self.evaluation_step, state.evaluated, batches, page, self.supervision.tick
+                self.evaluation_step, params, batches, page, self.supervision.tick
             )
 
     def _loop(self, step: Step, start: resume.Start, state: states.TrainState) -> int:

@@ -87,7 +87,7 @@ class Training:
                         self.compiled() if self.compiled else experiment.compiled_train_step()
                     ),
                     evaluation_step=experiment.compiled_evaluation_step(),
-                    gallery=gallery.Gallery(experiment, report),
+                    gallery=gallery.of_run(experiment, report),
                 )
             with self._during("compile"):
                 # Else the first save would compile it, while training waits.

@@ -132,7 +132,11 @@ class NesT(nn.Module):
 
     @nn.compact
     def __call__(
-        self, images: Array, train: bool = False, batch_rows: Array | None = None
+        self,
+        images: Array,
+        train: bool = False,
+        batch_rows: Array | None = None,
+        masked: tuple[Array, Array] | None = None,
     ) -> Array:
         """Float32 logits [B, num_classes] of normalized images; without a head, features [B, C].
 
@@ -144,6 +148,8 @@ class NesT(nn.Module):
             train: whether to drop; a drop rate above 0 needs `rngs={"dropout": key}`.
             batch_rows: int32 [B], rows of the images in the global batch, which key what is
                 dropped; by default their rows in `images`.
+            masked: bool [B, h, w], which patches are hidden, and the token [C] in their stead; then
+                the result is the tokens [B, h', w', C'] of the last level, float32.
         """
         geometry = self.geometry()
         self._check_images(images, geometry)
@@ -152,6 +158,10 @@ class NesT(nn.Module):
             batch_rows = jnp.arange(images.shape[0])
 
         tokens, bias = self._embedded(images)  # [B, H, W, C]
+        if masked is not None:
+            hidden, token = masked
+            tokens, bias = tokens if bias is None else tokens + bias, None
+            tokens = jnp.where(hidden[..., None], token.astype(tokens.dtype), tokens)
         blocks = patching.to_blocks(tokens, geometry.block_side)  # [B, T, N, C]
         for level, width in enumerate(self.widths()):
             if level > 0:
@@ -174,7 +184,10 @@ class NesT(nn.Module):
             )(blocks, batch_rows if train else None, bias if level == 0 else None)
             self.sow("intermediates", f"level_{level}", blocks)
         norm = linen.gathered(linen.LayerNorm, self, "float32", "norm")
-        features = jnp.mean(norm("float32", name="norm")(blocks), axis=(1, 2))  # [B, C]
+        blocks = norm("float32", name="norm")(blocks)
+        if masked is not None:
+            return patching.to_image(blocks, geometry.grids[-1])  # [B, H, W, C]
+        features = jnp.mean(blocks, axis=(1, 2))  # [B, C]
         if self.num_logits == 0:
             return features
         head = linen.gathered(nn.Dense, self, "float32", "head")

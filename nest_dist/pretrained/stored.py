@@ -19,6 +19,7 @@ from nest_dist.pretrained import (
     weight_files,
     weights,
 )
+from nest_dist.train.objectives import pretext
 
 MOST_LAYERS = 200  # a NesT-B has 24
 # The fields of `NesT` that the shapes of foreign weights do not tell.
@@ -173,7 +174,9 @@ def _in_checkpoints(path: pathlib.Path, step: int | None) -> StoredWeights:
     tree = tree_paths.unflatten(arrays)
     averaged = tree.get("ema")
     weights_of = "ema" if averaged else "params"
-    params = tree_paths.flatten(averaged or tree["params"])
+    of_model = dict(averaged or tree["params"])
+    own = of_model.pop(pretext.PARAMETERS, None)
+    params = tree_paths.flatten(of_model)
     run = metadata["run"]
     model = description.configured(run, "model")
     model = model.clone(kernels="auto")  # a run may have had other devices
@@ -182,6 +185,9 @@ def _in_checkpoints(path: pathlib.Path, step: int | None) -> StoredWeights:
         params=weights.from_format("nest_dist", params, model),
         form="nest_dist",
         run=run,
-        class_names=tuple(metadata.get("class_names", ())),
-        left_out=tuple(name for name in tree if name != weights_of),
+        class_names=tuple(metadata.get("class_names", ())) if model.num_classes else (),
+        left_out=(
+            *(name for name in tree if name != weights_of),
+            *([f"{weights_of}/{pretext.PARAMETERS}"] if own else []),
+        ),
     )

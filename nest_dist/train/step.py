@@ -20,6 +20,7 @@ from nest_dist.train import (
 )
 from nest_dist.train import spikes as spike_rules
 from nest_dist.train import teacher as teachers
+from nest_dist.train.objectives import pretext
 
 # The logical axes of the arrays of a batch; the step adds "row", the row in the global batch.
 BATCH_AXES: Mapping[str, rules.Axes] = {
@@ -29,6 +30,9 @@ BATCH_AXES: Mapping[str, rules.Axes] = {
     "weight": ("batch",),
     "row": ("batch",),
 }
+
+# Of images of several views.
+VIEWS_AXES: rules.Axes = ("batch", None, "rows", None, None)
 
 Keys = tuple[jax.Array, jax.Array]  # for augmentation, and for the forward pass
 
@@ -60,7 +64,7 @@ class TrainStep:
 
     model: typing.Any
     inputs: inputs.Inputs
-    objective: objectives.Objective
+    objective: objectives.Objective | pretext.Pretext
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     sharding: rules.ShardingContext
@@ -85,7 +89,10 @@ class TrainStep:
         return self.init_from(params)
 
     def init_from(self, params: state.Params) -> state.TrainState:
-        """The state before the first step, with these parameters."""
+        """The state before the first step, with these parameters of the model."""
+        if isinstance(self.objective, pretext.Pretext):
+            key = jax.random.fold_in(jax.random.key(self.seed), pretext.INIT)
+            params = {**params, pretext.PARAMETERS: self.objective.init(self.model, key)}
         ema = None if self.ema_decay is None else jax.tree.map(jnp.copy, params)
         step = jnp.zeros((), jnp.int32)
         trained, _ = self.treatments.split(params)
@@ -131,9 +138,8 @@ class TrainStep:
             weight 0. "predicted" int32 [B]. What else the objective gives.
         """
         with self.sharding.active():
-            outputs = self.model.apply({"params": params}, self.inputs.normalize(batch["image"]))
+            values = self._measured(params, batch)
         real = batch["weight"] > 0
-        values = self.objective.evaluate(outputs, batch)
         hits = {name: value & real for name, value in values.items() if value.dtype == jnp.bool_}
         counts = {
             name: jnp.sum(counted, dtype=jnp.int32)
@@ -164,6 +170,13 @@ class TrainStep:
         """The model's inputs of the batch after `step` steps, float32, and their targets."""
         inputs_key, _ = keys(self.seed, step)
         return self.inputs(images, targets, inputs_key, jnp.arange(len(images)))
+
+    def _measured(self, params: state.Params, batch: objectives.Batch) -> objectives.Metrics:
+        images = self.inputs.normalize(batch["image"])
+        if isinstance(self.objective, pretext.Pretext):
+            return self.objective.evaluate(pretext.Network(self.model, params), images, batch)
+        outputs = self.model.apply({"params": params}, images)
+        return self.objective.evaluate(outputs, batch)
 
     def _gradients(
         self,
@@ -199,6 +212,9 @@ class TrainStep:
         batch: objectives.Batch,
     ) -> tuple[jax.Array, objectives.Metrics]:
         (inputs_key, forward_key), rows = keys, batch["row"]
+        if isinstance(self.objective, pretext.Pretext):
+            network = pretext.Network(self.model, params, forward_key)
+            return self.objective.losses(network, self.inputs, batch, inputs_key)
         augment = functools.partial(self.inputs, key=inputs_key, rows=rows)
         forward: objectives.Forward = functools.partial(
             self.model.apply,

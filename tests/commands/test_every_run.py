@@ -1,11 +1,13 @@
 """Every shipped run holds what it promises, and takes a step."""
 
+import dataclasses
 import itertools
 import math
 import pathlib
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from support import commands
 
@@ -16,8 +18,9 @@ from nest_dist.data.transforms import crop, randaugment
 from nest_dist.experiment import build, changes
 from nest_dist.experiment import run as runs
 from nest_dist.model import parameters
-from nest_dist.train import inputs
+from nest_dist.train import inputs, step
 from nest_dist.train.augment import erasing, jitter, mixing
+from nest_dist.train.objectives import masked_images, pretext, two_views
 
 RUNS = shipped.names("runs")
 SIZES = ("tiny", "small", "base")
@@ -121,6 +124,27 @@ def test_the_cifar_runs_hold_the_official_recipe(classes, size):
     assert run.step.inputs.normalize == CIFAR_PIXELS[classes]
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_the_masked_runs_hold_the_recipe_of_simmim_and_are_tuned_by_the_official_one(size):
+    masked = runs.load([f"runs/nest_{size}_imagenet_masked.gin"], [])
+    objective, optimizer = masked.step.objective, masked.step.optimizer
+    assert (objective.unit, objective.share) == (32, 0.6)
+    assert (optimizer.peak_learning_rate, optimizer.weight_decay) == (8e-4, 0.05)
+    assert (masked.num_epochs, masked.global_batch) == (100, 2048)
+    assert masked.data.transforms == (
+        crop.RandomResizedCrop(side=224, area=(0.67, 1.0), aspect=(0.75, 1.33)),
+        crop.Flip(probability=0.5),
+    )
+    tuned = runs.load([f"runs/nest_{size}_imagenet_finetuned.gin"], [])
+    official = runs.load([f"runs/nest_{size}_imagenet.gin"], [])
+    assert tuned.init_from == f"workdirs/nest_{size}_imagenet_masked"
+    assert tuned.step.parameters.layer_decay == 0.8
+    assert (tuned.num_epochs, tuned.global_batch) == (100, 2048)
+    assert tuned.model == official.model
+    assert (tuned.data, tuned.step.inputs) == (official.data, official.step.inputs)
+    assert tuned.step.objective == official.step.objective
+
+
 def shrunk(name, *more):
     """The run, and the same with its recipe on a model and on data of a few bytes."""
     whole = runs.load([name], [])
@@ -140,6 +164,8 @@ def shrunk(name, *more):
     transforms = (*whole.data.transforms, *whole.evaluation.data.transforms)
     sides = {type(each).__name__ for each in transforms if hasattr(each, "side")}
     bindings += [f"{each}.side = 8" for each in sides]
+    if isinstance(whole.step.objective, masked_images.MaskedImages):
+        bindings.append("MaskedImages.unit = 4")
     if whole.model.num_classes is None:  # noise has none to count
         bindings.append("num_classes = 3")
     bindings += more
@@ -149,7 +175,10 @@ def shrunk(name, *more):
 @pytest.mark.parametrize("name", RUNS)
 def test_every_run_takes_a_step(name):
     whole, run = shrunk(name)
-    assert run.step == whole.step
+    same = whole.step
+    if isinstance(same.objective, masked_images.MaskedImages):
+        same = dataclasses.replace(same, objective=masked_images.MaskedImages(unit=4))
+    assert run.step == same
     assert len(run.data.transforms) == len(whole.data.transforms)
     assert_takes_a_step(run)
 
@@ -158,16 +187,40 @@ def assert_takes_a_step(run):
     wired = build.build(run)
     training, _ = wired.batch_shapes()
     lowered = wired.train_step().lower(wired.state_shapes, training)
-    step = lowered.compile({"xla_backend_optimization_level": "0"})  # in a third of the time
+    compiled = lowered.compile({"xla_backend_optimization_level": "0"})  # in a third of the time
     batches = wired.training_batches(0)
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), wired.state_shapes
     )
-    state, metrics = step(zeros, next(batches))
+    state, metrics = compiled(zeros, next(batches))
     batches.close()
     assert state.step == 1
-    # Zeros give every class the same chance, whatever the picture.
-    assert metrics["train/loss"] == pytest.approx(math.log(run.model.num_classes), rel=1e-5)
+    assert metrics["train/loss"] == pytest.approx(loss_of_zeros(run), rel=1e-5)
+
+
+def loss_of_zeros(run):
+    """The loss of parameters that are all zero."""
+    objective = run.step.objective
+    if isinstance(objective, two_views.TwoViews):
+        # All features are alike, in both views.
+        return 2 * objective.variance * (1 - two_views.VARIANCE_EPSILON**0.5)
+    if isinstance(objective, masked_images.MaskedImages):
+        return mean_of_hidden_pixels(run)
+    # Every class has the same chance, whatever the picture.
+    return math.log(run.model.num_classes)
+
+
+def mean_of_hidden_pixels(run):
+    """Of the absolute values of the first batch, since zeros paint black."""
+    rows = np.arange(run.global_batch)
+    source = run.data.source.open()
+    batches = run.data.batches(source, global_batch=len(rows), rows=rows, seed=run.seed)
+    images = run.step.inputs.normalize(next(batches)["image"])
+    batches.close()
+    key = jax.random.fold_in(step.keys(run.seed, 0)[0], pretext.OF_TASK)
+    hidden = run.step.objective.hidden(run.model, key, rows)
+    pixels = hidden.repeat(run.model.patch_size, 1).repeat(run.model.patch_size, 2)
+    return np.abs(np.asarray(images))[np.asarray(pixels)].mean()
 
 
 @pytest.fixture

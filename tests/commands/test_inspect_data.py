@@ -119,3 +119,31 @@ def test_a_caption_that_is_too_long_is_cut():
 
 def test_help_names_the_command():
     assert "inspect-data" in commands.nest_dist("--help").stdout
+
+
+def test_each_view_has_a_row_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(inspect_data, "MEASURED_SECONDS", 0.2)
+    bindings = (
+        *commands.TINY,
+        "Step.objective = @TwoViews()",
+        "TwoViews.width = 8",
+        "TrainingData.views = 2",
+    )
+    flags = [f"--gin_bindings={binding}" for binding in bindings]
+    printed = program.succeeds(
+        "inspect-data",
+        "--gin_file=runs/quickstart.gin",
+        *flags,
+        f"--output={tmp_path}",
+        "--images=3",
+    )
+    assert "batch of step 0, 2 views of each, left to right" in printed
+    assert re.search(r"^PaddedCrop .*2 views of uint8 \[16, 16, 1\]$", printed, flags=re.MULTILINE)
+    sheet = cv2.imread(f"{tmp_path}/batch_0.png")
+    side, gap, line = contact_sheet.SIDE, picture_grid.GAP, picture_grid.LINE_HEIGHT
+    assert sheet.shape[:2] == (gap + line + 6 * (side + line + gap), gap + 2 * (side + gap))
+    top, below = (gap + line + row * (side + line + gap) for row in (0, 1))
+    pictures, crops = (slice(gap + at * (side + gap), at * (side + gap) + side) for at in (0, 1))
+    first, second = (sheet[start : start + side] for start in (top, below))
+    np.testing.assert_array_equal(first[:, pictures], second[:, pictures])
+    assert not np.array_equal(first[:, crops], second[:, crops])

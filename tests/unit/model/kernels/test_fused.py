@@ -75,6 +75,23 @@ def test_kernels_drop_the_same_and_give_the_same(changes, mesh):
         np.testing.assert_allclose(gradient, expected, atol=tolerance, err_msg=name)
 
 
+@pytest.mark.medium
+def test_by_kernels_too_hidden_patches_become_the_token():
+    model = NesT(**{**SMALL, "num_classes": 0}, kernels="plain")
+    params = family.random_params(model)
+    images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
+    hidden = jax.random.bernoulli(jax.random.key(2), 0.5, (2, 8, 8))
+    masked = hidden, jax.random.normal(jax.random.key(3), (16,))
+    plainly = jax.jit(model.apply)({"params": params}, images, masked=masked)
+    with call.interpreted():
+        by_kernels = jax.jit(model.clone(kernels="fused").apply)(
+            {"params": params}, images, masked=masked
+        )
+    assert plainly.shape == (2, 4, 4, 32)
+    # The same sums in another order, in float32.
+    np.testing.assert_allclose(by_kernels, plainly, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("changes", "mesh", "reason"),
     [
