@@ -3,12 +3,13 @@
 Source: TIFF 6.0, section 2.
 """
 
+import typing
 from collections.abc import Collection
 
 from nest_dist.data import batch
 
 BITS_PER_SAMPLE, ORIENTATION, SAMPLES_PER_PIXEL = 258, 274, 277
-MARKS = {b"II*\x00": "little", b"MM\x00*": "big"}
+MARKS: dict[bytes, typing.Literal["little", "big"]] = {b"II*\x00": "little", b"MM\x00*": "big"}
 SHORT, LONG = 3, 4  # types of entries, of 2 and of 4 bytes
 ENTRY_BYTES = 12
 

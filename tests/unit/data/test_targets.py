@@ -127,7 +127,7 @@ def test_one_class_is_a_set_of_one():
 def test_the_form_is_that_of_the_array_an_objective_needs():
     assert isinstance(targets.form_of({"labels": np.uint8}), targets.ClassSets)
     assert isinstance(targets.form_of({"label": np.int32}), targets.OneClass)
-    assert isinstance(targets.form_of({}), targets.OneClass)
+    assert isinstance(targets.form_of({}), targets.NoLabels)
 
 
 @pytest.mark.parametrize("labels", [(), (0, 2)])
