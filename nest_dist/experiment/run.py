@@ -134,7 +134,7 @@ class Evaluation:
         """Whether a measure learns from the reference examples."""
         return any(measure.learns for measure in self.measures)
 
-    def judges_classes(self, objective: objectives.Objective) -> bool:
+    def judges_classes(self, objective: objectives.Objective | pretext.Pretext) -> bool:
         """Whether the classes of its data must be those of the model.
 
         An objective that needs nothing beside images has none.
