@@ -153,8 +153,8 @@ class Catalog:
         return metadata
 
     def record(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes the metrics of an evaluation beside a complete checkpoint, durably."""
-        text = json.dumps(ranking.without_nan(metrics))
+        """Adds the metrics of an evaluation to those beside a complete checkpoint, durably."""
+        text = json.dumps(ranking.without_nan({**(self.evaluation(step) or {}), **metrics}))
         path = self.folder(step) / EVALUATION
         files.again(lambda: files.write_text_durably(path, text))
 

@@ -1,5 +1,6 @@
 """Decides which checkpoints of a run are retained."""
 
+import re
 import typing
 from collections.abc import Mapping
 
@@ -14,6 +15,32 @@ METRICS = {
     "eval/mean_average_precision": True,
     "eval/loss": False,
 }
+# Those of measures, of which more is better, and those of evaluations with names.
+_OF_MEASURES = re.compile(
+    r"eval/([\w-]+/)*(top_\d+|knn_\d+|few_shot_\d+|linear_probe|among_top_\d+|right_labels|"
+    r"(mean|least)_class_accuracy)",
+    re.ASCII,
+)
+
+
+def require_metric(name: str, metric: str) -> None:
+    """Checks that a metric may be compared.
+
+    Raises:
+        BadInput: if it is unknown; `name` is the binding.
+    """
+    if not _OF_MEASURES.fullmatch(metric) and _of_objective(metric) not in METRICS:
+        checks.one_of(name, metric, METRICS)
+
+
+def more_is_better(metric: str) -> bool:
+    """Whether more of a metric is better."""
+    return METRICS.get(_of_objective(metric), True)
+
+
+def _of_objective(metric: str) -> str:
+    """Of an evaluation without a name."""
+    return f"eval/{metric.rpartition('/')[2]}"
 
 
 @settings.register
@@ -25,8 +52,9 @@ class Retention:
         every_steps: retains each step that is a multiple of it; None for none.
         best: retains this number of checkpoints with the best `metric`. A metric that is not finite
             counts as the worst.
-        metric: of the evaluation at the step: eval/top_1, eval/top_5, eval/loss, and of several
-            classes a picture eval/precision_at_1 or eval/mean_average_precision.
+        metric: of an evaluation at the step, such as eval/top_1, eval/top_5, eval/loss,
+            eval/precision_at_1, eval/mean_average_precision, or eval/NAME/knn_20 of one with a
+            name.
     """
 
     last: typing.Annotated[int, Within(1)] = 3
@@ -35,7 +63,7 @@ class Retention:
     metric: str = "eval/top_1"
 
     def __post_init__(self) -> None:
-        checks.one_of("Retention.metric", self.metric, METRICS)
+        require_metric("Retention.metric", self.metric)
 
     def require_evaluated(self, save_every: int, evaluate_every: int) -> None:
         """Checks that `best` can be decided: each regular checkpoint has an evaluation.
@@ -62,10 +90,10 @@ class Retention:
         if self.every_steps is not None:
             retained |= {step for step in steps if step % self.every_steps == 0}
         if self.best:
-            more_is_better = METRICS[self.metric]
+            more = more_is_better(self.metric)
             # The step breaks ties: of equal metrics the later checkpoint is better.
             measured = [
-                (ranking.merit(checkpoints[step][self.metric], more_is_better), step)
+                (ranking.merit(checkpoints[step][self.metric], more), step)
                 for step in steps
                 if self.metric in checkpoints[step]
             ]

@@ -60,6 +60,12 @@ FLAGS = {
     "average": Flag("bool", False, "writes the mean of the weights of several IN"),
     "checkpoint": Flag("string", None, "weights: a file, a workdir, or hf:OWNER/NAME of the Hub"),
     "format": Flag("string", "table", "table, json, or csv (evaluate and predict)"),
+    "measures": Flag(
+        "string",
+        None,
+        "beside loss and accuracy, with commas between: top_k, knn, few_shot, linear_probe, "
+        "among_classes, right_labels, confusion",
+    ),
     "output": Flag("string", None, "folder for what is written"),
     "images": Flag("integer", 8, "pictures on the contact sheet"),
     "batch_step": Flag("integer", 0, "of which step the batch is shown"),
@@ -128,8 +134,11 @@ COMMANDS = {
         ),
     ),
     "evaluate": Command(
-        "measures a checkpoint of a workdir, or other weights, on its evaluation data",
-        ("workdir", "step", "checkpoint", "format", "gin_bindings", *HOSTS),
+        "measures a checkpoint of a workdir, or other weights, on its data or on any other",
+        (
+            *("workdir", "step", "checkpoint", "measures", "format", "output", "class_names"),
+            *("gin_file", "gin_bindings", *HOSTS),
+        ),
     ),
     "config": Command(
         "lists what can be configured, the values of a run and their origins, or a difference",

@@ -89,6 +89,15 @@ def class_names(path: str | None, pretrained: load.Pretrained) -> Sequence[str]:
     classes = pretrained.model.num_logits
     if path is None:
         return pretrained.class_names or [f"class {label}" for label in range(classes)]
+    return names_in(path, classes)
+
+
+def names_in(path: str, classes: int) -> Sequence[str]:
+    """The names of --class_names, for a model of so many classes.
+
+    Raises:
+        BadInput: if the file cannot be read or has another number of names.
+    """
     try:
         names = pathlib.Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -9,8 +9,8 @@ from nest_dist.base import checks, failures
 from nest_dist.data import batch, classes, pipeline
 from nest_dist.data.sources import retries
 from nest_dist.experiment import experiment as experiments
+from nest_dist.experiment import open_evaluation, teachers
 from nest_dist.experiment import run as runs
-from nest_dist.experiment import teachers
 from nest_dist.model import fused, nest
 from nest_dist.sharding import rules
 from nest_dist.train import schedules
@@ -46,46 +46,59 @@ def build(
     _require_fitting_mesh(run, sharding)
     _require_fitting_objective(run)
     if absent is not None:
-        trained = evaluated = absent
+        trained, evaluations = absent, open_evaluation.opened(run, absent, absent)
     else:
-        evaluated = retries.opened("the evaluation split", run.evaluation.data.source)
-        trained = retries.opened("the training split", run.data.source) if training else evaluated
-        if not isinstance(run.step.objective, pretext.Pretext):
-            whose, remedy = "the training split", "give an evaluation split with these classes"
-            evaluated = classes.in_order(evaluated, trained.class_names, whose, remedy)
+        split = retries.opened("the training split", run.data.source) if training else None
+        evaluations = open_evaluation.opened(run, split)
+        judged = [it.source for it in evaluations if it.judges_classes]
+        trained = split if split is not None else [*judged, evaluations[0].source][0]
         run = runs.with_counted_classes(run, len(trained.class_names))
     taught = teachers.read(run, teacher, sharding) if training else None
     if taught is not None:
         _require_fitting_mesh_of(taught.weights.model, sharding, "Distillation.teacher")
-    experiment = experiments.Experiment(run, sharding, trained, evaluated, taught)
+    experiment = experiments.Experiment(run, sharding, trained, evaluations, taught)
     if absent is None:
         _require_fitting_data(experiment, training)
         if devices is None:
             rows, labels = experiment.rows, experiment.labels
             if training:
                 run.data.require_fit(trained, run.global_batch, rows, run.seed, labels)
-            run.evaluation.data.require_fit(evaluated, run.global_batch, rows, labels=labels)
+            for it in evaluations:
+                it.config.data.require_fit(it.source, run.global_batch, rows, labels=labels)
+                if it.reference_data is not None and it.reference is not None:
+                    it.reference_data.require_fit(it.reference, run.global_batch, rows)
     if not training:
         return experiment
     pipeline.require_batch(trained, run.global_batch)  # whatever the devices, absent ones too
     intervals = experiment.intervals
-    run.checkpoints.require_evaluated(intervals.save_every, intervals.evaluate_every)
-    if rule := run.early_stopping:
-        rule.require_kept(run.checkpoints, intervals.save_every, intervals.evaluate_every)
-    _require_measured(run)
+    retention, rule = run.checkpoints, run.early_stopping
+    if retention.best:
+        number = _measuring(run, "Retention.metric", retention.metric)
+        retention.require_evaluated(intervals.save_every, intervals.evaluate_every[number])
+    if rule:
+        number = _measuring(run, "EarlyStopping.metric", rule.metric)
+        rule.require_kept(retention, intervals.save_every, intervals.evaluate_every[number])
     return experiment
 
 
-def _require_measured(run: runs.Run) -> None:
-    """Refuses to keep the best checkpoints by a metric that the objective does not measure."""
-    num_classes, retention = run.model.num_logits, run.checkpoints
-    measured = [f"eval/{name}" for name in run.step.objective.measures(num_classes)]
-    if retention.best and retention.metric not in measured:
-        instead = [name for name in measured if name != "eval/loss"] or measured
-        raise failures.BadInput(
-            f"Retention.metric is {retention.metric}, which is not measured with {num_classes} "
-            f"classes by {type(run.step.objective).__name__}; set it to {' or '.join(instead)}."
-        )
+def _measuring(run: runs.Run, binding: str, metric: str) -> int:
+    """The number of the evaluation that measures a metric.
+
+    Raises:
+        BadInput: if none does; `binding` names the metric.
+    """
+    num_classes, known = run.model.num_logits, []
+    of_objective = run.step.objective.measures(num_classes)
+    for number, evaluation in enumerate(run.evaluations):
+        names = of_objective if evaluation.of_objective else ()
+        measured = [*(f"{evaluation.prefix}{name}" for name in names), *evaluation.measured()]
+        if metric in measured:
+            return number
+        known += [name for name in measured if not name.endswith("loss")]
+    raise failures.BadInput(
+        f"{binding} is {metric}, which is not measured with {num_classes} classes by "
+        f"{type(run.step.objective).__name__}; set it to {' or '.join(known or measured)}."
+    )
 
 
 def batch_unit(run: runs.Run, sharding: rules.ShardingContext) -> int:
@@ -170,7 +183,14 @@ def _require_fitting_data(experiment: experiments.Experiment, training: bool) ->
             f"{run.model.num_classes}; set it to {len(names)}."
         )
     expected = batch.ImageSpec(*run.model.geometry().image_sides, run.model.num_channels)
-    specs = {"evaluation": run.evaluation.data.specs(experiment.evaluation_source)[-1]}
+    specs = {}
+    for opened in experiment.evaluations:
+        title = f"evaluation {opened.config.name!r}" if opened.config.name else "evaluation"
+        specs[title] = opened.config.data.specs(opened.source)[-1]
+        if opened.reference_data is not None and opened.reference is not None:
+            specs["reference"] = opened.reference_data.specs(opened.reference)[-1]
+        if training:
+            opened.require_fit(run.model.num_hierarchies, run.model.num_classes)
     if training:
         spec = run.data.specs(experiment.training_source)[-1]
         specs["training"] = dataclasses.replace(spec, views=1)

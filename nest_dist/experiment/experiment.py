@@ -12,12 +12,12 @@ import numpy as np
 from nest_dist.base import checks, lengths, tree_paths
 from nest_dist.config import run_json
 from nest_dist.data import batch, classes, prefetch, sequences, targets
-from nest_dist.experiment import audit, teachers
+from nest_dist.experiment import audit, open_evaluation, teachers
 from nest_dist.experiment import run as runs
 from nest_dist.model import flops, fused, on_cpu, on_gpu, parameters
 from nest_dist.sharding import ordered_mean, rules
 from nest_dist.telemetry import histograms
-from nest_dist.train import loop, objectives, parameter_rules, state, step
+from nest_dist.train import evaluation, loop, objectives, parameter_rules, state, step
 from nest_dist.train.objectives import class_weights, pretext
 
 BatchShapes = dict[str, jax.ShapeDtypeStruct]
@@ -31,14 +31,14 @@ class Experiment:
         run: what is configured.
         sharding: mesh and rules.
         training_source: open.
-        evaluation_source: open, with the same labels.
+        evaluations: with their data open.
         teacher: of a run that learns from one.
     """
 
     run: runs.Run
     sharding: rules.ShardingContext
     training_source: batch.Source
-    evaluation_source: batch.Source
+    evaluations: tuple[open_evaluation.OpenEvaluation, ...]
     teacher: teachers.OnMesh | None = None
 
     @functools.cached_property
@@ -47,8 +47,18 @@ class Experiment:
         return run_json.dump(self.run)
 
     @property
+    def evaluation_source(self) -> batch.Source:
+        """The data of the first evaluation."""
+        return self.evaluations[0].source
+
+    @property
+    def judges_classes(self) -> bool:
+        """Whether an evaluation judges the classes of the model."""
+        return any(each.judges_classes for each in self.evaluations)
+
+    @property
     def class_names(self) -> tuple[str, ...]:
-        """The name of each label, in both splits."""
+        """The name of each label, in training and wherever the model's classes are judged."""
         return self.training_source.class_names
 
     def in_order(self, class_names: Sequence[str]) -> "Experiment":
@@ -61,13 +71,11 @@ class Experiment:
             return self
         whose = "the checkpoint of this workdir"
         remedy = "give data with these classes, or start anew in another --workdir"
-        training, evaluation = (
-            classes.in_order(source, class_names, whose, remedy)
-            for source in (self.training_source, self.evaluation_source)
-        )
-        if training is self.training_source and evaluation is self.evaluation_source:
+        training = classes.in_order(self.training_source, class_names, whose, remedy)
+        evaluations = tuple(each.in_order(class_names) for each in self.evaluations)
+        if training is self.training_source and evaluations == self.evaluations:
             return self
-        return dataclasses.replace(self, training_source=training, evaluation_source=evaluation)
+        return dataclasses.replace(self, training_source=training, evaluations=evaluations)
 
     def with_weights(self, weights: tuple[typing.Any, ...] | None) -> "Experiment":
         """The experiment with the weights of a mixture that a resumed run keeps, if any."""
@@ -98,9 +106,21 @@ class Experiment:
         return loop.Intervals(
             num_steps=num_steps,
             log_every=self.run.cadence.log_every_steps,
-            evaluate_every=self._steps(self.run.evaluation.every_epochs, num_steps),
+            evaluate_every=tuple(
+                self._steps(each.every_epochs, num_steps) for each in self.run.evaluations
+            ),
             save_every=self._steps(self.run.cadence.save_every_epochs, num_steps),
         )
+
+    def missing_evaluations(self, step: int, recorded: Mapping[str, float]) -> tuple[int, ...]:
+        """The numbers of the evaluations that follow a step and are not among recorded metrics."""
+        due, examples = self.intervals.evaluations(step), self.evaluation_marks
+        return tuple(number for number in due if examples[number] not in recorded)
+
+    @property
+    def evaluation_marks(self) -> tuple[str, ...]:
+        """The metric by which each evaluation is recognised."""
+        return tuple(f"{each.prefix}examples" for each in self.run.evaluations)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -247,14 +267,22 @@ class Experiment:
         params = self.teacher.params()
         return lambda before, batch: step(before, batch, params)
 
-    def compiled_evaluation_step(self) -> jax.stages.Compiled:
-        """`TrainStep.evaluate` on the shapes of this run."""
-        evaluate = jax.jit(
-            self.step.evaluate,
+    def compiled_evaluation_step(self, number: int = 0) -> jax.stages.Compiled:
+        """`evaluation.compute` for an evaluation, by its number, on the shapes of this run."""
+        opened = self.evaluations[number]
+        config = opened.config
+
+        def evaluate(params: state.Params, batch: objectives.Batch) -> evaluation.Measured:
+            judged = (config.of_objective, config.measures, opened.classes)
+            return evaluation.compute(self.step, *judged, params, batch)
+
+        jitted = jax.jit(
+            evaluate,
             out_shardings=self.sharding.replicated(),
             compiler_options=self._compiler_options,
         )
-        return evaluate.lower(self.state_shapes.evaluated, self.batch_shapes()[1]).compile()
+        shapes = self._evaluation_shapes(number)
+        return jitted.lower(self.state_shapes.evaluated, shapes).compile()
 
     def training_batches(
         self, first_step: int, stop_is_next: Callable[[], bool] = lambda: False
@@ -267,15 +295,30 @@ class Experiment:
             stop_is_next: whether a batch that stalls is not needed any more; then these end.
         """
         run, shapes = self.run, self.batch_shapes()[0]
-        load = functools.partial(run.data.batches, seed=run.seed, first_step=first_step)
+        load = functools.partial(
+            run.data.batches, seed=run.seed, first_step=first_step, labels=self.labels
+        )
         return self._on_devices(load, self.training_source, shapes, stop_is_next)
 
     def evaluation_batches(
-        self, stop_is_next: Callable[[], bool] = lambda: False
+        self, stop_is_next: Callable[[], bool] = lambda: False, number: int = 0
     ) -> prefetch.DevicePrefetcher:
-        """Global batches on the devices: each evaluation example once."""
-        load, shapes = self.run.evaluation.data.batches, self.batch_shapes()[1]
-        return self._on_devices(load, self.evaluation_source, shapes, stop_is_next)
+        """Global batches on the devices: each example of an evaluation once."""
+        opened, shapes = self.evaluations[number], self._evaluation_shapes(number)
+        labels = self._evaluation_labels(number)
+        load = functools.partial(opened.config.data.batches, labels=labels)
+        return self._on_devices(load, opened.source, shapes, stop_is_next)
+
+    def reference_batches(
+        self, stop_is_next: Callable[[], bool], number: int
+    ) -> prefetch.DevicePrefetcher:
+        """Likewise, the examples from which the measures of an evaluation learn."""
+        opened, shapes = self.evaluations[number], self._evaluation_shapes(number)
+        assert opened.reference_data is not None
+        assert opened.reference is not None
+        labels = self._evaluation_labels(number)
+        load = functools.partial(opened.reference_data.batches, labels=labels)
+        return self._on_devices(load, opened.reference, shapes, stop_is_next)
 
     def batch_shapes(self) -> tuple[BatchShapes, BatchShapes]:
         """Shapes, types and shardings of a training and of an evaluation batch."""
@@ -298,6 +341,18 @@ class Experiment:
         weight = shape(axes["weight"], jnp.float32)
         return {"image": training, **of_all}, {"image": evaluating, **of_all, "weight": weight}
 
+    def _evaluation_labels(self, number: int) -> targets.Form:
+        return targets.OneClass() if self.evaluations[number].config.measures else self.labels
+
+    def _evaluation_shapes(self, number: int) -> BatchShapes:
+        """Those of the batches of an evaluation: measures need labels, whatever the objective."""
+        _, shapes = self.batch_shapes()
+        if self.evaluations[number].config.measures:
+            labels = jax.ShapeDtypeStruct((self.run.global_batch,), jnp.int32)
+            sharding = self.sharding.sharding(step.BATCH_AXES["label"], labels.shape)
+            shapes = {**shapes, "label": labels.update(sharding=sharding)}
+        return shapes
+
     def _on_devices(
         self,
         load: Callable[..., batch.Batches],
@@ -306,8 +361,7 @@ class Experiment:
         stop_is_next: Callable[[], bool],
     ) -> prefetch.DevicePrefetcher:
         rows, global_batch = self.rows, self.run.global_batch
-        labels = self.labels
-        local = functools.partial(load, source, rows=rows, global_batch=global_batch, labels=labels)
+        local = functools.partial(load, source, rows=rows, global_batch=global_batch)
         to_devices = functools.partial(
             prefetch.to_global_arrays,
             rows=rows,

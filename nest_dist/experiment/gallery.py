@@ -73,6 +73,7 @@ class Gallery:
         self,
         step: int,
         _: state.Params,
+        prefix: str,
         batch: prefetch.DeviceBatch,
         measured: Mapping[str, jax.Array],
     ) -> None:
@@ -86,7 +87,8 @@ class Gallery:
             judged(np.flatnonzero(shares), guess, self._classes)
             for shares, guess in zip(examples["shares"][real], predicted[real], strict=True)
         ]
-        self._report.page("eval/images", examples["image"][real], captions, step)
+        name = f"{prefix}images"
+        self._report.page(name, examples["image"][real], captions, step)
 
 
 def label_text(shares: np.ndarray, class_names: Sequence[str]) -> list[str]:

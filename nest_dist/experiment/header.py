@@ -90,6 +90,8 @@ def _summary(
     )
     if experiment.teacher is not None:
         yield f"the teacher is {experiment.teacher.weights}"
+    for opened in experiment.evaluations[1:]:
+        yield f"evaluation {opened.config.name!r}: {len(opened.source):,} examples"
     num_steps, epochs = experiment.intervals.num_steps, run.num_epochs
     if isinstance(epochs, str):
         epochs = num_steps / experiment.steps_per_epoch

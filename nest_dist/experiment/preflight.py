@@ -48,14 +48,13 @@ def same_program(run: runs.Run, workdir: workdirs.Folder) -> None:
 
 def same_data(experiment: experiments.Experiment) -> None:
     """Compares the data sets as `require_same` does."""
-    require_same(
-        "data",
-        {
-            "fingerprint of the training data": experiment.training_source.fingerprint,
-            "fingerprint of the evaluation data": experiment.evaluation_source.fingerprint,
-        },
-        "give all processes the same data",
-    )
+    facts = {"fingerprint of the training data": experiment.training_source.fingerprint}
+    for opened in experiment.evaluations:
+        name = f"evaluation {opened.config.name}".strip()
+        facts[f"fingerprint of the {name} data"] = opened.source.fingerprint
+        if opened.reference is not None:
+            facts[f"fingerprint of the {name} reference"] = opened.reference.fingerprint
+    require_same("data", facts, "give all processes the same data")
     if experiment.teacher is not None:
         digest = experiment.teacher.weights.digest
         facts = {"digest of Distillation.teacher": digest}

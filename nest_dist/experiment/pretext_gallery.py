@@ -67,11 +67,12 @@ class PretextGallery:
         self,
         step: int,
         params: state.Params,
+        prefix: str,
         batch: prefetch.DeviceBatch,
         _: Mapping[str, jax.Array],
     ) -> None:
         """Shows what the objective makes of examples of an evaluation batch."""
-        self._page("eval/images", self._evaluated(params, batch), step)
+        self._page(f"{prefix}images", self._evaluated(params, batch), step)
 
     def _page(self, name: str, images: jax.Array, step: int) -> None:
         shown = jax.device_get(images)

@@ -27,7 +27,7 @@ class Start:
         state: after these steps; None at the beginning of a run.
         left_out: batches of the data's sequence that rewinds have left out so far.
         class_names: of the checkpoint, or of the data at the beginning of a run.
-        evaluated: whether the checkpoint has the metrics of an evaluation at this step.
+        missing: the numbers of the evaluations that are due at this step and are not recorded.
         history: of evaluations, for `Run.early_stopping`.
         notes: lines for the user: quarantined checkpoints, changed bindings.
         weights: of a mixture, with those that the checkpoint kept; None without one.
@@ -37,7 +37,7 @@ class Start:
     state: states.TrainState | None
     left_out: int
     class_names: tuple[str, ...]
-    evaluated: bool
+    missing: tuple[int, ...]
     history: early_stopping.History
     notes: tuple[str, ...]
     weights: tuple[typing.Any, ...] | None = None
@@ -154,7 +154,7 @@ def _newest(
         if not step:
             notes = tuple(checkpoints.notes())
             none = early_stopping.NONE
-            return Start(0, None, 0, experiment.class_names, False, none, notes)
+            return Start(0, None, 0, experiment.class_names, (), none, notes)
         compared = compare(step, stored)
         try:
             state = checkpoints.restore(step, experiment.state_shapes)
@@ -170,7 +170,7 @@ def _newest(
             state,
             left_out=stored["batches_left_out"],
             class_names=tuple(stored["class_names"]),
-            evaluated=bool(measured),
+            missing=experiment.missing_evaluations(step, measured),
             history=history,
             notes=(*checkpoints.notes(), *compared),
         )

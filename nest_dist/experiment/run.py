@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 import typing
 from collections.abc import Sequence
 
@@ -19,14 +20,15 @@ from nest_dist.sharding import rules as sharding_rules
 from nest_dist.telemetry import trackers
 from nest_dist.train import clipping as clippings
 from nest_dist.train import early_stopping as stopping
+from nest_dist.train import evaluators, objectives, parameter_rules, schedules
 from nest_dist.train import inputs as input_transforms
-from nest_dist.train import objectives, parameter_rules, schedules
 from nest_dist.train import optimizer as optimizers
 from nest_dist.train import spikes as spike_rules
 from nest_dist.train.objectives import pretext
 
 _AROUND_THE_STEP = means(Effect.NONE, in_step=False)
 _Length = typing.Annotated[lengths.Length, Within(0, open_low=True)]
+_NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 
 @settings.register
@@ -90,18 +92,59 @@ class Evaluation:
     Attributes:
         data: its examples.
         every_epochs: of training, between two evaluations; also "500 steps", or "5%" of the run.
+        name: its metrics are `eval/NAME/...`; those of the one without a name are `eval/...`.
+        of_objective: whether loss and metrics of the run's objective are measured.
+        measures: beside the objective, such as (@KNearest(), @Confusion()).
+        reference: the examples from which measures learn; None for the training split of the run,
+            transformed as `data`.
     """
 
     data: pipeline.EvaluationData
     every_epochs: _Length
+    name: str = ""
+    of_objective: bool = True
+    measures: tuple[evaluators.Measure, ...] = ()
+    reference: pipeline.EvaluationData | None = None
 
     def __post_init__(self) -> None:
         lengths.check("Evaluation.every_epochs", self.every_epochs)
+        if self.name and not _NAME.fullmatch(self.name):
+            raise failures.BadInput(
+                f"Evaluation.name is {self.name!r}; give a word of letters, digits, - and _."
+            )
+        if not (self.of_objective or self.measures):
+            raise failures.BadInput(
+                "Evaluation.of_objective is False and Evaluation.measures is empty, which measures "
+                "nothing; set one of them."
+            )
+        evaluators.require_distinct(f"Evaluation {self.name!r}", self.measured())
 
     @property
     def split(self) -> str:
         """The name of its split; "evaluation" where the source has no names for splits."""
         return getattr(self.data.source, "split", "") or "evaluation"
+
+    @property
+    def prefix(self) -> str:
+        """With which the names of its metrics begin."""
+        return f"eval/{self.name}/" if self.name else "eval/"
+
+    @property
+    def learns(self) -> bool:
+        """Whether a measure learns from the reference examples."""
+        return any(measure.learns for measure in self.measures)
+
+    def judges_classes(self, objective: objectives.Objective | pretext.Pretext) -> bool:
+        """Whether the classes of its data must be those of the model.
+
+        An objective that needs nothing beside images has none.
+        """
+        judged = self.of_objective and bool(objective.needs)
+        return judged or any(measure.uses_head for measure in self.measures)
+
+    def measured(self) -> list[str]:
+        """The metrics of its measures."""
+        return [f"{self.prefix}{name}" for each in self.measures for name in each.metrics()]
 
 
 @settings.register
@@ -161,7 +204,8 @@ class Run:
         model: the network.
         step: what a training step computes.
         data: its training examples.
-        evaluations: data sets on which the run is measured; exactly one.
+        evaluations: data sets on which the run is measured, at least one; what concerns only one
+            of them means the first.
         mesh: how devices are arranged.
         rules: the mesh axes that shard each logical axis of an array.
         num_epochs: passes over the training split; a fraction is fine, and so is "500 steps".
@@ -210,16 +254,26 @@ class Run:
 
     def __post_init__(self) -> None:
         lengths.check("Run.num_epochs", self.num_epochs, share=False)
-        if len(self.evaluations) != 1:
+        if not self.evaluations:
             raise failures.BadInput(
-                f"Run.evaluations has {len(self.evaluations)} members; give one, as in "
-                "Run.evaluations = (@Evaluation(),)."
+                "Run.evaluations has no members; give one, as in Run.evaluations = "
+                "(@Evaluation(),)."
             )
+        names = [evaluation.name for evaluation in self.evaluations]
+        if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+            raise failures.BadInput(
+                f"two of Run.evaluations have the name {twice[0]!r}; give each a name of its own, "
+                "as in real/Evaluation.name = 'real'."
+            )
+        evaluators.require_distinct("Run.evaluations", self._measured())
 
     @property
     def evaluation(self) -> Evaluation:
-        """The only one."""
+        """The first one."""
         return self.evaluations[0]
+
+    def _measured(self) -> list[str]:
+        return [metric for evaluation in self.evaluations for metric in evaluation.measured()]
 
 
 def without_head(run: Run) -> Run:

@@ -11,12 +11,13 @@ import jax
 
 from nest_dist.checkpointing import manager, replicas
 from nest_dist.cluster import supervisor
+from nest_dist.data import prefetch
+from nest_dist.experiment import confusions, evaluations, pretext_gallery, resume
 from nest_dist.experiment import experiment as experiments
 from nest_dist.experiment import gallery as galleries
-from nest_dist.experiment import pretext_gallery, resume
 from nest_dist.telemetry import goodput, profile, staging
 from nest_dist.telemetry import report as reports
-from nest_dist.train import evaluation, loop, metrics_log
+from nest_dist.train import loop, metrics_log
 from nest_dist.train import state as states
 
 Step = Callable[[states.TrainState, typing.Any], tuple[states.TrainState, typing.Any]]
@@ -30,6 +31,8 @@ class Session:
         experiment: with the classes in the order of the checkpoint.
         during: (cause) -> a context whose time counts under this cause.
         first_state: makes the state before the first step, to which a rewind may go back.
+        evaluation_steps: of each of `Run.evaluations`.
+        told: notes of evaluations, each of which is shown once.
     """
 
     experiment: experiments.Experiment
@@ -41,8 +44,9 @@ class Session:
     report: reports.Report
     first_state: Callable[[], states.TrainState]
     step: Step
-    evaluation_step: jax.stages.Compiled
+    evaluation_steps: tuple[jax.stages.Compiled, ...]
     gallery: galleries.Gallery | pretext_gallery.PretextGallery
+    told: set[str] = dataclasses.field(default_factory=set)
 
     def train(self, start: resume.Start, state: states.TrainState) -> int:
         """Trains to the last step; rewinds to a checkpoint if `NonFinite.policy` is "rewind".
@@ -73,15 +77,51 @@ class Session:
                     "times)."
                 )
 
-    def evaluate(self, state: states.TrainState, show: bool = False) -> Mapping[str, float] | None:
-        """Metrics of a state, None if a stop interrupts; `show` records pictures."""
-        step, params = int(state.step), state.evaluated
-        page = functools.partial(self.gallery.evaluation, step, params) if show else None
-        batches = self.experiment.evaluation_batches(self.supervision.stop_is_next)
-        with contextlib.closing(batches):
-            return evaluation.evaluate(
-                self.evaluation_step, params, batches, page, self.supervision.tick
-            )
+    def evaluate(
+        self, state: states.TrainState, number: int, show: bool = False
+    ) -> Mapping[str, float] | None:
+        """Metrics of a state by an evaluation, None if a stop interrupts it.
+
+        Args:
+            state: to evaluate.
+            number: of the evaluation.
+            show: whether pictures and tables are recorded.
+        """
+        step, opened = int(state.step), self.experiment.evaluations[number]
+        page = None
+        if show and opened.config.of_objective:
+            page = functools.partial(self._show, step, state.evaluated, opened.config.prefix)
+        outcome = evaluations.make(
+            self.experiment,
+            number,
+            self.evaluation_steps[number],
+            state.evaluated,
+            page,
+            self.supervision.stop_is_next,
+            self.supervision.tick,
+        )
+        if outcome is None:
+            return None
+        for note in outcome.notes:
+            if note not in self.told:
+                self.told.add(note)
+                self.report.say(note)
+        if show and outcome.confused is not None:
+            folder = self.staging_folder.folder
+            confusions.record(self.report, folder, opened, outcome.confused, step)
+        return outcome.metrics
+
+    def _show(
+        self,
+        step: int,
+        params: states.Params,
+        prefix: str,
+        batch: prefetch.DeviceBatch,
+        measured: Mapping[str, jax.Array],
+    ) -> None:
+        # Measures may need more arrays than the objective.
+        shown = {name: batch[name] for name in self.experiment.batch_shapes()[1]}
+        self.gallery.evaluation(step, params, prefix, shown, measured)
 
     def _loop(self, step: Step, start: resume.Start, state: states.TrainState) -> int:
         """Trains from a start to the last step, its number, or to one that is not finite."""
@@ -121,7 +161,7 @@ class Session:
             )
             with self.during("step"):
                 intervals = self.experiment.intervals
-                last = loop.run(state, start.step, intervals, callbacks, start.evaluated)
+                last = loop.run(state, start.step, intervals, callbacks, start.missing)
             return int(last.step)
 
     def _first_told(self) -> Step:

@@ -64,6 +64,7 @@ class Training:
                 start = resume.find(checkpoints, self.experiment, allow_change)
                 experiment = self.experiment.in_order(start.class_names)
                 experiment = experiment.with_weights(start.weights)
+                run = experiment.run
             staging_folder = opened.enter_context(self._staging_folder())
             tracker = opened.enter_context(self._tracker(staging_folder, experiment))
             report = self._report(staging_folder, start, tracker)
@@ -86,34 +87,38 @@ class Training:
                     step=experiment.taught(
                         self.compiled() if self.compiled else experiment.compiled_train_step()
                     ),
-                    evaluation_step=experiment.compiled_evaluation_step(),
+                    evaluation_steps=tuple(
+                        map(experiment.compiled_evaluation_step, range(len(run.evaluations)))
+                    ),
                     gallery=gallery.of_run(experiment, report),
                 )
             with self._during("compile"):
                 # Else the first save would compile it, while training waits.
                 checkpoints.warmup(state)
-            self.supervision.begin(experiment.run.watch.stuck_seconds)
-            # The faults of the evaluation's data are told before training.
-            with (
-                self._during("data_wait"),
-                contextlib.closing(
-                    experiment.evaluation_batches(self.supervision.stop_is_next)
-                ) as batches,
-            ):
-                next(batches, None)
+            self.supervision.begin(run.watch.stuck_seconds)
+            # The faults of the evaluations' data are told before training.
+            for number in range(len(run.evaluations)):
+                with (
+                    self._during("data_wait"),
+                    contextlib.closing(
+                        experiment.evaluation_batches(self.supervision.stop_is_next, number)
+                    ) as batches,
+                ):
+                    next(batches, None)
             num_steps = experiment.intervals.num_steps
-            rule = experiment.run.early_stopping
+            rule = run.early_stopping
             ended_early = rule is not None and rule.is_due(start.history)
-            if start.evaluated and (start.step >= num_steps or ended_early):
+            if not start.missing and (start.step >= num_steps or ended_early):
                 report.say(
                     f"the run is complete at step {start.step}; here is its evaluation again"
                 )
-                report.say_metrics(start.step, ready.evaluate(state) or {})
+                for number in range(len(run.evaluations)):
+                    report.say_metrics(start.step, ready.evaluate(state, number) or {})
                 return
             last_step = ready.train(start, state)
             with self._during("save"):
                 checkpoints.wait()
-            report.summary(last_step, experiment.run.global_batch, self.ledger)
+            report.summary(last_step, run.global_batch, self.ledger)
             report.say(f"everything about the run is in {self.workdir}")
 
     def _staging_folder(self) -> staging.StagingFolder:
@@ -150,7 +155,7 @@ class Training:
             experiment.intervals.num_steps,
             experiment.steps_per_epoch,
             experiment.training_flops,
-            start.evaluated,
+            [experiment.evaluation_marks[number] for number in start.missing],
             experiment.run.evaluation.split,
             tracker,
         )

@@ -141,7 +141,7 @@ class NesT(nn.Module):
         """Float32 logits [B, num_classes] of normalized images; without a head, features [B, C].
 
         `apply(..., mutable="intermediates")` also gives each level's output: `level_0`
-        [B, T, N, C] and so on.
+        [B, T, N, C] and so on; `mutable="features"` gives what the head receives, `pooled` [B, C].
 
         Args:
             images: [B, H, W, num_channels].
@@ -188,6 +188,8 @@ class NesT(nn.Module):
         if masked is not None:
             return patching.to_image(blocks, geometry.grids[-1])  # [B, H, W, C]
         features = jnp.mean(blocks, axis=(1, 2))  # [B, C]
+        if not self.is_initializing():  # which would keep them beside the parameters
+            self.sow("features", "pooled", features)
         if self.num_logits == 0:
             return features
         head = linen.gathered(nn.Dense, self, "float32", "head")

@@ -24,25 +24,30 @@ class Caption(typing.NamedTuple):
 
 def room(height: int, width: int) -> int:
     """The number of pictures of this size on a page: at most 64, at least 4."""
-    columns = PAGE_WIDTH // (width * _scale(height, width) + picture_grid.GAP)
+    columns = PAGE_WIDTH // (width * scale(height, width) + picture_grid.GAP)
     return min(max(columns, 2), 8) ** 2
+
+
+def scale(height: int, width: int) -> int:
+    """By which a small picture is enlarged."""
+    return math.ceil(SMALLEST_SIDE / min(height, width))
 
 
 def page(images: np.ndarray, captions: Sequence[Caption]) -> np.ndarray:
     """Pictures uint8 [N, H, W, 1 or 3] side by side, over their captions: uint8 [H', W', 3]."""
     N, H, W, _ = images.shape
-    scale = _scale(H, W)
+    enlarged = scale(H, W)
     columns = math.ceil(math.sqrt(N))
     cells = [
         picture_grid.Cell(
-            image.repeat(scale, axis=0).repeat(scale, axis=1),
+            image.repeat(enlarged, axis=0).repeat(enlarged, axis=1),
             caption.lines,
             {None: picture_grid.WHITE, True: GREEN, False: RED}[caption.right],
         )
         for image, caption in zip(images, captions, strict=True)
     ]
     rows = [cells[start : start + columns] for start in range(0, N, columns)]
-    return picture_grid.draw(rows, (H * scale, W * scale))
+    return picture_grid.draw(rows, (H * enlarged, W * enlarged))
 
 
 def encoded(sheet: np.ndarray, lossless: bool) -> bytes:
@@ -50,7 +55,3 @@ def encoded(sheet: np.ndarray, lossless: bool) -> bytes:
     done, data = cv2.imencode(".png" if lossless else ".jpg", sheet[..., ::-1])
     assert done
     return data.tobytes()
-
-
-def _scale(height: int, width: int) -> int:
-    return math.ceil(SMALLEST_SIDE / min(height, width))

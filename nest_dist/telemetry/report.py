@@ -5,7 +5,7 @@ import math
 import pathlib
 import time
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class Report:
         num_steps: int,
         steps_per_epoch: float,
         flops_per_image: float,
-        evaluated: bool = True,
+        missing: Collection[str] = (),
         split: str = "test",
         tracker: "channel.Channel | None" = None,
     ) -> None:
@@ -56,7 +56,7 @@ class Report:
             num_steps: of the run.
             steps_per_epoch: of the run.
             flops_per_image: floating-point operations that training needs for one image.
-            evaluated: whether the evaluation of `first_step` is kept, too.
+            missing: metrics; entries of `first_step` that have one are discarded, too.
             split: name of the evaluation's.
             tracker: which receives metrics and pictures, too.
         """
@@ -72,15 +72,15 @@ class Report:
             self._lines = workdir / staging.METRICS
             self._syncing = concurrent.futures.ThreadPoolExecutor(1, "metrics")
             self._progress = Progress(first_step, num_steps, steps_per_epoch, split)
-            self.rewind(first_step, evaluated)
+            self.rewind(first_step, missing)
 
-    def rewind(self, step: int, evaluated: bool = True) -> None:
-        """Discards all records after `step`, from which the run continues."""
+    def rewind(self, step: int, missing: Collection[str] = ()) -> None:
+        """Discards all records after `step`, from which the run continues; see `__init__`."""
         if self._workdir is None:
             return
 
         def keep(line: records.Line) -> bool:
-            again = line["step"] == step and "eval/loss" in line and not evaluated
+            again = line["step"] == step and not line.keys().isdisjoint(missing)
             return line["step"] <= step and not again
 
         kept = records.truncate(self._lines, keep)
@@ -112,7 +112,7 @@ class Report:
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
         self.say_metrics(step, scalars)
-        if "eval/loss" in scalars:
+        if any(name.startswith("eval/") for name in scalars):
             self._syncing.submit(self._draw_curves)
         self._say_slow_data(scalars)
 
@@ -145,6 +145,12 @@ class Report:
         )
         if self._tracker is not None:
             self._tracker.picture(step, name, lambda: pictures.page(images, captions), small)
+
+    def picture(self, name: str, image: np.ndarray, lossless: bool, step: int) -> None:
+        """Records one picture uint8 [H, W, 3], as PNG or as JPEG."""
+        self._write(lambda events: events.add_sheet(name, image, lossless, step))
+        if self._tracker is not None:
+            self._tracker.picture(step, name, lambda: image, lossless)
 
     def summary(self, num_steps: int, global_batch: int, ledger: goodput.Ledger) -> None:
         """Shows the results of a finished run, and its time by cause."""

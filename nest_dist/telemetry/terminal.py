@@ -61,7 +61,7 @@ class Progress(_Bar):
         if self._console.is_terminal and "train/loss" in metrics:
             text = self._texts(metrics, ("train/loss", "speed/images_per_second"))
             self._bar.update(self._task, completed=step, epoch=epoch, text=text)
-        elif text := self._texts(metrics, _SHOWN):
+        elif text := "  ".join(filter(None, [self._texts(metrics, _SHOWN), _of_measures(metrics)])):
             self.say(f"step {step}/{self._num_steps}  epoch {epoch:.2f}  {text}")
 
     def _texts(self, metrics: Mapping[str, float], names: Iterable[str]) -> str:
@@ -94,6 +94,17 @@ class Tally(_Bar):
         if not self._console.is_terminal and now - self._shown >= EVERY_SECONDS:
             self._shown = now
             self.say(text)
+
+
+def _of_measures(metrics: Mapping[str, float]) -> str:
+    """What an evaluation measures beside loss and accuracy."""
+    names = [name for name in metrics if name.startswith("eval/") and name not in _SHOWN]
+    return "  ".join(
+        f"{name.removeprefix('eval/').replace('_', ' ')} "
+        + (f"{metrics[name]:.4f}" if name.endswith("loss") else f"{metrics[name]:.2%}")
+        for name in names
+        if not name.endswith(("examples", "deviation"))
+    )
 
 
 # With the metric, and the name of the split.

@@ -4,7 +4,7 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 
-from nest_dist.base import checks, failures, ranking, settings
+from nest_dist.base import failures, ranking, settings
 from nest_dist.base.checks import Within
 from nest_dist.checkpointing import retention
 
@@ -34,8 +34,8 @@ class EarlyStopping:
     """The run ends after `patience` evaluations in a row without improvement.
 
     Attributes:
-        metric: of the evaluation, as of `Retention`.
-        patience: number of evaluations.
+        metric: of an evaluation, as `Retention.metric`.
+        patience: number of evaluations with this metric.
         least_improvement: over the best value so far, below which nothing counts as improved.
     """
 
@@ -44,7 +44,7 @@ class EarlyStopping:
     least_improvement: typing.Annotated[float, Within(0)] = 0.0
 
     def __post_init__(self) -> None:
-        checks.one_of("EarlyStopping.metric", self.metric, retention.METRICS)
+        retention.require_metric("EarlyStopping.metric", self.metric)
 
     def require_kept(self, kept: retention.Retention, save_every: int, evaluate_every: int) -> None:
         """Checks that the checkpoint of the best evaluation stays.
@@ -65,14 +65,17 @@ class EarlyStopping:
             )
 
     def after(self, history: History, step: int, metrics: Mapping[str, float]) -> History:
-        """The history with the evaluation of a step; one that it has already changes nothing."""
-        if step <= history.step:
+        """The history with the evaluation of a step.
+
+        One that it has already changes nothing, nor does one without the metric.
+        """
+        if step <= history.step or self.metric not in metrics:
             return history
-        value, more_is_better = metrics[self.metric], retention.METRICS[self.metric]
-        merit = ranking.merit(value, more_is_better)
+        value, more = metrics[self.metric], retention.more_is_better(self.metric)
+        merit = ranking.merit(value, more)
         before = -float("inf")
         if history.best is not None:
-            before = ranking.merit(history.best, more_is_better) + self.least_improvement
+            before = ranking.merit(history.best, more) + self.least_improvement
         if merit > before:
             return History(step, value, step, 0)
         return dataclasses.replace(history, step=step, without=history.without + 1)

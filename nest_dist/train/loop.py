@@ -5,7 +5,7 @@ import contextlib
 import dataclasses
 import time
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import jax
 
@@ -21,16 +21,23 @@ STEPS_AHEAD = 2
 
 @dataclasses.dataclass(frozen=True)
 class Intervals:
-    """Steps between reports, evaluations and checkpoints; all three also follow the last step."""
+    """Steps between reports, evaluations and checkpoints; all three also follow the last step.
+
+    Each evaluation of the run has a number of steps of its own.
+    """
 
     num_steps: int
     log_every: int
-    evaluate_every: int
+    evaluate_every: tuple[int, ...]
     save_every: int
 
     def due(self, step: int, every: int) -> bool:
         """Whether an action of every n-th step, n = `every`, follows `step`."""
         return step % every == 0 or step == self.num_steps
+
+    def evaluations(self, step: int) -> list[int]:
+        """The numbers of the evaluations that follow `step`."""
+        return [it for it, every in enumerate(self.evaluate_every) if self.due(step, every)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +48,7 @@ class LoopCallbacks:
         step: (state, batch) -> (state, metrics on the device).
         batches: device batches, from the first step on; they may end where a stop is reached.
         steps_done: (state) -> its number of steps; waits for the devices.
-        evaluate: (state) -> metrics; None if a stop interrupted it.
+        evaluate: (state, number of the evaluation) -> metrics; None if a stop interrupted it.
         save: (step, state); it only starts the save.
         record: (step, metrics of an evaluation); keeps them with the checkpoint of the step.
         report: (step, metrics), on every process; the primary one writes them.
@@ -58,7 +65,7 @@ class LoopCallbacks:
     step: Callable[[State, typing.Any], tuple[State, Mapping[str, jax.Array]]]
     batches: Iterator[typing.Any]
     steps_done: Callable[[State], int]
-    evaluate: Callable[[State], metrics_log.Metrics | None]
+    evaluate: Callable[[State, int], metrics_log.Metrics | None]
     save: Callable[[int, State], None]
     record: Callable[[int, metrics_log.Metrics], None]
     report: Callable[[int, metrics_log.StepMetrics], None]
@@ -76,7 +83,7 @@ def run(
     first_step: int,
     intervals: Intervals,
     callbacks: LoopCallbacks,
-    evaluated: bool = True,
+    missing: Collection[int] = (),
 ) -> State:
     """Trains from the step after `first_step` to the end.
 
@@ -85,7 +92,7 @@ def run(
         first_step: steps already done.
         intervals: of the actions around a step.
         callbacks: the step, its batches and these actions.
-        evaluated: whether an evaluation that is due after `first_step` was recorded.
+        missing: the numbers of the evaluations after `first_step` that were not recorded.
     Returns:
         The state after the last step, or after the evaluation that ended the run early.
     Raises:
@@ -125,11 +132,11 @@ def run(
         saved = done
         log.restart_clock()
 
-    def evaluate(done: int) -> bool:
+    def evaluate(done: int, number: int) -> bool:
         """Whether the run ends here."""
         settle()
         with callbacks.during("evaluation"):
-            metrics = callbacks.evaluate(state)
+            metrics = callbacks.evaluate(state, number)
         if metrics is None:
             stop(done)
         callbacks.report(done, metrics)
@@ -138,14 +145,18 @@ def run(
         log.restart_clock()
         return callbacks.ends(done, metrics)
 
+    def evaluate_all(done: int, numbers: Collection[int]) -> bool:
+        """Whether the run ends here; the others are made, too."""
+        ends = [evaluate(done, number) for number in numbers]
+        return any(ends)
+
     def stop(done: int) -> typing.NoReturn:
         if saved < done:
             save(done)
         kept = "saved" if done else "nothing to save"
         raise failures.Preempted(f"stopped after step {done} of {intervals.num_steps}, {kept}")
 
-    missing = first_step and not evaluated and intervals.due(first_step, intervals.evaluate_every)
-    if missing and evaluate(first_step):
+    if evaluate_all(first_step, missing):
         return state
     for step in range(first_step + 1, intervals.num_steps + 1):
         with callbacks.during("profile"):
@@ -167,6 +178,6 @@ def run(
             log.close_window()
         if intervals.due(step, intervals.save_every):
             save(step)
-        if intervals.due(step, intervals.evaluate_every) and evaluate(step):
+        if evaluate_all(step, intervals.evaluations(step)):
             break
     return state

@@ -38,7 +38,7 @@ class Contender:
 
     def turn(self, steps: int) -> tuple[float, float]:
         """Seconds a step on the clock, and of the processors."""
-        intervals = loop.Intervals(self.steps + steps, self.log_every, NEVER, NEVER)
+        intervals = loop.Intervals(self.steps + steps, self.log_every, (), NEVER)
         wall, processors = time.perf_counter(), time.process_time()
         self.state = loop.run(self.state, self.steps, intervals, self.parts)
         self.steps += steps
@@ -63,7 +63,7 @@ def main() -> None:
             step=wired.train_step().lower(wired.state_shapes, shapes).compile(),
             batches=batches,
             steps_done=lambda state: int(state.step),
-            evaluate=lambda _: {},
+            evaluate=lambda *_: {},
             stop_reached=lambda: False,
             global_batch=wired.run.global_batch,
             **others,

@@ -25,6 +25,7 @@ DOORS = {
     "cv2": (
         "data/",
         "base/picture_grid.py",
+        "telemetry/confusion.py",
         "telemetry/pictures.py",
         "telemetry/curves.py",
         "explain/drawing.py",

@@ -77,7 +77,7 @@ def test_rules_clipping_and_spikes_are_bound_in_gin_and_checked():
     run = runs.load(["runs/quickstart.gin"], bindings("AdamW", *more))
     experiment = built(run)
     intervals = experiment.intervals
-    assert (intervals.num_steps, intervals.save_every, intervals.evaluate_every) == (90, 20, 45)
+    assert (intervals.num_steps, intervals.save_every, intervals.evaluate_every) == (90, 20, (45,))
     frozen = {entry.name for entry in experiment.audit() if entry.treatment.frozen}
     assert frozen == {"patch_embedding/bias", "patch_embedding/kernel"}
     assert not any(

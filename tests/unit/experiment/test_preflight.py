@@ -69,7 +69,9 @@ def test_process_0_can_be_the_odd_one(others):
 
 def test_data_that_differs_is_refused(others):
     one = types.SimpleNamespace(fingerprint="abc")
-    wired = types.SimpleNamespace(training_source=one, evaluation_source=one)
+    config = types.SimpleNamespace(name="")
+    opened = types.SimpleNamespace(config=config, source=one, reference=None)
+    wired = types.SimpleNamespace(training_source=one, evaluations=(opened,))
     others({}, {"fingerprint of the evaluation data": "xyz"})
     with pytest.raises(failures.BadInput, match="evaluation data is xyz on process 2, abc on"):
         preflight.same_data(wired)

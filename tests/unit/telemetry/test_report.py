@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing import event_accumulator
 from nest_dist.telemetry import goodput, histograms, pictures, report
 
 
-def opened(workdir, first_step=0, evaluated=True):
-    return report.Report(workdir, first_step, 9, 1.0, 1.0, evaluated)
+def opened(workdir, first_step=0, missing=()):
+    return report.Report(workdir, first_step, 9, 1.0, 1.0, missing)
 
 
 def lines(workdir):
@@ -181,8 +181,8 @@ def test_records_that_vanish_are_begun_anew(tmp_path, capsys):
 
 
 def test_an_evaluation_that_is_repeated_is_recorded_once(tmp_path):
-    for first_step, evaluated in ((0, True), (1, False)):
-        written = opened(tmp_path, first_step, evaluated)
+    for first_step, missing in ((0, ()), (1, ("eval/loss",))):
+        written = opened(tmp_path, first_step, missing)
         if first_step == 0:
             written.metrics(1, {"train/loss": 2.0})
         written.metrics(1, {"eval/top_1": 0.5, "eval/loss": 1.0})

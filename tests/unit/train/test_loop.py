@@ -9,7 +9,7 @@ import pytest
 from nest_dist.base import failures
 from nest_dist.train import loop, metrics_log
 
-INTERVALS = loop.Intervals(num_steps=10, log_every=2, evaluate_every=5, save_every=4)
+INTERVALS = loop.Intervals(num_steps=10, log_every=2, evaluate_every=(5,), save_every=4)
 
 
 class Record:
@@ -47,7 +47,7 @@ class Record:
             most_skipped=self.most_skipped,
         )
 
-    def evaluate(self, state):
+    def evaluate(self, state, number):
         if not self.evaluates:
             return None
         return {"eval/top_1": math.nan if state in self.nan_evaluations else state / 10}
@@ -145,7 +145,7 @@ def test_a_loss_that_is_no_number_ends_the_run(step):
 
 
 def test_nothing_is_saved_after_a_loss_that_is_no_number_between_two_reports():
-    intervals = loop.Intervals(num_steps=10, log_every=10, evaluate_every=10, save_every=4)
+    intervals = loop.Intervals(num_steps=10, log_every=10, evaluate_every=(10,), save_every=4)
     record = Record(nan_at=(6,))
     with pytest.raises(metrics_log.NonFinite, match="at step 6"):
         loop.run(0, 0, intervals, record.parts())
@@ -192,7 +192,7 @@ def test_a_step_is_saved_before_it_is_evaluated():
 
 def test_an_evaluation_that_fails_leaves_the_checkpoint_of_its_step():
     record = Record()
-    record.evaluate = lambda state: {}[state]
+    record.evaluate = lambda state, number: {}[state]
     with pytest.raises(KeyError):
         loop.run(8, 8, INTERVALS, record.parts())
     assert record.of("save") == [(10, 10)]
@@ -208,7 +208,7 @@ def test_an_evaluation_that_is_not_finite_is_told_and_ends_the_run():
 
 
 def test_an_update_that_is_not_finite_is_the_cause_of_an_evaluation_that_is_not():
-    intervals = loop.Intervals(num_steps=10, log_every=10, evaluate_every=5, save_every=10)
+    intervals = loop.Intervals(num_steps=10, log_every=10, evaluate_every=(5,), save_every=10)
     record = Record(nan_at=(3,), nan_evaluations=(5,))
     with pytest.raises(metrics_log.NonFinite, match="train/loss is nan at step 3") as raised:
         loop.run(0, 0, intervals, record.parts())
@@ -228,7 +228,7 @@ def test_an_evaluation_that_is_not_finite_counts_as_a_skipped_update():
 
 def test_an_evaluation_may_end_the_run_after_it_was_recorded():
     record = Record()
-    intervals = loop.Intervals(num_steps=10, log_every=3, evaluate_every=4, save_every=4)
+    intervals = loop.Intervals(num_steps=10, log_every=3, evaluate_every=(4,), save_every=4)
     callbacks = dataclasses.replace(record.parts(), ends=lambda step, metrics: step == 8)
     assert loop.run(0, 0, intervals, callbacks) == 8
     assert [step for step, _ in record.of("save")] == [4, 8]
@@ -239,7 +239,7 @@ def test_an_evaluation_may_end_the_run_after_it_was_recorded():
 def test_a_missing_evaluation_may_end_the_run_before_another_step():
     record = Record()
     callbacks = dataclasses.replace(record.parts(), ends=lambda step, metrics: True)
-    assert loop.run(5, 5, INTERVALS, callbacks, evaluated=False) == 5
+    assert loop.run(5, 5, INTERVALS, callbacks, missing=(0,)) == 5
     assert record.calls == 0
     assert record.of("record") != []
 
@@ -254,7 +254,8 @@ def test_a_state_of_another_step_fails_at_once():
 @pytest.mark.parametrize(("first_step", "again"), [(5, [(5, 0.5)]), (8, []), (10, [(10, 1.0)])])
 def test_an_evaluation_that_is_missing_after_a_resume_is_made_first(first_step, again):
     record = Record()
-    loop.run(first_step, first_step, INTERVALS, record.parts(), evaluated=False)
+    missing = INTERVALS.evaluations(first_step)
+    loop.run(first_step, first_step, INTERVALS, record.parts(), missing)
     made = record.of("record", "eval/top_1")
     assert made == [*again, *([] if first_step == 10 else [(10, 1.0)])]
     if again:
@@ -264,10 +265,30 @@ def test_an_evaluation_that_is_missing_after_a_resume_is_made_first(first_step, 
     assert record.of("record", "eval/top_1") == ([] if first_step == 10 else [(10, 1.0)])
 
 
+def test_each_evaluation_has_a_cadence_of_its_own_and_is_recorded_alone():
+    record, intervals = Record(), dataclasses.replace(INTERVALS, evaluate_every=(5, 4))
+    record.evaluate = lambda state, number: {f"eval/{number}": float(state)}
+    loop.run(0, 0, intervals, record.parts())
+    made = [(step, *metrics) for step, metrics in record.of("record")]
+    assert made == [(4, "eval/1"), (5, "eval/0"), (8, "eval/1"), (10, "eval/0"), (10, "eval/1")]
+    record.events.clear()
+    # What another evaluation of the same step has recorded is not made again.
+    loop.run(10, 10, intervals, record.parts(), missing=(1,))
+    assert [(step, *metrics) for step, metrics in record.of("record")] == [(10, "eval/1")]
+
+
+def test_an_evaluation_that_ends_the_run_does_not_hinder_the_others_of_its_step():
+    record, intervals = Record(), dataclasses.replace(INTERVALS, evaluate_every=(4, 4))
+    record.evaluate = lambda state, number: {f"eval/{number}": float(state)}
+    ends = dataclasses.replace(record.parts(), ends=lambda step, metrics: "eval/0" in metrics)
+    assert loop.run(0, 0, intervals, ends) == 4
+    assert [list(metrics) for _, metrics in record.of("record")] == [["eval/0"], ["eval/1"]]
+
+
 def test_a_missing_evaluation_that_is_not_finite_ends_the_run():
     record = Record(nan_evaluations=(5,))
     with pytest.raises(metrics_log.NonFinite, match="eval/top_1 is nan at step 5; lower"):
-        loop.run(5, 5, INTERVALS, record.parts(), evaluated=False)
+        loop.run(5, 5, INTERVALS, record.parts(), missing=(0,))
     assert record.calls == 0
 
 

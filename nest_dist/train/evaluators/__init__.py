@@ -1,0 +1,145 @@
+"""What an evaluation measures beside the objective: one file for each, behind one interface.
+
+The devices compute a few numbers of each example. They are gathered in the order of the data set.
+The primary process concludes from them, in float64: so the same numbers of the examples give the
+same bits, on any number of processes.
+"""
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+
+import jax
+import numpy as np
+
+from nest_dist.base import failures
+
+# A level of the model, from 0; None for what the head receives.
+Level: typing.TypeAlias = int | None
+
+
+class Classes(typing.NamedTuple):
+    """The classes of an evaluation.
+
+    Attributes:
+        names: of each label.
+        own: those of the data set, in its own order; each is among `names`.
+    """
+
+    names: tuple[str, ...]
+    own: tuple[str, ...]
+
+
+class Seen(typing.NamedTuple):
+    """What the model makes of a batch, on the devices.
+
+    Attributes:
+        outputs: of the head, float32 [B, classes].
+        features: of the levels that are asked for, float32 [B, C].
+    """
+
+    outputs: jax.Array
+    features: Mapping[Level, jax.Array]
+
+
+class Examples(typing.NamedTuple):
+    """The examples of a data set, each once, in its order.
+
+    Attributes:
+        labels: integers [N].
+        ids: of the examples in the data set, [N].
+        arrays: what the devices computed of them, [N, ...] by name.
+    """
+
+    labels: np.ndarray
+    ids: np.ndarray
+    arrays: Mapping[str, np.ndarray]
+
+
+class Confused(typing.NamedTuple):
+    """Each example with its label and the class that was predicted, [N]; see `confusion`."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    predicted: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What a measure says of a data set.
+
+    Attributes:
+        metrics: by name.
+        notes: lines for the user.
+        confused: for pictures and tables, from `Confusion` alone.
+    """
+
+    metrics: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+    confused: Confused | None = None
+
+
+class Measure(typing.Protocol):
+    """One measure; a registered dataclass.
+
+    Attributes:
+        uses_head: whether it judges the classes that the model predicts.
+        learns: whether it learns from the reference examples of the evaluation.
+    """
+
+    uses_head: typing.ClassVar[bool]
+    learns: typing.ClassVar[bool]
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Levels of the model whose features it takes."""
+
+    def metrics(self) -> tuple[str, ...]:
+        """Names of its metrics by which checkpoints may be compared; more is better."""
+
+    def require_fit(self, classes: Classes, examples: int, reference: int) -> None:
+        """Checks itself against the data before a step is made.
+
+        Args:
+            classes: of the evaluation.
+            examples: of its data set.
+            reference: examples to learn from.
+        Raises:
+            BadInput: naming the value.
+        """
+
+    def observe(self, seen: Seen, labels: jax.Array, classes: Classes) -> Mapping[str, jax.Array]:
+        """Numbers [B, ...] of each example, on the devices; equal names have equal values."""
+
+    def conclude(self, examples: Examples, reference: Examples | None, classes: Classes) -> Finding:
+        """The metrics, on the primary process alone.
+
+        Args:
+            examples: of the data set.
+            reference: to learn from; None unless `learns`.
+            classes: of both.
+        """
+
+
+def accuracy(right: np.ndarray) -> float:
+    """The share of True; 0 of nothing."""
+    return float(np.count_nonzero(right) / max(len(right), 1))
+
+
+def titled(name: str, level: Level) -> str:
+    """The name of a metric on the features of a level."""
+    return name if level is None else f"level_{level}/{name}"
+
+
+def require_distinct(name: str, metrics: Sequence[str]) -> None:
+    """Refuses measures that give the same metric.
+
+    Raises:
+        BadInput: naming the first that comes twice.
+    """
+    twice = [metric for number, metric in enumerate(metrics) if metric in metrics[:number]]
+    if twice:
+        raise failures.BadInput(
+            f"{name} gives {twice[0]} twice; leave out a measure, or give the evaluations names "
+            "of their own."
+        )

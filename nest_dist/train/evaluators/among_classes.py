@@ -1,0 +1,90 @@
+"""Accuracy where only some classes can be right, as on ImageNet-A and ImageNet-R."""
+
+import pathlib
+import typing
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from nest_dist.base import failures, settings
+from nest_dist.base.checks import Within
+from nest_dist.train import evaluators
+from nest_dist.train.evaluators import ranks
+
+
+@settings.register
+class AmongClasses:
+    """Top-k accuracy among the logits of some classes: `among_top_1`.
+
+    Examples of other classes are left out; `among_examples` is the number of the rest.
+
+    Attributes:
+        classes: their names, or a text file with one a line. None for those of the data set, as
+            ImageNet-A and -R need: each has 200 of ImageNet's 1,000 classes.
+        k: one or several.
+    Source: arXiv 1907.07174, section 3; arXiv 2006.16241, section 3.
+    """
+
+    classes: tuple[str, ...] | str | None = None
+    k: typing.Annotated[tuple[int, ...], Within(1)] = (1,)
+    uses_head: typing.ClassVar[bool] = True
+    learns: typing.ClassVar[bool] = False
+    levels: typing.ClassVar[tuple[evaluators.Level, ...]] = ()
+
+    def metrics(self) -> tuple[str, ...]:
+        """As of `Measure`."""
+        return tuple(f"among_top_{k}" for k in self.k)
+
+    def require_fit(self, classes: evaluators.Classes, examples: int, reference: int) -> None:
+        """As of `Measure`."""
+        among = self.labels(classes)
+        if wrong := [k for k in self.k if k >= len(among)]:
+            raise failures.BadInput(
+                f"AmongClasses.k has {wrong[0]}, and AmongClasses.classes are {len(among)}, of "
+                "which every label is among so many; give smaller numbers, or more classes."
+            )
+
+    def labels(self, classes: evaluators.Classes) -> np.ndarray:
+        """The labels of the classes, ascending.
+
+        Raises:
+            BadInput: for a name that is none of the run's, or a file that cannot be read.
+        """
+        names = classes.own if self.classes is None else self.classes
+        if isinstance(names, str):
+            try:
+                text = pathlib.Path(names).expanduser().read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise failures.BadInput(
+                    f"AmongClasses.classes is {names!r}, which cannot be read "
+                    f"({failures.cause(error)}); give a text file with one class name a line, or "
+                    "a tuple of names."
+                ) from None
+            names = tuple(line.strip() for line in text.splitlines() if line.strip())
+        label_of = {name: label for label, name in enumerate(classes.names)}
+        if unknown := [name for name in names if name not in label_of]:
+            raise failures.BadInput(
+                f"AmongClasses.classes has {unknown[0]!r}, which is none of the "
+                f"{len(label_of)} classes of the model, as {classes.names[0]!r}; give names as "
+                "the model has them."
+            )
+        return np.unique([label_of[name] for name in names]).astype(np.int32)
+
+    def observe(
+        self, seen: evaluators.Seen, labels: jax.Array, classes: evaluators.Classes
+    ) -> Mapping[str, jax.Array]:
+        """As of `Measure`."""
+        return {"rank_among": ranks.of_label(seen.outputs, labels, self.labels(classes))}
+
+    def conclude(
+        self,
+        examples: evaluators.Examples,
+        reference: evaluators.Examples | None,
+        classes: evaluators.Classes,
+    ) -> evaluators.Finding:
+        """As of `Measure`."""
+        counted = np.isin(examples.labels, self.labels(classes))
+        rank = examples.arrays["rank_among"][counted]
+        metrics = {f"among_top_{k}": evaluators.accuracy(rank <= k) for k in self.k}
+        return evaluators.Finding({**metrics, "among_examples": float(counted.sum())})

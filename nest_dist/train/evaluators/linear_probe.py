@@ -1,0 +1,120 @@
+"""A linear classifier on frozen features."""
+
+import typing
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from nest_dist.base import settings
+from nest_dist.base.checks import Within
+from nest_dist.train import evaluators
+from nest_dist.train.evaluators import features
+from nest_dist.train.objectives import classification
+
+
+@settings.register
+class LinearProbe:
+    """Accuracy of softmax regression on the features of all reference examples: `linear_probe`.
+
+    L-BFGS minimises the mean cross-entropy plus half the penalty times the squared weights.
+    Features have mean 0 and deviation 1 over the reference.
+
+    Attributes:
+        penalty: of the squared weights; the intercept has none.
+        most_iterations: of L-BFGS; a line tells if they do not suffice.
+        level: of the model, from 0; None for what the head receives.
+    """
+
+    penalty: typing.Annotated[float, Within(0, open_low=True)] = 1e-3
+    most_iterations: typing.Annotated[int, Within(1)] = 500
+    level: typing.Annotated[int, Within(0)] | None = None
+    uses_head: typing.ClassVar[bool] = False
+    learns: typing.ClassVar[bool] = True
+
+    @property
+    def levels(self) -> tuple[evaluators.Level, ...]:
+        """As of `Measure`."""
+        return (self.level,)
+
+    @property
+    def _name(self) -> str:
+        return evaluators.titled("linear_probe", self.level)
+
+    def metrics(self) -> tuple[str, ...]:
+        """As of `Measure`."""
+        return (self._name,)
+
+    def require_fit(self, classes: evaluators.Classes, examples: int, reference: int) -> None:
+        """As of `Measure`."""
+
+    def observe(
+        self, seen: evaluators.Seen, labels: jax.Array, classes: evaluators.Classes
+    ) -> Mapping[str, jax.Array]:
+        """As of `Measure`."""
+        return {features.key(self.level): seen.features[self.level]}
+
+    def conclude(
+        self,
+        examples: evaluators.Examples,
+        reference: evaluators.Examples | None,
+        classes: evaluators.Classes,
+    ) -> evaluators.Finding:
+        """As of `Measure`."""
+        assert reference is not None
+        asked = features.split(examples, self.level)
+        learnt = features.split(reference, self.level)
+        notes = features.notes(self._name, asked, learnt)
+        predicted = np.full(len(asked.labels), classification.NO_CLASS)
+        known, labels = learnt.known()
+        if len(labels):
+            scale = features.scale(known)
+            present, targets = np.unique(labels, return_inverse=True)
+            weights, intercept, converged = self.fit(scale(known), targets)
+            predicted = present[(scale(asked.features) @ weights + intercept).argmax(axis=1)]
+            if not converged:
+                told = (
+                    f"{self._name} was still improving after {self.most_iterations} iterations; "
+                    "raise LinearProbe.most_iterations or .penalty"
+                )
+                notes = (*notes, told)
+        right = features.right(predicted, asked)
+        return evaluators.Finding({self._name: evaluators.accuracy(right)}, notes)
+
+    def fit(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
+        """Weights [C, classes], intercepts [classes], and whether they are the minimum.
+
+        Args:
+            inputs: float64 [N, C].
+            targets: classes [N], each from 0 on at least once.
+        """
+        # A run that measures nothing by it does not load it.
+        from scipy import optimize
+
+        N, C = inputs.shape
+        classes = int(targets.max()) + 1
+        shape, rows = (C + 1, classes), np.arange(N)
+
+        def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+            weights, intercept = np.split(flat.reshape(shape), [C])
+            scores = inputs @ weights + intercept
+            scores -= scores.max(axis=1, keepdims=True)
+            shares = np.exp(scores)
+            total = shares.sum(axis=1, keepdims=True)
+            value = np.mean(np.log(total[:, 0]) - scores[rows, targets])
+            shares /= total
+            shares[rows, targets] -= 1
+            gradient = np.vstack(
+                [inputs.T @ shares / N + self.penalty * weights, shares.mean(axis=0)[None]]
+            )
+            return float(value + self.penalty / 2 * (weights**2).sum()), gradient.ravel()
+
+        found = optimize.minimize(
+            loss,
+            np.zeros(shape).ravel(),
+            jac=True,
+            method="L-BFGS-B",
+            options={"maxiter": self.most_iterations, "ftol": 1e-12, "gtol": 1e-6},
+        )
+        weights, intercept = np.split(found.x.reshape(shape), [C])
+        return weights, intercept[0], bool(found.success)
