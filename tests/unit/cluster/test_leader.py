@@ -104,6 +104,7 @@ def test_a_process_that_is_gone_ends_all_with_its_last_status(meet):
     assert leading.over.wait(5)
 
 
+@pytest.mark.medium
 def test_training_that_stands_still_is_the_fault_of_the_process_that_is_behind(meet):
     _, _, first, second = meet(stuck_seconds=2)
     first.pulse(3)
@@ -111,6 +112,7 @@ def test_training_that_stands_still_is_the_fault_of_the_process_that_is_behind(m
     assert "process 1 is stuck: data wait for 1 s" in first.hear("end")["cause"]
 
 
+@pytest.mark.medium
 def test_a_stop_that_was_agreed_on_may_wait_for_data_longer_than_training_may(meet):
     _, _, *members = meet(stuck_seconds=1)
     members[0].say("stop")

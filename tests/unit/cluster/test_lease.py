@@ -67,6 +67,7 @@ def test_a_second_run_is_refused_in_one_line_that_names_the_first(place):
         later.require_held()
 
 
+@pytest.mark.medium
 def test_the_lease_of_a_killed_run_on_this_host_is_taken_over_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(lease, "STILL_SECONDS", 1e6)
     with holder(tmp_path) as first:

@@ -111,6 +111,7 @@ def tried(rng, folder):
     assert batches.digests(resumed) == batches.digests(whole)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize(
     "settings", [6, pytest.param(1000, marks=pytest.mark.slow)], ids=["few", "many"]
 )

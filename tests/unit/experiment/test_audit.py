@@ -91,6 +91,7 @@ def test_a_large_parameter_that_every_device_would_hold_whole_is_named():
     entries(model, layouts.layout(data=8))
 
 
+@pytest.mark.medium
 def test_eight_devices_hold_an_eighth_of_parameters_and_moments():
     model = family.published("nest_tiny")
     run = changing.changed(meshes.tiny(), {"model": model, "step.ema_decay": 0.99})

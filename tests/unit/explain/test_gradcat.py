@@ -134,6 +134,7 @@ def test_the_middle_token_of_an_odd_block_belongs_to_both_halves():
     assert gradcat.walk([np.zeros((6, 6)), top], [(2, 2), (1, 1)], 3).tolist() == [3, 0]
 
 
+@pytest.mark.medium
 def test_the_forms_in_which_a_model_is_compiled_change_nothing():
     model, variables, images = random_case("multi_query")
     plain = nest_dist.gradcat(model, variables, images)

@@ -64,6 +64,7 @@ def reach_of_an_aggregation(grid, block_side):
     return seen.reshape(H, W, H // 2, W // 2)
 
 
+@pytest.mark.medium
 def test_an_aggregated_token_sees_the_five_by_five_tokens_around_its_window(member):
     # A window of the pool covers rows 2i to 2i + 2, the convolution one more on either side.
     def within(side):
@@ -266,6 +267,7 @@ def test_remat_drops_the_same_and_gives_the_same_gradients():
             np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=tolerance, err_msg=name)
 
 
+@pytest.mark.medium
 def test_scanned_layers_have_the_names_of_unrolled_ones_drop_the_same_and_give_the_same():
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     small = {"image_size": 8, "num_hierarchies": 1, "block_repeats": (3,)}

@@ -11,6 +11,7 @@ from support import gradients
 from nest_dist.model import attention, on_cpu
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("T", [1, 4])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 5e-6), ("bfloat16", 4e-2)])
 def test_tokens_attend_alike(T, dtype, tolerance):

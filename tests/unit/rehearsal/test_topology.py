@@ -59,6 +59,7 @@ def test_without_the_compiler_its_extra_is_named(monkeypatch):
         topology.devices("v5e:2x2")
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
 def test_the_compiler_leaves_signals_as_they_were(number):
     code = (

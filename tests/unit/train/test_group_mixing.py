@@ -36,6 +36,7 @@ def is_cutmix(images: np.ndarray) -> bool:
     return set(np.unique(images)) <= {0.0, 1.0}
 
 
+@pytest.mark.medium
 def test_each_group_is_mixed_by_one_of_the_two_as_the_formulas_say():
     groups = drawn(15)
     cut = [group for group in groups if is_cutmix(group[0])]

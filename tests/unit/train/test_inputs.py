@@ -53,6 +53,7 @@ def test_contrast_moves_each_channel_away_from_its_mean(change):
     )
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("change", [-0.24, 0.24, 5.0])
 def test_saturation_scales_only_the_saturation(change):
     ours, before = (
@@ -64,6 +65,7 @@ def test_saturation_scales_only_the_saturation(change):
     np.testing.assert_allclose(ours[:, 1], expected, atol=1e-4)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("change", [-0.06, 0.06, 0.4, 1.0])
 def test_a_turn_of_the_hue_keeps_saturation_and_value(change):
     ours, before = (
@@ -141,6 +143,7 @@ def test_what_is_left_out_leaves_normalisation_alone():
     np.testing.assert_array_equal(targets, jnp.eye(1))
 
 
+@pytest.mark.medium
 def test_the_recipe_does_not_depend_on_the_number_of_devices():
     images = jnp.asarray(np.stack([IMAGE[:, ::step] for step in (1, -1)] * 4))
     targets = jnp.eye(8)
@@ -173,6 +176,7 @@ def test_a_standard_deviation_that_is_not_above_zero_is_refused(deviation):
         inputs.Normalize(mean=(0.5, 0.5), std=(0.5, deviation))
 
 
+@pytest.mark.medium
 def test_each_picture_may_have_its_own_order_of_changes():
     """Two pictures with the same amounts differ only by the order, all of which occur."""
     jitter_each = jitter.ColorJitter(0.9, probability=1.0, grey_probability=0.0, order="picture")

@@ -69,6 +69,7 @@ def test_up_to_alpha_1_a_draw_is_a_root_of_order_alpha_to_the_last_bit(alpha):
     np.testing.assert_array_equal(mixing.beta(keys, alpha), expected)
 
 
+@pytest.mark.medium
 @pytest.mark.parametrize("mix", [MIXUP, CUTMIX, RECIPE])
 def test_targets_hold_as_much_of_each_class_as_the_pixels(mix):
     images, targets = pair_batch()
@@ -115,6 +116,7 @@ def test_partners_are_neighbours():
     np.testing.assert_array_equal(mixing.partners(jnp.arange(6)), [1, 0, 3, 2, 5, 4])
 
 
+@pytest.mark.medium
 def test_a_pair_never_sees_another_pair():
     images = jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
     targets = jnp.eye(4)

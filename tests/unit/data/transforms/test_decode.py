@@ -51,6 +51,7 @@ assert state() == (1, cv2.utils.logging.LOG_LEVEL_SILENT)
 """
 
 
+@pytest.mark.medium
 def test_the_first_picture_ends_the_threads_and_the_log_of_opencv_and_an_import_does_not():
     subprocess.run([sys.executable, "-c", OPENCV], check=True)
 

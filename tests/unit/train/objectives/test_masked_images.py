@@ -98,6 +98,7 @@ def test_a_mask_depends_on_key_and_row_alone():
     assert not np.array_equal(other, whole)
 
 
+@pytest.mark.medium
 def test_the_model_does_not_see_what_is_hidden_and_visible_pixels_do_not_count():
     model, objective = small(), masked_images.MaskedImages(4)
     images = jnp.asarray(drawn.images("seen", (2, 16, 16, 3)))

@@ -57,6 +57,7 @@ def ours(own, views, weights=None):
     return OBJECTIVE.compared(own, features, weights)
 
 
+@pytest.mark.medium
 def test_the_loss_is_that_of_algorithm_1(drawn):
     own, views = drawn
     losses, metrics = ours(own, views)
@@ -67,6 +68,7 @@ def test_the_loss_is_that_of_algorithm_1(drawn):
     assert min(float(value.min()) for value in metrics.values()) > 0
 
 
+@pytest.mark.medium
 def test_gradients_are_the_slopes_of_that_loss(drawn):
     own, views = drawn
     in_float32 = jax.tree.map(jnp.float32, own)
@@ -138,6 +140,7 @@ def test_the_batch_is_compared_as_a_whole_on_any_mesh(mesh):
         np.testing.assert_allclose(metrics[name], alone[name], rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.medium
 def test_each_view_has_random_numbers_of_its_own_and_evaluation_sees_the_mirror_image():
     images = np.random.default_rng(2).integers(0, 256, (4, 8, 8, 3), np.uint8)
     twice = jnp.asarray(np.repeat(images[:, None], 2, axis=1))
