@@ -47,7 +47,7 @@ def run(options: cli.Options) -> None:
 
 
 def _seen(
-    run: runs.Run, source: batch.Source, at: int, pictures: int
+    run: runs.Run, source: batch.Source, at: int, images: int
 ) -> tuple[list[str], list[list[picture_grid.Cell]]]:
     """Titles and rows: a picture before and after each transform, on the host and the device.
 
@@ -55,7 +55,7 @@ def _seen(
     """
     data, names, views = run.data, source.class_names, run.data.views
     group = run.step.inputs.mixing_group
-    count = min(-(-pictures // group) * group, run.global_batch)
+    count = min(-(-images // group) * group, run.global_batch)
     stored = data.examples(source, seed=run.seed, global_batch=run.global_batch, step=at)
     titles = ["picture", *(type(transform).__name__ for transform in data.transforms)]
     rows, labels = [], []
@@ -64,8 +64,8 @@ def _seen(
         caption = classes.few([names[label] for label in example["labels"]]) or "none"
         for view in range(views):
             labels.append(form.of(example, len(names)))
-            _, *images = data.stages(example, run.seed, at * run.global_batch + row, view)
-            stages = decode.pixels(example["image"], decode.of(data.transforms)), *images
+            _, *changed = data.stages(example, run.seed, at * run.global_batch + row, view)
+            stages = decode.pixels(example["image"], decode.of(data.transforms)), *changed
             rows.append([picture_grid.Cell(image, [caption]) for image in stages])
     last = np.stack([cells[-1].image for cells in rows])
     recipes = dict(_device_stages(run))
@@ -76,7 +76,7 @@ def _seen(
         for row, cells in enumerate(rows):
             caption = ", ".join(gallery.label_text(shares[row], names))
             cells.append(picture_grid.Cell(pixels[row], [caption]))
-    return titles, rows[: pictures * views]
+    return titles, rows[: images * views]
 
 
 def _device_stages(run: runs.Run) -> Iterator[tuple[str, inputs.Inputs]]:
