@@ -94,14 +94,12 @@ class Setting:
         binding: its name in gin, such as "AdamW.beta_1"; the path if several objects share it.
         value: as JSON.
         meaning: of a change of the value.
-        is_default: whether the value is the one without a binding.
     """
 
     path: str
     binding: str
     value: Json
     meaning: settings.Meaning
-    is_default: bool
 
     @property
     def text(self) -> str:
@@ -126,9 +124,7 @@ def _walk(document: Json, path: str, holder: settings.Meaning) -> Iterator[Setti
     known = _fields(document["class"])
     for field, value in (_defaults(known) | document["fields"]).items():
         meaning = settings.of_field(known[field], holder) if field in known else holder
-        default = known[field].default if field in known else dataclasses.MISSING
-        is_default = default is not dataclasses.MISSING and _plain(default) == value
-        yield Setting(f"{path}.{field}", f"{name}.{field}", value, meaning, is_default)
+        yield Setting(f"{path}.{field}", f"{name}.{field}", value, meaning)
         items = value if isinstance(value, list) else [value]
         for index, item in enumerate(items):
             if is_object(item):
@@ -151,10 +147,6 @@ def _fields(name: str) -> dict[str, "dataclasses.Field[typing.Any]"]:
         if dataclasses.is_dataclass(cls)
         else {}
     )
-
-
-def _plain(default: typing.Any) -> Json:
-    return list(default) if isinstance(default, tuple) else default
 
 
 def _object(cls: typing.Any, fields: dict[str, Json]) -> Json:

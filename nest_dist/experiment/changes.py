@@ -29,14 +29,11 @@ def between(before: run_json.Json, after: run_json.Json) -> list[Change]:
     The run before may lack what a later version can configure; the default then changes nothing.
     """
     old, new = run_json.flatten(before), run_json.flatten(after)
-    # An object that both have, whatever its position in a tuple.
-    holders = {path.rpartition(".")[0] for path in old}
     changes = []
     for path in old.keys() | new.keys():
         sides = [side[path] for side in (new, old) if path in side]
         was, now = (side[path].text if path in side else None for side in (old, new))
-        added = was is None and new[path].is_default and path.rpartition(".")[0] in holders
-        if was != now and not added:
+        if was != now:
             effect = max((it.meaning.effect for it in sides), key=_BY_SEVERITY.index)
             changes.append(Change(sides[0].binding, was, now, effect))
     return sorted(changes, key=lambda change: change.binding)

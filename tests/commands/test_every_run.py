@@ -246,10 +246,8 @@ def test_the_official_recipe_differs_from_the_shipped_one_in_what_is_not_officia
         "ColorJitter.order": "'picture'",
         "ColorJitter.rounding": "'down'",
         "Inputs.mixing": "@GroupMixing()",
-        "GroupMixing.mixup_alpha": "0.8",
-        "GroupMixing.cutmix_alpha": "1.0",
         "GroupMixing.rows": "64",
-        "Run.step.inputs.mixing.mixup_share": None,
+        "Mixing.mixup_share": None,
     }
 
 
