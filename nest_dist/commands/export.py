@@ -14,7 +14,7 @@ PLATFORMS = ("cpu", "tpu", "cuda")
 
 
 def run(options: cli.Options) -> None:
-    """Writes the model, its weights and its normalisation into one file."""
+    """Writes the model, its weights and its normalization into one file."""
     if len(options.arguments) != 1:
         raise failures.BadInput(f"export got {len(options.arguments)} paths; give one, OUT.")
     (out,) = options.arguments

@@ -217,9 +217,9 @@ class Run:
         watch: what ends a run that cannot go on.
         init_from: weights to start from: a file, a workdir, or hf:OWNER/NAME of the Hugging Face
             Hub. Position embeddings are resized to another image size; for other channels the first
-            convolution is adapted, for other classes the head is new. None initialises all
+            convolution is adapted, for other classes the head is new. None initializes all
             parameters.
-        new_head: of weights to start from, for other classes: "random" initialises it like all
+        new_head: of weights to start from, for other classes: "random" initializes it like all
             others, "zeros" begins at zero, as the official fine-tuning does.
         seed: of parameters, order, augmentation and dropout, in [0, 2**32).
     """

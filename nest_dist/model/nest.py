@@ -233,4 +233,4 @@ class NesT(nn.Module):
                 f"{channels}]: resize them, or change NesT.image_size or NesT.num_channels."
             )
         if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise failures.BadInput(f"images are {images.dtype}; normalise them to float32 first.")
+            raise failures.BadInput(f"images are {images.dtype}; normalize them to float32 first.")

@@ -60,7 +60,7 @@ class Preprocessing:
         return np.asarray(self.normalize(jnp.asarray(self.images(_listed(pictures)))))
 
     def images(self, pictures: Sequence[Picture]) -> np.ndarray:
-        """Uint8 images [B, H, W, C] before normalisation."""
+        """Uint8 images [B, H, W, C] before normalization."""
         return np.stack([self._image(picture) for picture in pictures])
 
     @property

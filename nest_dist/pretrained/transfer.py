@@ -104,7 +104,7 @@ def with_classes(
 def _for_channels(kernel: np.ndarray, channels: int) -> tuple[np.ndarray, str]:
     """The first convolution [height, width, channels, C] for other channels, and what was done.
 
-    A grey picture keeps its outputs, if it is normalised like each colour. Alpha is ignored at
+    A grey picture keeps its outputs, if it is normalized like each colour. Alpha is ignored at
     first, so that colours keep theirs.
     """
     _, _, before, _ = kernel.shape

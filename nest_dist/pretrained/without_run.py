@@ -15,7 +15,7 @@ def configured(
 ) -> runs.Run:
     """The run that measures weights on data of one's choice.
 
-    Model and normalisation are those of the weights; their transforms serve data that binds none.
+    Model and normalization are those of the weights; their transforms serve data that binds none.
     Without a head the objective is not evaluated.
 
     Args:

@@ -13,7 +13,7 @@ from nest_dist.train.augment import mixing as mixings
 
 @settings.register
 class Normalize:
-    """Normalises uint8 images by the mean and standard deviation of each channel.
+    """Normalizes uint8 images by the mean and standard deviation of each channel.
 
     Attributes:
         mean: of each channel, in [0, 1].
@@ -36,19 +36,19 @@ class Normalize:
         scale = 1 / (255 * jnp.asarray(self.std, jnp.float32))
         return (images.astype(jnp.float32) - mean) * scale
 
-    def values(self, normalised: jax.Array) -> jax.Array:
-        """The values that were normalised, float32, in [0, 255] where they were."""
+    def values(self, normalized: jax.Array) -> jax.Array:
+        """The values that were normalized, float32, in [0, 255] where they were."""
         mean, deviation = jnp.asarray(self.mean), jnp.asarray(self.std)
-        return 255 * (normalised * deviation + mean)
+        return 255 * (normalized * deviation + mean)
 
-    def inverted(self, normalised: jax.Array) -> jax.Array:
-        """uint8 images from normalised ones, clipped to [0, 255]."""
-        return jnp.clip(jnp.round(self.values(normalised)), 0, 255).astype(jnp.uint8)
+    def inverted(self, normalized: jax.Array) -> jax.Array:
+        """uint8 images from normalized ones, clipped to [0, 255]."""
+        return jnp.clip(jnp.round(self.values(normalized)), 0, 255).astype(jnp.uint8)
 
 
 @settings.register
 class Inputs:
-    """Colour jitter, normalisation, erasing and mixing, in this order; None skips one of them.
+    """Colour jitter, normalization, erasing and mixing, in this order; None skips one of them.
 
     Their randomness is keyed by the step and the row in the global batch, never by a device.
 
@@ -75,12 +75,12 @@ class Inputs:
         """Float32 images from uint8 ones, and their targets [B, classes], by `key` and `rows`."""
         jitter_key, erasing_key, mixing_key = jax.random.split(key, 3)
         if self.color_jitter is None:
-            normalised = self.normalize(images)
+            normalized = self.normalize(images)
         else:
             jittered = self.color_jitter(images.astype(jnp.float32) / 255, jitter_key, rows)
-            normalised = self.normalize(255 * jittered)
+            normalized = self.normalize(255 * jittered)
         if self.random_erasing is not None:
-            normalised = self.random_erasing(normalised, erasing_key, rows)
+            normalized = self.random_erasing(normalized, erasing_key, rows)
         if self.mixing is not None:
-            normalised, targets = self.mixing(normalised, targets, mixing_key, rows)
-        return normalised, targets
+            normalized, targets = self.mixing(normalized, targets, mixing_key, rows)
+        return normalized, targets

@@ -40,9 +40,9 @@ class Trained:
 
     def logits(self, images: typing.Any) -> np.ndarray:
         """Of uint8 images [B, 16, 16, 1]."""
-        normalised = (np.asarray(images, np.float32) / 255 - 0.25) / 0.5
+        normalized = (np.asarray(images, np.float32) / 255 - 0.25) / 0.5
         return np.asarray(
-            self.model.apply({"params": tree_paths.unflatten(self.params)}, normalised)
+            self.model.apply({"params": tree_paths.unflatten(self.params)}, normalized)
         )
 
 

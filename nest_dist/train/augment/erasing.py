@@ -1,4 +1,4 @@
-"""Random erasing on the device: a rectangle of noise, after normalisation."""
+"""Random erasing on the device: a rectangle of noise, after normalization."""
 
 import math
 import typing

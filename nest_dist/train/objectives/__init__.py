@@ -7,7 +7,7 @@ import jax
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
-# The model's outputs [B, num_outputs], float32, of normalised images [B, H, W, C].
+# The model's outputs [B, num_outputs], float32, of normalized images [B, H, W, C].
 Forward = Callable[[jax.Array], jax.Array]
 # From uint8 images and targets to float32 images, the model's inputs, and their targets.
 Augment = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]

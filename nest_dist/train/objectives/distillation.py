@@ -20,7 +20,7 @@ class Distillation:
 
     Attributes:
         teacher: its weights: a file, a workdir, or hf:OWNER/NAME of the Hugging Face Hub. It may be
-            another NesT, with another normalisation. A resumed run takes the same weights, which
+            another NesT, with another normalization. A resumed run takes the same weights, which
             may have moved. Classes are compared by name.
         targets: "soft" takes its distribution over the classes, "hard" its likeliest class.
         temperature: that divides both logits before their softmax; 1 for hard targets.

@@ -46,7 +46,7 @@ class Network:
         rows: jax.Array,
         masked: tuple[jax.Array, jax.Array] | None = None,
     ) -> jax.Array:
-        """Features [B, C] of normalised images; of masked ones the last level's tokens.
+        """Features [B, C] of normalized images; of masked ones the last level's tokens.
 
         Args:
             images: [B, H, W, C].
@@ -122,7 +122,7 @@ class Pretext(abc.ABC):
 
         Args:
             network: the model.
-            images: [B, H, W, C], normalised.
+            images: [B, H, W, C], normalized.
             batch: as it was stored, with "weight".
         """
 

@@ -31,7 +31,7 @@ def with_objective(run, objective, **more):
 
 
 def weights(names=NAMES, **fields):
-    """A NesT of another width, other layers and another normalisation."""
+    """A NesT of another width, other layers and another normalization."""
     sizes = {"image_size": 16, "patch_size": 4, "dim": 12, "heads": 3, "num_channels": 1}
     more = {"num_hierarchies": 1, "block_repeats": (2,), "num_classes": len(names), **fields}
     model = NesT(**{**sizes, **more})
@@ -79,7 +79,7 @@ def test_a_teacher_must_fit_the_mesh(run):
         built(with_objective(meshed, run.step.objective, model=run.model.clone(heads=2)), weights())
 
 
-def test_the_digest_is_that_of_weights_classes_and_normalisation():
+def test_the_digest_is_that_of_weights_classes_and_normalization():
     one, params = weights(), dict(weights().params)
     params["head/bias"] = params["head/bias"] + 1
     others = (

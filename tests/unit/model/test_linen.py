@@ -15,7 +15,7 @@ from nest_dist.sharding import rules
 
 
 @pytest.mark.medium
-def test_tokens_are_normalised_as_by_flax():
+def test_tokens_are_normalized_as_by_flax():
     scale, bias = 1 + gradients.drawn(16, seed=1), gradients.drawn(16, seed=2)
     tokens = 3 + 5 * gradients.drawn(2, 4, 9, 16)
 

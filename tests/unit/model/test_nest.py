@@ -161,7 +161,7 @@ def test_a_model_that_cannot_be_is_refused_in_one_line(changes, message):
             "images have shape (1, 32, 40, 3); this model takes [B, 32, 32, 3]: ",
         ),
         (np.zeros((1, 32, 32, 1), np.float32), "[B, 32, 32, 3]: resize them, or change"),
-        (np.zeros((1, 32, 32, 3), np.uint8), "images are uint8; normalise them to float32 first."),
+        (np.zeros((1, 32, 32, 3), np.uint8), "images are uint8; normalize them to float32 first."),
     ],
 )
 def test_images_that_do_not_fit_are_refused_in_one_line(images, message):

@@ -136,7 +136,7 @@ def test_erased_pixels_are_normal_noise_and_the_others_stay():
     assert abs(noise.std() - 1) < 0.05
 
 
-def test_what_is_left_out_leaves_normalisation_alone():
+def test_what_is_left_out_leaves_normalization_alone():
     images = jnp.asarray(IMAGE)[None]
     plain, targets = inputs.Inputs(PIXELS)(images, jnp.eye(1), jax.random.key(0), jnp.arange(1))
     np.testing.assert_array_equal(plain, PIXELS(images))

@@ -76,7 +76,7 @@ class Means:
         return images.mean(axis=(1, 2)) * variables["params"]["scale"]
 
 
-def test_a_teacher_sees_the_same_images_in_its_own_normalisation_and_learns_nothing():
+def test_a_teacher_sees_the_same_images_in_its_own_normalization_and_learns_nothing():
     ours = inputs.Normalize((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     its = inputs.Normalize((0.1, 0.2, 0.3), (0.5, 0.25, 0.125))
     stored = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), np.uint8)

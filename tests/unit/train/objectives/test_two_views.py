@@ -152,8 +152,8 @@ def test_each_view_has_random_numbers_of_its_own_and_evaluation_sees_the_mirror_
     evaluate = jax.jit(
         lambda images: OBJECTIVE.evaluate(network, images, {"weight": jnp.ones(4)})["loss"]
     )
-    normalised = INPUTS.normalize(images)
-    loss, mirrored = evaluate(normalised), evaluate(normalised[:, :, ::-1])
+    normalized = INPUTS.normalize(images)
+    loss, mirrored = evaluate(normalized), evaluate(normalized[:, :, ::-1])
     np.testing.assert_allclose(loss, mirrored, rtol=1e-4)
-    shown = OBJECTIVE.pictures(network, normalised)
+    shown = OBJECTIVE.pictures(network, normalized)
     np.testing.assert_array_equal(shown[:, :, :8], shown[:, :, :7:-1])
