@@ -269,7 +269,8 @@ def _unknown_flag(name: str, flag: str, error: flags.Error) -> str:
     said = f"{name}: {failures.first_line(error)}"
     if "gin_bindings" not in COMMANDS[name].flags or "Did you mean" in said:
         return said
-    bindings = importlib.import_module("nest_dist.experiment.run").bindings_like(flag)
+    importlib.import_module("nest_dist.experiment.run")  # whose import registers what can be bound
+    bindings = importlib.import_module("nest_dist.experiment.binding_names").bindings_like(flag)
     meant = f"as in {' or '.join(bindings)} = VALUE" if bindings else "NAME.FIELD = VALUE"
     return f"{name} has no flag --{flag}; a value of the run is given to --gin_bindings, {meant}."
 

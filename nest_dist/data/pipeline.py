@@ -8,9 +8,8 @@ Neither the number of processes, workers or threads nor any earlier step changes
 import dataclasses
 import itertools
 import logging
-import math
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import grain
 import numpy as np
@@ -18,16 +17,11 @@ import numpy as np
 from nest_dist.base import failures, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
-from nest_dist.data import batch, drawing, sequences, targets
+from nest_dist.data import batch, drawing, sequences, steps, targets
 from nest_dist.data import workers as loading
 from nest_dist.data.sources import retries
 
 READ_AHEAD_BYTES = 1 << 30
-# The array of a batch with the id of the corrupt example that a row replaces, or NOTHING.
-REPLACED = "corrupt"
-NOTHING = -1
-REPLACEMENTS = 100  # tried in turn before giving up
-ROW_BYTES = 12  # of all arrays but images and labels
 _SPEED_ONLY = means(Effect.NONE)
 
 
@@ -135,11 +129,11 @@ class SplitData:
             BadInput: if the data set is smaller than one batch for training, the memory does not
                 suffice, or the virtual shards do not fit the batch.
         """
-        steps, pool = self._plan(source, global_batch, rows, seed, labels)
-        for remark in steps.order.remarks(rows):
+        plan, pool = self._plan(source, global_batch, rows, seed, labels)
+        for remark in plan.order.remarks(rows):
             logging.getLogger(__name__).warning("%s: %s", self._name, remark)
-        dataset = grain.MapDataset.source(steps)[first_step * len(steps.pieces) :]
-        loaded = pool.batches(dataset, steps.bytes, len(steps.pieces), steps.closing)
+        dataset = grain.MapDataset.source(plan)[first_step * len(plan.pieces) :]
+        loaded = pool.batches(dataset, plan.bytes, len(plan.pieces), plan.closing)
         return loading.Loaded(self._counted(loaded, len(source)), loaded.close)
 
     def order(self, source: batch.Source, global_batch: int, seed: int | None) -> sequences.Order:
@@ -164,27 +158,36 @@ class SplitData:
         rows: np.ndarray,
         seed: int | None,
         labels: targets.Form,
-    ) -> tuple["_Steps", loading.WorkerPool]:
+    ) -> tuple[steps.Steps, loading.WorkerPool]:
         if seed is not None:
             require_batch(source, global_batch)
         order = self.order(source, global_batch, seed)
         pieces = order.pieces(rows, max(1, self.workers))
         limits = [order.bytes_in_hand(piece) for piece in pieces]
         spec = self.specs(source)[-1]
-        steps = _Steps(self, source, order, spec, pieces, limits, labels)
+        plan = steps.Steps(
+            source=source,
+            order=order,
+            stages=self.stages,
+            spec=spec,
+            pieces=pieces,
+            limits=limits,
+            labels=labels,
+            replace_corrupt=self.max_corrupt_fraction > 0,
+        )
         workers = min(self.workers, len(pieces)) if sum(limits) else self.workers
         pool = loading.WorkerPool(
             self._name, self.threads, workers, self.read_ahead_bytes, sum(limits)
         )
-        pool.depths(steps.bytes)
-        return steps, pool
+        pool.depths(plan.bytes)
+        return plan, pool
 
     def _counted(self, loaded: loading.Loaded, examples: int) -> Iterator[loading.Arrays]:
         """Batches without the ids of replaced examples, whose number is kept within the limit."""
         allowed, skipped = self.max_corrupt_fraction * examples, set[int]()
         for arrays in loaded:
-            corrupt = arrays.pop(REPLACED)
-            for example in sorted({*corrupt[corrupt != NOTHING].tolist()} - skipped):
+            corrupt = arrays.pop(steps.REPLACED)
+            for example in sorted({*corrupt[corrupt != steps.NOTHING].tolist()} - skipped):
                 skipped.add(example)
                 logging.getLogger(__name__).warning(
                     "example %d is corrupt and was replaced; %d so far", example, len(skipped)
@@ -256,95 +259,3 @@ class EvaluationData(SplitData):
 
     Corrupt examples and the padding of the last batch have weight 0.
     """
-
-
-@dataclasses.dataclass(frozen=True)
-class _Steps:
-    """The rows of this process in every batch, in one or several pieces."""
-
-    data: SplitData
-    source: batch.Source
-    order: sequences.Order
-    spec: batch.ImageSpec
-    pieces: Sequence[np.ndarray]  # the rows of each
-    limits: Sequence[int]  # bytes of row groups in memory, for each
-    labels: targets.Form
-    closing: retries.Closing = dataclasses.field(default_factory=retries.Closing)
-
-    @property
-    def bytes(self) -> int:
-        """Size of the largest piece of a batch."""
-        labels = self.labels.empty(1, self.num_classes).nbytes
-        return (math.prod(self.spec.shape) + ROW_BYTES + labels) * max(map(len, self.pieces))
-
-    @property
-    def num_classes(self) -> int:
-        """Of the source."""
-        return len(self.source.class_names)
-
-    def __len__(self) -> int:
-        return self.order.steps() * len(self.pieces)
-
-    def __getitem__(self, element: int) -> dict[str, np.ndarray]:
-        step, piece = divmod(element, len(self.pieces))
-        rows = self.pieces[piece]
-        wanted = self.order.at(step, rows)
-        positions = (step * self.order.global_batch + rows).tolist()
-        images = np.empty((len(rows), *self.spec.shape), np.uint8)
-        labels = self.labels.empty(len(rows), self.num_classes)
-        corrupt = np.full(len(rows), NOTHING)
-        held = self.source.holding(wanted.groups, wanted.ahead, self.limits[piece])
-        with retries.until(self.closing), held:
-            for row, example in enumerate(wanted.examples.tolist()):
-                if example == sequences.PADDING:
-                    images[row] = 0
-                else:
-                    images[row], labels[row], corrupt[row] = self._row(positions[row], example)
-        arrays = {"image": images, REPLACED: corrupt}
-        if self.labels.name:
-            arrays[self.labels.name] = labels
-        if self.order.seed is None:
-            counts = (wanted.examples != sequences.PADDING) & (corrupt == NOTHING)
-            arrays["weight"] = counts.astype(np.float32)
-        return arrays
-
-    def _row(self, position: int, number: int) -> tuple[np.ndarray, int | np.ndarray, int]:
-        """Image and labels at a position, and the number of the example if it was corrupt.
-
-        Raises:
-            BadInput: if the example is corrupt and may not be replaced, or does not fit the data.
-        """
-        for attempt in range(REPLACEMENTS):
-            example = None
-            try:
-                example = retries.example(self.source, (number + attempt) % len(self.source))
-                label = self.labels.of(example, self.num_classes)
-                image = self._image(example, position)
-            except batch.Corrupt as reason:
-                if not self.data.max_corrupt_fraction:
-                    key = f" ({example['key']})" if example and "key" in example else ""
-                    raise failures.BadInput(
-                        f"example {number}{key} is corrupt: {reason}; repair or remove it, or set "
-                        "TrainingData.max_corrupt_fraction and EvaluationData.max_corrupt_fraction "
-                        "above 0 to replace corrupt examples."
-                    ) from None
-                continue
-            if (image.shape, image.dtype) != (self.spec.shape, self.spec.dtype):
-                raise failures.BadInput(
-                    f"an image is {image.dtype} {list(image.shape)} where source and transforms "
-                    f"declare {self.spec}; correct image_spec of the source or output of a "
-                    "transform."
-                )
-            return image, label, number if attempt else NOTHING
-        raise failures.BadInput(
-            f"example {number} and the {REPLACEMENTS - 1} that follow are corrupt; make the data "
-            "set anew."
-        )
-
-    def _image(self, example: batch.Example, position: int) -> np.ndarray:
-        """The transformed image, or all views of it."""
-        views = []
-        for view in range(self.spec.views):
-            *_, image = self.data.stages(example, self.order.seed or 0, position, view)
-            views.append(image)
-        return np.stack(views) if self.spec.views > 1 else image

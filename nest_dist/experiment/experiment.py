@@ -6,39 +6,27 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from nest_dist.base import checks, lengths, tree_paths
 from nest_dist.config import run_json
-from nest_dist.data import batch, classes, prefetch, sequences, targets
-from nest_dist.experiment import audit, open_evaluation, teachers
-from nest_dist.experiment import run as runs
+from nest_dist.data import classes
+from nest_dist.experiment import audit, feed, teachers
 from nest_dist.model import flops, fused, on_cpu, on_gpu, parameters
 from nest_dist.sharding import ordered_mean, rules
 from nest_dist.telemetry import histograms
 from nest_dist.train import evaluation, loop, objectives, parameter_rules, state, step
 from nest_dist.train.objectives import class_weights, pretext
 
-BatchShapes = dict[str, jax.ShapeDtypeStruct]
-
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
-    """A run on a mesh, with its data sets open.
+class Experiment(feed.Feed):
+    """A run on a mesh, with its data sets open, its steps and its state.
 
     Attributes:
-        run: what is configured.
-        sharding: mesh and rules.
-        training_source: open.
-        evaluations: with their data open.
         teacher: of a run that learns from one.
     """
 
-    run: runs.Run
-    sharding: rules.ShardingContext
-    training_source: batch.Source
-    evaluations: tuple[open_evaluation.OpenEvaluation, ...]
     teacher: teachers.OnMesh | None = None
 
     @functools.cached_property
@@ -47,19 +35,9 @@ class Experiment:
         return run_json.dump(self.run)
 
     @property
-    def evaluation_source(self) -> batch.Source:
-        """The data of the first evaluation."""
-        return self.evaluations[0].source
-
-    @property
     def judges_classes(self) -> bool:
         """Whether an evaluation judges the classes of the model."""
         return any(each.judges_classes for each in self.evaluations)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """The name of each label, in training and wherever the model's classes are judged."""
-        return self.training_source.class_names
 
     def in_order(self, class_names: Sequence[str]) -> "Experiment":
         """The experiment with the labels of a checkpoint.
@@ -85,20 +63,6 @@ class Experiment:
         data = dataclasses.replace(self.run.data, source=source)
         return dataclasses.replace(self, run=dataclasses.replace(self.run, data=data))
 
-    def data_metrics(self, batches: int) -> dict[str, float]:
-        """Examples and epochs of each source of a mixture after so many batches of its sequence."""
-        return self._order.metrics(batches)
-
-    @functools.cached_property
-    def _order(self) -> sequences.Order:
-        run = self.run
-        return run.data.order(self.training_source, run.global_batch, run.seed)
-
-    @property
-    def labelled(self) -> bool:
-        """Whether the objective needs the labels of the data."""
-        return bool(self.labels.name)
-
     @functools.cached_property
     def intervals(self) -> loop.Intervals:
         """The run's length and cadence in steps."""
@@ -121,11 +85,6 @@ class Experiment:
     def evaluation_marks(self) -> tuple[str, ...]:
         """The metric by which each evaluation is recognised."""
         return tuple(f"{each.prefix}examples" for each in self.run.evaluations)
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Not an integer if the batch does not divide the split: a batch may span two epochs."""
-        return len(self.training_source) / self.run.global_batch
 
     @property
     def training_flops(self) -> float:
@@ -281,94 +240,8 @@ class Experiment:
             out_shardings=self.sharding.replicated(),
             compiler_options=self._compiler_options,
         )
-        shapes = self._evaluation_shapes(number)
+        shapes = self.evaluation_shapes(number)
         return jitted.lower(self.state_shapes.evaluated, shapes).compile()
-
-    def training_batches(
-        self, first_step: int, stop_is_next: Callable[[], bool] = lambda: False
-    ) -> prefetch.DevicePrefetcher:
-        """Global batches on the devices, endless.
-
-        Args:
-            first_step: number of the first batch in the data's sequence, from 0: steps done plus
-                batches left out.
-            stop_is_next: whether a batch that stalls is not needed any more; then these end.
-        """
-        run, shapes = self.run, self.batch_shapes()[0]
-        load = functools.partial(
-            run.data.batches, seed=run.seed, first_step=first_step, labels=self.labels
-        )
-        return self._on_devices(load, self.training_source, shapes, stop_is_next)
-
-    def evaluation_batches(
-        self, stop_is_next: Callable[[], bool] = lambda: False, number: int = 0
-    ) -> prefetch.DevicePrefetcher:
-        """Global batches on the devices: each example of an evaluation once."""
-        opened, shapes = self.evaluations[number], self._evaluation_shapes(number)
-        labels = self._evaluation_labels(number)
-        load = functools.partial(opened.config.data.batches, labels=labels)
-        return self._on_devices(load, opened.source, shapes, stop_is_next)
-
-    def reference_batches(
-        self, stop_is_next: Callable[[], bool], number: int
-    ) -> prefetch.DevicePrefetcher:
-        """Likewise, the examples from which the measures of an evaluation learn."""
-        opened, shapes = self.evaluations[number], self._evaluation_shapes(number)
-        assert opened.reference_data is not None
-        assert opened.reference is not None
-        labels = self._evaluation_labels(number)
-        load = functools.partial(opened.reference_data.batches, labels=labels)
-        return self._on_devices(load, opened.reference, shapes, stop_is_next)
-
-    def batch_shapes(self) -> tuple[BatchShapes, BatchShapes]:
-        """Shapes, types and shardings of a training and of an evaluation batch."""
-        B, model, views = self.run.global_batch, self.run.model, self.run.data.views
-        image = (*model.geometry().image_sides, model.num_channels)
-
-        def shape(
-            axes: rules.Axes, dtype: jax.typing.DTypeLike, *dimensions: int
-        ) -> jax.ShapeDtypeStruct:
-            global_shape = (B, *dimensions)
-            sharding = self.sharding.sharding(axes, global_shape)
-            return jax.ShapeDtypeStruct(global_shape, dtype, sharding=sharding)
-
-        axes, needs = step.BATCH_AXES, self.run.step.objective.needs
-        labels = self.labels.empty(1, model.num_logits).shape[1:]
-        of_all = {name: shape(axes[name], dtype, *labels) for name, dtype in needs.items()}
-        training = evaluating = shape(axes["image"], jnp.uint8, *image)
-        if views > 1:
-            training = shape(step.VIEWS_AXES, jnp.uint8, views, *image)
-        weight = shape(axes["weight"], jnp.float32)
-        return {"image": training, **of_all}, {"image": evaluating, **of_all, "weight": weight}
-
-    def _evaluation_labels(self, number: int) -> targets.Form:
-        return targets.OneClass() if self.evaluations[number].config.measures else self.labels
-
-    def _evaluation_shapes(self, number: int) -> BatchShapes:
-        """Those of the batches of an evaluation: measures need labels, whatever the objective."""
-        _, shapes = self.batch_shapes()
-        if self.evaluations[number].config.measures:
-            labels = jax.ShapeDtypeStruct((self.run.global_batch,), jnp.int32)
-            sharding = self.sharding.sharding(step.BATCH_AXES["label"], labels.shape)
-            shapes = {**shapes, "label": labels.update(sharding=sharding)}
-        return shapes
-
-    def _on_devices(
-        self,
-        load: Callable[..., batch.Batches],
-        source: batch.Source,
-        shapes: BatchShapes,
-        stop_is_next: Callable[[], bool],
-    ) -> prefetch.DevicePrefetcher:
-        rows, global_batch = self.rows, self.run.global_batch
-        local = functools.partial(load, source, rows=rows, global_batch=global_batch)
-        to_devices = functools.partial(
-            prefetch.to_global_arrays,
-            rows=rows,
-            global_batch=global_batch,
-            shardings={name: leaf.sharding for name, leaf in shapes.items()},
-        )
-        return prefetch.DevicePrefetcher(local, to_devices, stop_is_next)
 
     @property
     def _state_shardings(self) -> typing.Any:
@@ -380,17 +253,6 @@ class Experiment:
         if platform in on_gpu.PLATFORMS:
             return dict(on_gpu.COMPILER_OPTIONS)
         return dict(on_cpu.compiler_options()) if platform == "cpu" else {}
-
-    @functools.cached_property
-    def rows(self) -> np.ndarray:
-        """The rows of a global batch that this process loads."""
-        B = self.run.global_batch
-        return prefetch.rows_of_process(self.sharding.sharding(("batch",), (B,)), B)
-
-    @property
-    def labels(self) -> targets.Form:
-        """Their form in the batches."""
-        return targets.form_of(self.run.step.objective.needs)
 
     def _reduction(self) -> ordered_mean.OrderedMean:
         config = self.run.step

@@ -1,7 +1,6 @@
 """What a run is: the one root of every gin configuration, nested by topic."""
 
 import dataclasses
-import difflib
 import re
 import typing
 from collections.abc import Sequence
@@ -12,8 +11,9 @@ from nest_dist.base import checks, failures, lengths, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
 from nest_dist.checkpointing import retention
-from nest_dist.config import listing, shipped, strict_gin
+from nest_dist.config import strict_gin
 from nest_dist.data import pipeline
+from nest_dist.experiment import binding_names
 from nest_dist.model import nest
 from nest_dist.sharding import mesh as meshes
 from nest_dist.sharding import rules as sharding_rules
@@ -290,77 +290,13 @@ def with_counted_classes(run: Run, count: int) -> Run:
     return dataclasses.replace(run, model=run.model.clone(num_classes=count))
 
 
-def bindings_like(name: str) -> list[str]:
-    """At most three bindings whose field has this name, or one that is similar or contains it.
-
-    Those of what `gin/run.gin` takes come first.
-    """
-    taken = (shipped.folder() / "run.gin").read_text(encoding="utf-8")
-    fields = {
-        f"{each.name}.{parameter.name}": parameter.name
-        for each in sorted(listing.configurables(), key=lambda it: f"@{it.name}()" not in taken)
-        for parameter in each.parameters
-    }
-    same = [binding for binding, field in fields.items() if field == name]
-    within = [binding for binding, field in fields.items() if name in field]
-    near = difflib.get_close_matches(name, fields.values(), cutoff=0.75)
-    similar = [binding for binding, field in fields.items() if field in near]
-    return (same or within or similar)[:3]
-
-
-# Names of earlier versions, each with its successor; "" if it has none.
-RENAMED = {
-    "Run.training_data": "Run.data",
-    "Run.evaluation_data": "Evaluation.data",
-    "Run.evaluate_every_epochs": "Evaluation.every_epochs",
-    "Run.pixels": "Inputs.normalize",
-    "Run.color_jitter": "Inputs.color_jitter",
-    "Run.random_erasing": "Inputs.random_erasing",
-    "Run.mixing": "Inputs.mixing",
-    "Run.label_smoothing": "Classification.label_smoothing",
-    "Run.optimizer": "Step.optimizer",
-    "Run.microbatches": "Step.microbatches",
-    "Run.reproducible_reduction": "Step.reproducible_reduction",
-    "Run.reduction_shards": "Step.reduction_shards",
-    "Run.ema_decay": "Step.ema_decay",
-    "Run.not_finite": "Step.nonfinite",
-    "Run.save_every_epochs": "Cadence.save_every_epochs",
-    "Run.log_every_steps": "Cadence.log_every_steps",
-    "Run.histograms_every_steps": "Cadence.histograms_every_steps",
-    "Run.profile_first_step": "Cadence.profile_first_step",
-    "Run.profile_num_steps": "Cadence.profile_num_steps",
-    "Run.stuck_seconds": "Watch.stuck_seconds",
-    "Run.keep": "Run.checkpoints",
-    "AdamW.warmup_epochs": "Cosine.warmup_epochs",
-    "AdamW.final_learning_rate": "Cosine.final_learning_rate",
-    "Pixels": "Normalize",
-    "Pixels.standard_deviation": "Normalize.std",
-    "Keep": "Retention",
-    "NotFinite": "NonFinite",
-    "TrainingData.unreadable_share": "TrainingData.max_corrupt_fraction",
-    "EvaluationData.unreadable_share": "EvaluationData.max_corrupt_fraction",
-    "Rules.layers": "",
-    "HuggingFace": "Parquet",
-    "Parquet.dataset": "Parquet.files",
-    "Parquet.subset": "Parquet.files",
-    "Parquet.revision": "Parquet.files",
-    "Parquet.block": "Parquet.window",
-}
-
-# Likewise, files and modules.
-MOVED = {
-    "data/huggingface.gin": "data/parquet.gin",
-    "nest_dist.data.sources.huggingface": "nest_dist.data.sources.parquet",
-}
-
-
 def parse(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> tuple[Run, str]:
     """The run that files and bindings describe, and its operative configuration as gin.
 
     `gin/run.gin` comes first: it binds every topic, so that any field of it can be bound alone.
     See `strict_gin.parse`.
     """
-    return strict_gin.parse(Run, "run.gin", gin_files, gin_bindings, RENAMED | MOVED)
+    return strict_gin.parse(Run, "run.gin", gin_files, gin_bindings, binding_names.ALL)
 
 
 def load(gin_files: Sequence[str], gin_bindings: Sequence[str]) -> Run:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nest_dist.commands import cli
-from nest_dist.data import pipeline
+from nest_dist.data import steps
 from nest_dist.train import evaluation
 from nest_dist.train.objectives import classification
 
@@ -27,7 +27,7 @@ def numbers(name):
 
 def main():
     batches, evaluations = numbers("BAD_BATCHES"), numbers("BAD_EVALUATIONS")
-    item, cross_entropy = pipeline._Steps.__getitem__, classification.cross_entropy
+    item, cross_entropy = steps.Steps.__getitem__, classification.cross_entropy
     evaluate, counted = evaluation.evaluate, itertools.count()
 
     def marked(self, step):
@@ -44,7 +44,7 @@ def main():
         metrics = evaluate(*arguments)
         return {**metrics, "eval/loss": math.nan} if next(counted) in evaluations else metrics
 
-    pipeline._Steps.__getitem__, classification.cross_entropy = marked, poisoned
+    steps.Steps.__getitem__, classification.cross_entropy = marked, poisoned
     evaluation.evaluate = evaluated
     cli.main()
 

@@ -7,6 +7,7 @@ import pytest
 from support import readme
 
 from nest_dist.commands import cli
+from nest_dist.experiment import binding_names
 from nest_dist.experiment import run as runs
 
 TOP = pathlib.Path(__file__).parents[2]
@@ -131,6 +132,6 @@ def test_the_mixture_goes_with_a_shipped_run(tmp_path):
 
 def test_the_changelog_names_every_renamed_binding():
     rows = dict(re.findall(r"^\| `([\w.]+)` \| (.+) \|$", text("CHANGELOG.md"), flags=re.MULTILINE))
-    assert rows.keys() == runs.RENAMED.keys()
-    for old, new in runs.RENAMED.items():
+    assert rows.keys() == binding_names.RENAMED.keys()
+    for old, new in binding_names.RENAMED.items():
         assert rows[old] == f"`{new}`" if new else rows[old].startswith("removed")

@@ -6,6 +6,7 @@ import pytest
 from nest_dist.base import failures
 from nest_dist.config import gin_state, shipped
 from nest_dist.data.sources import parquet  # noqa: F401  # it registers its name
+from nest_dist.experiment import binding_names
 from nest_dist.experiment import run as runs
 
 RUNS = shipped.names("runs")
@@ -46,15 +47,15 @@ def test_a_macro_that_all_scopes_replace_needs_no_value():
         runs.load(files, replaced[:1])
 
 
-@pytest.mark.parametrize("old", [name for name, new in runs.RENAMED.items() if new])
+@pytest.mark.parametrize("old", [name for name, new in binding_names.RENAMED.items() if new])
 def test_an_old_name_says_the_new_one(old):
     binding = f"{old} = 1" if "." in old else f"{old}.anything = 1"
     with pytest.raises(failures.BadInput) as refusal:
         runs.load(["runs/quickstart.gin"], [binding])
     text = str(refusal.value)
     owner = old.partition(".")[0]
-    assert f"{old} is now {runs.RENAMED[old]} " in text or (
-        f"{owner} is now {runs.RENAMED[owner]} " in text
+    assert f"{old} is now {binding_names.RENAMED[old]} " in text or (
+        f"{owner} is now {binding_names.RENAMED[owner]} " in text
     )
     assert len(text.splitlines()) == 1
 
@@ -75,7 +76,7 @@ def test_a_name_that_is_gone_says_so():
         runs.load(["runs/quickstart.gin"], ["Rules.layers = ()"])
 
 
-@pytest.mark.parametrize("new", sorted(set(runs.RENAMED.values()) - {""}))
+@pytest.mark.parametrize("new", sorted(set(binding_names.RENAMED.values()) - {""}))
 def test_the_new_name_can_be_bound(new):
     owner, _, field = new.partition(".")
     with gin_state.isolated():
