@@ -179,7 +179,10 @@ def _require_values(root: str) -> None:
         return
     givers: dict[str, list[str]] = {}
     for name in shipped.names():
-        if not name.startswith("runs/"):
+        if name.partition("/")[0] not in (
+            "runs",
+            name,
+        ):  # complete runs, and what commands begin with
             for statement in gin_state.statements(shipped.folder() / name):
                 givers.setdefault(statement.name.rpartition("/")[2], []).append(name)
     listed = []

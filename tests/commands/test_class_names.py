@@ -108,6 +108,7 @@ def prepared(folder, class_names, entries):
     return folder
 
 
+@pytest.mark.slow
 def test_a_split_may_lack_a_class_and_not_have_another(data, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(data, root)
@@ -141,6 +142,7 @@ def test_a_run_goes_on_with_the_same_data_at_another_path(run, data, tmp_path):
     assert "ImageFolder.folder was" in done.stdout or "source.folder was" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_the_labels_of_its_checkpoint(run, data, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     names = ("rocket", "coffee", "chelsea")

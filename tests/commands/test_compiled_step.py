@@ -57,6 +57,7 @@ def test_a_run_with_a_step_compiled_beforehand_is_the_same_run(folder, tmp_path)
     )
 
 
+@pytest.mark.slow
 def test_a_changed_step_is_refused_before_anything_is_compiled(folder, tmp_path):
     flags = commands.tiny_flags(tmp_path, *SHORT, "AdamW.beta_1 = 0.8")
     done = commands.nest_dist("train", *flags, f"--compiled={folder}", devices=DEVICES)

@@ -47,6 +47,7 @@ def data(tmp_path):
     return tmp_path / "data"
 
 
+@pytest.mark.slow
 def test_evaluate_reads_the_evaluation_split_alone(data, tmp_path):
     workdir = tmp_path / "run"
     done = train(workdir, data)
@@ -67,6 +68,7 @@ def test_evaluate_reads_the_evaluation_split_alone(data, tmp_path):
     assert values.startswith("validation,3,")
 
 
+@pytest.mark.slow
 def test_classes_are_counted_where_no_number_is_bound(data, tmp_path):
     workdir = tmp_path / "run"
     done = train(workdir, data, "num_classes = None")
@@ -81,6 +83,7 @@ def test_classes_are_counted_where_no_number_is_bound(data, tmp_path):
     assert json.loads(shown)["eval/examples"] == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "steps"),
     [("chelsea/002", []), pytest.param("rocket/003", [3], marks=pytest.mark.slow)],

@@ -77,6 +77,7 @@ def test_each_evaluation_has_its_cadence_its_names_and_its_tables(workdir):
     assert {"eval/top_3", "eval/probe/knn_20"} <= set(tags["scalars"])
 
 
+@pytest.mark.slow
 def test_an_evaluation_that_is_missing_is_made_again_alone(workdir):
     before = commands.metrics(workdir)
     path = workdir / "checkpoints/4/evaluation.json"

@@ -48,6 +48,7 @@ def test_the_run_says_what_became_of_the_weights(run, trained):
     assert "reinitialized for other classes: head/bias, head/kernel" in said
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_from_its_own_checkpoint(run, trained):
     workdir, _ = run
     done = train(workdir, trained.workdir, "Run.seed = 5", "Run.num_epochs = 0.6")
@@ -55,6 +56,7 @@ def test_a_resumed_run_goes_on_from_its_own_checkpoint(run, trained):
     assert "starting from" not in done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_weights_of_another_architecture_are_refused_in_one_line(trained, tmp_path):
     done = train(tmp_path, trained.workdir, "NesT.dim = 16")
     assert done.returncode == 2

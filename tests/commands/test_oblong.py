@@ -11,6 +11,8 @@ from nest_dist.base import tree_paths
 from nest_dist.commands import export
 from nest_dist.model import patching
 
+pytestmark = pytest.mark.slow
+
 RUN = """
 include 'data/image_folder.gin'
 include 'model/nest_micro.gin'

@@ -49,6 +49,7 @@ def test_pictures_that_cannot_be_read_are_named_and_all_others_predicted(
     assert "none.png cannot be read (No such file or directory)" in said.err
 
 
+@pytest.mark.slow
 def test_names_that_are_no_utf_8_are_printed(trained, pictures, tmp_path):
     odd = tmp_path / os.fsdecode(b"caf\xe9.png")
     shutil.copy(pictures[0][0], odd)

@@ -52,6 +52,7 @@ def test_the_data_need_not_be_here(rehearsed):
     assert report["versions"]["jax"]
 
 
+@pytest.mark.slow
 def test_the_bytes_of_a_device_are_told_by_part(rehearsed):
     screen, report = rehearsed
     memory = report["memory"]
@@ -176,6 +177,7 @@ def test_a_large_parameter_that_stays_whole_is_refused_before_anything_is_compil
         rehearse.run(options("NesT.image_size = 448", "NesT.dim = 30", "NesT.block_side = 28"))
 
 
+@pytest.mark.slow
 def test_a_step_that_needs_more_memory_than_there_is_is_refused(tmp_path):
     # 2**30 examples of a batch of 768 bytes alone are 206 GB for each of four devices.
     given = {"examples": 2**30, "output": str(tmp_path)}

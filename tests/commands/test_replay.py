@@ -47,6 +47,7 @@ def test_the_means_of_the_log_come_again_to_the_last_digit(finished, tmp_path):
     assert found["differences"] == []
 
 
+@pytest.mark.slow
 def test_the_batch_is_shown_with_the_loss_of_each_example_the_worst_first(finished, tmp_path):
     said = replayed(finished, "--step=2", f"--output={tmp_path}")
     lines = said.splitlines()
@@ -76,6 +77,7 @@ def test_on_other_devices_they_agree_within_rounding_and_it_says_so(finished, tm
         assert values["again"] == pytest.approx(values["logged"], rel=1e-2, abs=1e-4), name
 
 
+@pytest.mark.slow
 def test_the_steps_that_saw_an_example_are_listed(finished):
     said = json.loads(replayed(finished, "--example=7", "--format=json"))
     steps = said["steps"]

@@ -45,6 +45,7 @@ def kill_after(step, workdir, flags, **variables):
 
 
 # Each fails in another way before it is killed; the second attempt has a tracker that works.
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -78,6 +79,7 @@ def test_a_run_that_is_killed_goes_on_as_one_run_with_the_same_bits(
     assert fake_tracker.notes(fake, "finish")[-1]["exit_code"] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="mlflow is installed")
 def test_a_run_says_what_its_tracker_lacks_before_it_compiles(tmp_path):
     flags = commands.tiny_flags(tmp_path / "run", *FLAGS, "Run.tracker = @MLflow()")

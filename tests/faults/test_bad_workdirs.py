@@ -77,6 +77,7 @@ def test_another_seed_is_refused_unless_it_is_allowed(workdir):
         assert line in done.stdout
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_newer_format(workdir):
     (step,) = (workdir / "checkpoints").iterdir()
     metadata = json.loads((step / "metadata.json").read_text())

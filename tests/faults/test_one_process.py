@@ -49,6 +49,7 @@ def test_a_group_that_stops_while_its_data_workers_start_ends_with_76(tmp_path):
         assert run.wait() == 76, run.said()
 
 
+@pytest.mark.slow
 def test_no_thread_of_a_run_takes_a_stop_but_the_one_that_reads_it(tmp_path):
     with started(tmp_path, *WORKERS) as run:
         commands.wait_for_step(tmp_path, 3, run)
@@ -88,6 +89,7 @@ def blocked(run, number, thread=""):
     return bool(int(mask, 16) >> (number - 1) & 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lost",
     [
@@ -125,6 +127,7 @@ def test_evaluation_data_that_never_comes_ends_the_start_with_75(tmp_path):
         assert "process 0 is stuck: data wait for " in run.said()
 
 
+@pytest.mark.slow
 def test_a_stop_while_the_first_evaluation_batch_stays_away_ends_with_76(tmp_path):
     with stalled_before_training(tmp_path) as run:
         harness.wait_until(lambda: "compiled in" in run.said(), run.said)
@@ -147,6 +150,7 @@ def test_a_suspended_run_goes_on(tmp_path):
         assert run.wait() == 76, run.said()
 
 
+@pytest.mark.slow
 def test_a_thread_that_a_module_leaves_does_not_keep_a_finished_run(tmp_path):
     (tmp_path / "leaves_a_thread.py").write_text(
         "import threading, time; threading.Thread(target=time.sleep, args=(1e5,)).start()"

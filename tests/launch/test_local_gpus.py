@@ -101,6 +101,7 @@ def test_a_machine_without_a_driver_is_told_so_before_anything_is_installed(tmp_
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("driver", "text"),
     [

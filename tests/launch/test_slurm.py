@@ -105,6 +105,7 @@ def test_a_lost_task_ends_the_other_and_the_job_is_queued_again(cluster, tmp_pat
     assert (tmp_path / "arguments-1").read_bytes() == expected.encode()
 
 
+@pytest.mark.slow
 def test_a_job_is_not_queued_again_where_that_would_not_help(cluster, tmp_path):
     python = stub(tmp_path, "[[ $SLURM_PROCID == 1 ]] && exit 2; exit 75")
     output = Job(cluster, tmp_path, python).output()
@@ -138,6 +139,7 @@ README = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "taken"),
     [

@@ -133,6 +133,7 @@ def test_what_is_under_way_is_not_disturbed(tpus):
     assert tpus.processes() == running
 
 
+@pytest.mark.slow
 def test_a_run_is_stopped_and_says_so(tpus):
     behave(tpus, "trap 'exit 76' TERM; while true; do sleep 0.1; done")
     ready(tpus)
@@ -225,6 +226,7 @@ def test_a_run_is_not_taken_for_done_while_a_worker_is_silent(looks, pod, expect
     assert done.stdout == f"{expected}\n"
 
 
+@pytest.mark.slow
 def test_restarts_are_bounded_and_come_later_each_time(tpus):
     behave(tpus, 'echo >>"$HOME/starts"; exit 75')
     status, output = tpus.pod("run", *cloud.QUICK, "--max_restarts=2", *TRAIN)
@@ -246,6 +248,7 @@ def test_a_worker_that_cannot_start_ends_the_others(tpus):
     assert tpus.processes() == []
 
 
+@pytest.mark.slow
 def test_logs_come_from_all_workers_each_line_with_its_worker(tpus):
     behave(tpus, "echo 'two words'; sleep 1; echo last")
     ready(tpus)
@@ -275,6 +278,7 @@ def test_a_connection_that_breaks_starts_nothing_twice(tpus):
         assert (tpus.home(worker) / "starts").read_text() == "\n"
 
 
+@pytest.mark.slow
 def test_a_run_outlives_the_machine_that_started_it_and_is_found_again(tpus):
     behave(tpus, 'echo >>"$HOME/starts"; sleep 3')
     first = tpus.start("run", *cloud.QUICK, *TRAIN)
@@ -493,6 +497,7 @@ def test_what_is_wrong_is_said_in_one_line(tpus, arguments, changes, said):
     assert said in line
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_the_very_commands(tpus):
     """What it shows, typed into a shell, makes the calls that are made without it."""
     _, shown = tpus.pod("run", "--dry_run", "--create_flag=--network=mine", "--", *NASTY)

@@ -4,6 +4,7 @@ import pytest
 from support import commands, harness
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "text"),
     [

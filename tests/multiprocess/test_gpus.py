@@ -4,6 +4,7 @@ import pytest
 from support import commands, fake_nvidia, harness
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shown", ["0", "0,1"])
 def test_two_processes_on_one_gpu_end_before_anything_is_compiled(tmp_path, shown):
     environment = harness.environment(

@@ -38,6 +38,7 @@ def losses(name):
 OFTEN = ("data=2 fsdp=2 tensor=2", "data=2 rows=4")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

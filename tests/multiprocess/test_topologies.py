@@ -59,12 +59,14 @@ def test_global_batches_do_not_depend_on_the_topology(
     assert batch_digests(processes, devices, *flags) == reference_batches
 
 
+@pytest.mark.slow
 def test_a_resumed_sequence_of_batches_goes_on_as_the_unbroken_one(reference_batches):
     # With another number of processes than the beginning had.
     resumed = batch_digests(2, 1, "--first_step=47", "--num_steps=3")
     assert resumed == {step: reference_batches[step] for step in ("47", "48", "49")}
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_batches(reference_batches):
     other = batch_digests(1, 1, "--gin_bindings=Run.seed = 1", "--num_steps=1")
     assert other["0"] != reference_batches["0"]
@@ -78,6 +80,7 @@ def reference_run(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "devices"),
     [(2, 1), *(pytest.param(*it, marks=pytest.mark.slow) for it in ((1, 1), (1, 4), (4, 1)))],

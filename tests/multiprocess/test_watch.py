@@ -66,6 +66,7 @@ def test_a_killed_process_is_named_by_all_others(victim):
             assert lines[0].startswith(f"nest-dist: process {victim} is gone")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_a_frozen_process_is_named_with_its_last_stack(victim):
     with Watched() as group:
@@ -80,6 +81,7 @@ def test_a_frozen_process_is_named_with_its_last_stack(victim):
             assert victim == 0 or "watched.py" in cause
 
 
+@pytest.mark.slow
 def test_a_process_that_hangs_is_named_with_its_stack():
     with Watched("", "stuck@9") as group:
         assert group.wait() == [75, 75, 75], group.said()
@@ -91,6 +93,7 @@ def test_a_process_that_hangs_is_named_with_its_stack():
         assert "in ticks" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("what", "code", "text"),
     [
@@ -135,6 +138,7 @@ def test_a_stop_before_the_first_step_ends_all_at_once():
         assert group.causes() == {"asked to stop before the first step: nothing to save"}
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_well_ends_all_well():
     with Watched() as group:
         assert group.wait() == [0, 0, 0], group.said()
@@ -142,6 +146,7 @@ def test_a_run_that_ends_well_ends_all_well():
         assert group.causes() == {""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_process_that_is_lost_after_its_goodbye_leaves_one_line(victim):
     with Watched(*["gone" if index == victim else "" for index in range(2)], count=2) as group:

@@ -643,7 +643,7 @@ def test_a_checkpoint_after_a_broken_evaluation_leaves_the_best_on_disk(tmp_path
     assert opened(tmp_path).steps() == [0, 4]
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_bucket_holds_checkpoints_that_are_complete_or_absent(tmp_path, monkeypatch):
     with fake_buckets.Buckets(tmp_path / "buckets") as buckets:
         for name, value in buckets.environment.items():

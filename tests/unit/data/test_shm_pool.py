@@ -99,7 +99,7 @@ def test_a_batch_that_was_never_received_is_removed(ends):
     np.testing.assert_array_equal(received["image"], batch(0)["image"])
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_workers_take_few_segments_for_many_batches(tmp_path):
     source = datasets.opened("array_record", tmp_path, pictures_each=30)
     data = pipeline.TrainingData(

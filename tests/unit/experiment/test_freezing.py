@@ -7,6 +7,7 @@ from support import frozen
 pytestmark = pytest.mark.medium
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_costs_less_than_half_the_arithmetic_and_memory():
     (whole, full, _), (partial, slim, _) = (
         frozen.compiled(bindings) for bindings in frozen.STEPS.values()

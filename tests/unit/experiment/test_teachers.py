@@ -135,7 +135,7 @@ def test_weights_for_other_images_and_their_names_are_read(run, trained):
     assert found.normalize == inputs.Normalize((0.25,), (0.5,))
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_names_without_trained_weights_are_refused(run):
     untrained = with_objective(run, distillation.Distillation("nest_micro"))
     with refusal("Distillation.teacher is nest_micro, the name of a variant, which has no trained"):

@@ -23,7 +23,7 @@ def case():
     return planted.learnt(levels), *planted.pictures(np.random.default_rng(1), PICTURES, levels)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_a_planted_object_is_found_in_its_block(case):
     (model, variables), images, labels, leaves = case
     found = nest_dist.gradcat(model, variables, images, labels)

@@ -267,7 +267,7 @@ def test_remat_drops_the_same_and_gives_the_same_gradients():
             np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=tolerance, err_msg=name)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_scanned_layers_have_the_names_of_unrolled_ones_drop_the_same_and_give_the_same():
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     small = {"image_size": 8, "num_hierarchies": 1, "block_repeats": (3,)}

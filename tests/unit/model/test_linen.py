@@ -79,6 +79,7 @@ def test_first_values_are_float32_and_the_same_on_a_mesh():
         np.testing.assert_array_equal(value, expected)
 
 
+@pytest.mark.slow
 def test_a_rematerialized_layer_gathers_its_parameters_again():
     layout = layouts.layout(fsdp=2)
 

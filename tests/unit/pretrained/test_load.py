@@ -19,7 +19,7 @@ def refused(message, where, **fields):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_one_line_gives_a_trained_model_with_its_preprocessing(trained, pictures):
     loaded = nest_dist.load(trained.workdir)
     paths, images = pictures

@@ -93,7 +93,7 @@ def test_another_architecture_is_refused(field, value):
         transferred(source, model)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after", "line"),
     [

@@ -43,7 +43,7 @@ def test_it_is_the_mean_and_its_bits_are_those_of_every_number_of_devices():
         jax.tree.map(np.testing.assert_array_equal, mean(devices), first)
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_five_steps_of_everything_random_give_the_same_bits_on_two_and_on_eight_devices():
     # Half of the shards on each device, or one; each in two microbatches.
     two, eight = (meshes.reproducible(devices, microbatches=2) for devices in (2, 8))

@@ -143,7 +143,7 @@ def test_what_is_left_out_leaves_normalization_alone():
     np.testing.assert_array_equal(targets, jnp.eye(1))
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_the_recipe_does_not_depend_on_the_number_of_devices():
     images = jnp.asarray(np.stack([IMAGE[:, ::step] for step in (1, -1)] * 4))
     targets = jnp.eye(8)
@@ -176,7 +176,7 @@ def test_a_standard_deviation_that_is_not_above_zero_is_refused(deviation):
         inputs.Normalize(mean=(0.5, 0.5), std=(0.5, deviation))
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_each_picture_may_have_its_own_order_of_changes():
     """Two pictures with the same amounts differ only by the order, all of which occur."""
     jitter_each = jitter.ColorJitter(0.9, probability=1.0, grey_probability=0.0, order="picture")

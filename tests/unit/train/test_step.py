@@ -200,7 +200,7 @@ class Sum(Matrix):
         return sum(flat @ params[name]["kernel"] for name in ("head", "body"))
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 def test_what_is_frozen_has_no_gradient_and_no_state_and_the_rest_trains_as_ever(batch, before):
     kernel = before.params["head"]["kernel"]
     params = {"head": {"kernel": kernel}, "body": {"kernel": kernel[::-1]}}

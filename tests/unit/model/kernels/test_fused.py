@@ -51,7 +51,7 @@ def plain():
 
 
 # JAX interprets no kernel that is rematerialized.
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "mesh"),
     [

@@ -120,6 +120,7 @@ def test_the_model_does_not_see_what_is_hidden_and_visible_pixels_do_not_count()
     np.testing.assert_allclose(loss, error, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_in_training_the_mask_is_that_of_key_and_row_and_augmented_pixels_are_painted():
     model, objective = small(), masked_images.MaskedImages(4)
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), np.uint8)

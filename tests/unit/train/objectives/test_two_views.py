@@ -124,7 +124,7 @@ def metrics_on(*mesh):
     return {name: value for name, value in metrics.items() if name != "train/update_norm"}
 
 
-@pytest.mark.medium
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh",
     [
