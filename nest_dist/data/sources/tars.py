@@ -74,8 +74,8 @@ class Tars:
             labels = [np.searchsorted(names, index.labels) for index in indices]
         else:
             labels = [index.labels for index in indices]
-            low = min(int(own.min()) for own in labels if len(own))
-            most = max(int(own.max()) for own in labels if len(own))
+            low = min(int(np.min(own)) for own in labels if len(own))
+            most = max(int(np.max(own)) for own in labels if len(own))
             count = self.num_classes or most + 1
             if low < 0 or most >= count:
                 raise failures.BadInput(
