@@ -56,13 +56,12 @@ def every_process_writes_compiled() -> Iterator[None]:
         from jax._src import compiler, distributed
 
         write, state = compiler._cache_write, distributed.global_state
-        inspect.signature(write).bind(*range(6))
         index = state.process_id
 
-    def write_as_first(*entry: typing.Any) -> None:
+    def write_as_first(*entry: typing.Any, **more: typing.Any) -> None:
         state.process_id = 0
         try:
-            write(*entry)
+            write(*entry, **more)
         finally:
             state.process_id = index
 
