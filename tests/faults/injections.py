@@ -542,7 +542,8 @@ def damage(run: Run) -> Round:
     """Kills the run, then changes, cuts or removes a file of the newest checkpoint."""
     found = _at_a_step("kill", {75, -9, 0}, _kill)(run)
     steps = run.whole()
-    if not steps or found.wrong:
+    # Without another one, the run would refuse to begin at step 0 by itself.
+    if len(steps) < 2 or found.wrong:
         return found
     folder = run.workdir / "checkpoints" / str(steps[-1])
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
