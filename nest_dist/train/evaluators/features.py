@@ -1,7 +1,7 @@
 """Features of the backbone: the one way in which evaluations take them, whatever the objective."""
 
 import typing
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -64,6 +64,39 @@ def split(examples: evaluators.Examples, level: evaluators.Level) -> Split:
     values = np.asarray(examples.arrays[key(level)], np.float64)
     finite = np.asarray(np.isfinite(values).all(axis=1))
     return Split(np.where(finite[:, None], values, 0.0), examples.labels, finite)
+
+
+class OfFeatures:
+    """A measure of the features of one level, which learns from the reference examples.
+
+    Attributes:
+        level: of the model, from 0; None for what the head receives.
+    """
+
+    level: evaluators.Level
+    uses_head: typing.ClassVar[bool] = False
+    learns: typing.ClassVar[bool] = True
+
+    @property
+    def levels(self) -> tuple[evaluators.Level, ...]:
+        """As of `Measure`."""
+        return (self.level,)
+
+    def require_fit(self, classes: evaluators.Classes, examples: int, reference: int) -> None:
+        """As of `Measure`."""
+
+    def observe(
+        self, seen: evaluators.Seen, labels: jax.Array, classes: evaluators.Classes
+    ) -> Mapping[str, jax.Array]:
+        """As of `Measure`."""
+        return {key(self.level): seen.features[self.level]}
+
+    def splits(
+        self, examples: evaluators.Examples, reference: evaluators.Examples | None
+    ) -> tuple[Split, Split]:
+        """The features of the examples, and of those to learn from."""
+        assert reference is not None
+        return split(examples, self.level), split(reference, self.level)
 
 
 def notes(name: str, asked: Split, reference: Split) -> tuple[str, ...]:

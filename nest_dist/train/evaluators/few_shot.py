@@ -1,9 +1,7 @@
 """Few-shot accuracy: ridge regression on the features of a few examples of each class."""
 
 import typing
-from collections.abc import Mapping
 
-import jax
 import numpy as np
 
 from nest_dist.base import settings
@@ -14,7 +12,7 @@ from nest_dist.train.objectives import classification
 
 
 @settings.register
-class FewShot:
+class FewShot(features.OfFeatures):
     """Accuracy of ridge regression on `shots` examples of each class: `few_shot_5`.
 
     It is the mean over `draws`; `few_shot_5_deviation` is their standard deviation. The shots of a
@@ -36,13 +34,6 @@ class FewShot:
     penalty: typing.Annotated[float, Within(0, open_low=True)] = 0.1
     seed: typing.Annotated[int, Within(0, 2**32 - 1)] = 0
     level: typing.Annotated[int, Within(0)] | None = None
-    uses_head: typing.ClassVar[bool] = False
-    learns: typing.ClassVar[bool] = True
-
-    @property
-    def levels(self) -> tuple[evaluators.Level, ...]:
-        """As of `Measure`."""
-        return (self.level,)
 
     def _name(self, shots: int) -> str:
         return evaluators.titled(f"few_shot_{shots}", self.level)
@@ -51,15 +42,6 @@ class FewShot:
         """As of `Measure`."""
         return tuple(map(self._name, self.shots))
 
-    def require_fit(self, classes: evaluators.Classes, examples: int, reference: int) -> None:
-        """As of `Measure`."""
-
-    def observe(
-        self, seen: evaluators.Seen, labels: jax.Array, classes: evaluators.Classes
-    ) -> Mapping[str, jax.Array]:
-        """As of `Measure`."""
-        return {features.key(self.level): seen.features[self.level]}
-
     def conclude(
         self,
         examples: evaluators.Examples,
@@ -67,9 +49,7 @@ class FewShot:
         classes: evaluators.Classes,
     ) -> evaluators.Finding:
         """As of `Measure`."""
-        assert reference is not None
-        asked = features.split(examples, self.level)
-        learnt = features.split(reference, self.level)
+        asked, learnt = self.splits(examples, reference)
         known, labels = learnt.known()
         metrics = {}
         for shots in self.shots:

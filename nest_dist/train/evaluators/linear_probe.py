@@ -1,9 +1,7 @@
 """A linear classifier on frozen features."""
 
 import typing
-from collections.abc import Mapping
 
-import jax
 import numpy as np
 
 from nest_dist.base import settings
@@ -14,7 +12,7 @@ from nest_dist.train.objectives import classification
 
 
 @settings.register
-class LinearProbe:
+class LinearProbe(features.OfFeatures):
     """Accuracy of softmax regression on the features of all reference examples: `linear_probe`.
 
     L-BFGS minimises the mean cross-entropy plus half the penalty times the squared weights.
@@ -29,13 +27,6 @@ class LinearProbe:
     penalty: typing.Annotated[float, Within(0, open_low=True)] = 1e-3
     most_iterations: typing.Annotated[int, Within(1)] = 500
     level: typing.Annotated[int, Within(0)] | None = None
-    uses_head: typing.ClassVar[bool] = False
-    learns: typing.ClassVar[bool] = True
-
-    @property
-    def levels(self) -> tuple[evaluators.Level, ...]:
-        """As of `Measure`."""
-        return (self.level,)
 
     @property
     def _name(self) -> str:
@@ -45,15 +36,6 @@ class LinearProbe:
         """As of `Measure`."""
         return (self._name,)
 
-    def require_fit(self, classes: evaluators.Classes, examples: int, reference: int) -> None:
-        """As of `Measure`."""
-
-    def observe(
-        self, seen: evaluators.Seen, labels: jax.Array, classes: evaluators.Classes
-    ) -> Mapping[str, jax.Array]:
-        """As of `Measure`."""
-        return {features.key(self.level): seen.features[self.level]}
-
     def conclude(
         self,
         examples: evaluators.Examples,
@@ -61,9 +43,7 @@ class LinearProbe:
         classes: evaluators.Classes,
     ) -> evaluators.Finding:
         """As of `Measure`."""
-        assert reference is not None
-        asked = features.split(examples, self.level)
-        learnt = features.split(reference, self.level)
+        asked, learnt = self.splits(examples, reference)
         notes = features.notes(self._name, asked, learnt)
         predicted = np.full(len(asked.labels), classification.NO_CLASS)
         known, labels = learnt.known()

@@ -1,9 +1,7 @@
 """The vote of the nearest neighbours among features."""
 
 import typing
-from collections.abc import Mapping
 
-import jax
 import numpy as np
 
 from nest_dist.base import failures, settings
@@ -16,7 +14,7 @@ CHUNK = 1 << 23  # numbers of one table of similarities or votes, 64 MB
 
 
 @settings.register
-class KNearest:
+class KNearest(features.OfFeatures):
     """The share of examples to which their k nearest reference examples give the label: `knn_20`.
 
     Of equally near examples the earlier one is nearer, and of equal votes the lower label wins.
@@ -34,8 +32,6 @@ class KNearest:
     distance: typing.Literal["cosine", "euclidean"] = "cosine"
     temperature: typing.Annotated[float, Within(0, open_low=True)] | None = 0.07
     level: typing.Annotated[int, Within(0)] | None = None
-    uses_head: typing.ClassVar[bool] = False
-    learns: typing.ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.distance == "euclidean" and self.temperature is not None:
@@ -43,11 +39,6 @@ class KNearest:
                 f"KNearest.temperature is {self.temperature}, which has a meaning for cosine "
                 "similarity alone; set it to None, or KNearest.distance to 'cosine'."
             )
-
-    @property
-    def levels(self) -> tuple[evaluators.Level, ...]:
-        """As of `Measure`."""
-        return (self.level,)
 
     @property
     def _name(self) -> str:
@@ -65,12 +56,6 @@ class KNearest:
                 "or give more in Evaluation.reference."
             )
 
-    def observe(
-        self, seen: evaluators.Seen, labels: jax.Array, classes: evaluators.Classes
-    ) -> Mapping[str, jax.Array]:
-        """As of `Measure`."""
-        return {features.key(self.level): seen.features[self.level]}
-
     def conclude(
         self,
         examples: evaluators.Examples,
@@ -78,9 +63,7 @@ class KNearest:
         classes: evaluators.Classes,
     ) -> evaluators.Finding:
         """As of `Measure`."""
-        assert reference is not None
-        asked = features.split(examples, self.level)
-        known = features.split(reference, self.level)
+        asked, known = self.splits(examples, reference)
         predicted = self.predict(*known.known(), asked.features, len(classes.names))
         right = features.right(predicted, asked)
         notes = features.notes(self._name, asked, known)
