@@ -105,3 +105,23 @@ def _joined(local: typing.Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarr
 
 def _copied(batch: typing.Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: np.array(value) for name, value in batch.items()}
+
+
+def interrupted(rng, source, *, steps, **fields):
+    """The batches of `steps` steps, as of `training`, stopped and resumed at random.
+
+    Each part runs in another number of processes and threads; `source` opens it anew.
+    """
+    resumed, global_batch = [], fields["global_batch"]
+    while len(resumed) < steps:
+        count = rng.randint(1, steps - len(resumed))
+        processes = rng.choice([it for it in (1, 2, 3, 4) if global_batch % it == 0])
+        resumed += training(
+            source.open(),
+            steps=count,
+            processes=processes,
+            first_step=len(resumed),
+            threads=rng.randint(1, 3),
+            **fields,
+        )
+    return resumed

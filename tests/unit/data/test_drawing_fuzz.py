@@ -95,19 +95,7 @@ def tried(rng, folder):
     fields |= {"config": config, "seed": rng.randrange(1 << 32), "transforms": CENTRE}
     steps = rng.randint(2, 20)
     whole = batches.training(config.open(), steps=steps, threads=1, **fields)
-    done, resumed = 0, []
-    while done < steps:
-        count = rng.randint(1, steps - done)
-        processes = rng.choice([it for it in (1, 2, 3, 4) if fields["global_batch"] % it == 0])
-        resumed += batches.training(
-            config.open(),
-            steps=count,
-            processes=processes,
-            first_step=done,
-            threads=rng.randint(1, 3),
-            **fields,
-        )
-        done += count
+    resumed = batches.interrupted(rng, config, steps=steps, **fields)
     assert batches.digests(resumed) == batches.digests(whole)
 
 

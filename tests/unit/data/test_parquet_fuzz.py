@@ -71,19 +71,7 @@ def tried(rng, folder, monkeypatch):
         assert sorted(taken[:examples].astype(int) @ (256, 1, 0)) == list(range(examples))
     monkeypatch.setattr(retries, "FIRST_PAUSE_SECONDS", 0.0001)
     monkeypatch.setattr(byte_ranges.File, "read", failing(rng))
-    done, resumed = 0, []
-    while done < steps:
-        count = rng.randint(1, steps - done)
-        processes = rng.choice([it for it in (1, 2, 3, 4) if global_batch % it == 0])
-        resumed += batches.training(
-            config.open(),
-            steps=count,
-            processes=processes,
-            first_step=done,
-            threads=rng.randint(1, 3),
-            **fields,
-        )
-        done += count
+    resumed = batches.interrupted(rng, config, steps=steps, **fields)
     assert batches.digests(resumed) == batches.digests(whole)
 
 
