@@ -49,8 +49,6 @@ def run(options: cli.Options) -> None:
         return
     if options.core_images_per_second is not None:
         checks.in_range("--core_images_per_second", options.core_images_per_second, 1)
-    if options.core_images_per_second is not None:
-        checks.in_range("--core_images_per_second", options.core_images_per_second, 1)
     policies = batch_size_search.policies(options.remat)
     limit = batch_size_search.require_limit(experiment) if options.fit else 0
     folder = workdir.for_writing(options.output or OUTPUT, "--output")
