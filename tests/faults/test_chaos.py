@@ -1,4 +1,4 @@
-"""The chaos run of README, with one round in place of fifty."""
+"""The chaos run of README, with six rounds in place of fifty."""
 
 import collections
 import random
@@ -28,13 +28,8 @@ def run(*flags):
 
 
 @pytest.mark.slow
-def test_a_round_loses_nothing():
-    said = run("--rounds=1")
+def test_rounds_lose_nothing():
+    said = run("--rounds=6")
     rounds = re.findall(r"^ +\d+  \d.* yes .*$", said, flags=re.MULTILINE)
-    assert len(rounds) == 1
-    assert said.endswith("1 rounds, 0 went wrong\n")
-
-
-@pytest.mark.slow
-def test_fifty_rounds_lose_nothing():
-    assert run().endswith("50 rounds, 0 went wrong\n")
+    assert len(rounds) == 6
+    assert said.endswith("6 rounds, 0 went wrong\n")
