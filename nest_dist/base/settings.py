@@ -91,14 +91,13 @@ def check(instance: object) -> None:
     for field in fields(instance):
         name, value = f"{cls.__name__}.{field.name}", getattr(instance, field.name)
         checks.type_of(name, value, hints[field.name])
-        for number in value if isinstance(value, tuple) else (value,):
-            if not isinstance(number, int | float):
-                continue
-            for within in _ranges(annotations[field.name]):
-                within.check(name, number)
-            if not abs(number) < LARGEST:
+        for item in value if isinstance(value, tuple) else (value,):
+            if isinstance(item, int | float | str):
+                for within in _ranges(annotations[field.name]):
+                    within.check(name, item)
+            if isinstance(item, int | float) and not abs(item) < LARGEST:
                 raise failures.BadInput(
-                    f"{name} is {str(number)[:20]}; give a number below {LARGEST:.0e}."
+                    f"{name} is {str(item)[:20]}; give a number below {LARGEST:.0e}."
                 )
 
 

@@ -43,7 +43,6 @@ class Path(type(epath.Path("/"))):  # type: ignore[misc]
     """A path whose patterns are right below folders with brackets in their names."""
 
     def glob(self, pattern: str) -> Iterator["Path"]:
-        """See pathlib.Path.glob."""
         escaped = type(self)(glob.escape(os.fspath(self)))
         matches: Iterator[Path] = super(Path, escaped).glob(pattern)
         return matches

@@ -44,7 +44,6 @@ class Manager(reader.Reader):
         """Removes the leftovers of interrupted saves.
 
         Args:
-            directory: as of `Reader`.
             retention: decides which checkpoints stay.
             require_held: raises if the folder is no longer this run's; called before each save.
         """

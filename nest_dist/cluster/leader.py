@@ -59,7 +59,6 @@ class Leader:
     Attributes:
         stuck_seconds: how long training may stand still.
         over: set when no other process waits any more for what this one has to say.
-        pace: of the processes.
     """
 
     def __init__(

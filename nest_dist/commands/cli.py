@@ -38,7 +38,6 @@ class Command:
 
     Attributes:
         summary: what it does, in a line.
-        flags: names of its flags.
         arguments: description of `options.arguments`, those besides flags; empty for none.
     """
 

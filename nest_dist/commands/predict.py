@@ -140,8 +140,6 @@ def _probabilities(
     """Pictures and their [classes]; every batch has the same size, so that one is compiled.
 
     Args:
-        paths: of the pictures.
-        loaded: the model.
         refused: receives why a picture has no probabilities.
     """
     size = min(len(paths), LARGEST_BATCH)

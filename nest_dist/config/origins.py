@@ -18,7 +18,6 @@ class Value:
     Attributes:
         path: from the run, such as "Run.step.optimizer.beta_1".
         binding: its name in gin, with the scope that it was bound in.
-        text: in gin's syntax.
         origin: "FILE:LINE", "--gin_bindings", or "default"; of a macro both where it is read and
             where it is set.
     """
@@ -47,12 +46,7 @@ def written(files: Iterable[typing.Any], bindings: Sequence[str]) -> dict[str, g
 
 
 def values(document: run_json.Json, statements: Mapping[str, gin_state.Statement]) -> list[Value]:
-    """Every value of a run with its origin, in the order of the run.
-
-    Args:
-        document: the run as JSON.
-        statements: as of `written`.
-    """
+    """Every value of a run with its origin, in the order of the run."""
     found: list[Value] = []
     _walk(document, "Run", "", statements, found)
     return found

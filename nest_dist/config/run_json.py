@@ -40,7 +40,6 @@ def load(document: Json, trusted: Callable[[str], bool] = lambda module: True) -
     """The object that a JSON of `dump` describes.
 
     Args:
-        document: its JSON.
         trusted: whether a class of this module may be made; importing a module runs it.
     Raises:
         BadInput: if the JSON describes no object, or one that is not trusted.
@@ -92,7 +91,6 @@ class Setting:
     Attributes:
         path: from the run, such as "Run.step.optimizer.beta_1".
         binding: its name in gin, such as "AdamW.beta_1"; the path if several objects share it.
-        value: as JSON.
         meaning: of a change of the value.
     """
 

@@ -40,7 +40,6 @@ def parse(
     bindings of the replaced object may stay unused; all others must be used.
 
     Args:
-        root: the class of the object.
         first: name of the shipped file that is parsed before all others.
         gin_files: paths, or names below the shipped `gin/`.
         gin_bindings: single bindings; the last one of a name wins.

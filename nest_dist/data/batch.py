@@ -123,9 +123,7 @@ class Mixture:
     """The sources of which a source consists; their examples and row groups follow each other.
 
     Attributes:
-        names: of the sources.
         lengths: examples of each.
-        row_groups: of each.
     """
 
     names: tuple[str, ...]
@@ -213,7 +211,6 @@ class Arrays(Source):
         return {"image": self.images[index], "labels": (int(self.labels[index]),)}
 
     def known_labels(self) -> np.ndarray | None:
-        """As of `Source`."""
         return self.labels
 
 

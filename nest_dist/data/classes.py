@@ -100,9 +100,7 @@ def relabelled(
     """The labels of an example after a change of their order.
 
     Args:
-        example: of a source.
         labels: the new label for each label of the source.
-        field: of the example.
     Raises:
         BadInput: if the example has another label.
     """

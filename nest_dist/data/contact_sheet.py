@@ -14,7 +14,6 @@ def draw(titles: Sequence[str], rows: Sequence[Sequence[picture_grid.Cell]]) -> 
     """A uint8 image [H, W, 3].
 
     Args:
-        titles: of the columns.
         rows: a cell for each title; its picture may have any size.
     """
     grid = [[cell._replace(image=_fitted(cell.image)) for cell in row] for row in rows]

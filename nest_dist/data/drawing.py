@@ -21,12 +21,7 @@ def order(
     """The order of the examples of an open data set.
 
     Args:
-        source: the data set.
-        global_batch: rows of a batch.
-        seed: as of `sequences.Order`.
         phases: weights of a mixture.
-        balanced: as of `TrainingData`.
-        repeats: likewise.
     Raises:
         BadInput: if batch, source and order do not fit together.
     """
@@ -77,10 +72,7 @@ class Balanced(sequences.Sequences):
         """Draws nothing yet.
 
         Args:
-            labels: of all examples [N].
             classes: labels are below.
-            global_batch: as of `Order`.
-            seed: likewise.
         """
         self.global_batch, self.seed = global_batch, seed
         self._ids = np.argsort(labels, kind="stable").astype(np.int32)  # class after class

@@ -26,9 +26,6 @@ def order(
 
     Args:
         groups: of the source, if it has any.
-        examples: of the source.
-        global_batch: rows of a batch.
-        seed: as of `Order`, in [0, 2**32).
     Raises:
         BadInput: if the batch is no multiple of the virtual shards.
     """

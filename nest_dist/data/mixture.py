@@ -100,10 +100,7 @@ class Mixture(sequences.Order):
         """Draws nothing yet.
 
         Args:
-            sources: of the mixture.
             phases: their weights; the first step is 0, and steps ascend.
-            global_batch: as of `Order`.
-            seed: likewise.
         Raises:
             BadInput: if sources have other virtual shards than others, or these do not fit.
         """

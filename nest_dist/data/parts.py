@@ -67,7 +67,6 @@ class Slice:
     """Every `step`-th example of [start, stop), or all others.
 
     Attributes:
-        length: of the data set.
         others: whether the examples outside are meant.
     """
 
@@ -113,7 +112,6 @@ def slice_of(text: str, length: int, name: str) -> Slice:
     """The slice that a text describes.
 
     Args:
-        text: as of `Part.slice`.
         length: examples of the data set.
         name: of the binding, for error texts.
     Raises:

@@ -90,8 +90,6 @@ class SplitData:
         """The picture as it is stored, then the image after each transform.
 
         Args:
-            example: of the source.
-            seed: of the run.
             position: of the example in the endless sequence.
             view: of the picture, each with random numbers of its own.
         Raises:
@@ -119,9 +117,6 @@ class SplitData:
         """This process's rows of the global batches of `first_step` and all later steps.
 
         Args:
-            source: `self.source`, opened.
-            global_batch: rows over all processes.
-            rows: of this process's devices.
             seed: in [0, 2**32), of endless, shuffled batches; None for each example once.
             first_step: in [0, 2**40).
             labels: their form in the batches.

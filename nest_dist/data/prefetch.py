@@ -38,8 +38,6 @@ def to_global_arrays(
 
     Args:
         local: arrays whose first dimension is that of `rows`.
-        rows: as of `rows_of_process`.
-        global_batch: rows over all processes.
         shardings: of each array. They may shard other dimensions than the first, too: then the host
             reads a picture, and a device gets its rows of pixels.
     """

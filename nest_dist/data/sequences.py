@@ -31,7 +31,6 @@ class Order(abc.ABC):
     """The examples of all batches.
 
     Attributes:
-        global_batch: rows of a batch.
         seed: of endless, shuffled batches; None for each example once, as stored, then padding.
         group_shards: contiguous pieces of a batch that read row groups of their own; 1 without.
     """

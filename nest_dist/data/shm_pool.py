@@ -137,8 +137,6 @@ def require_room(name: str, workers: int, needed: int) -> None:
 
     Args:
         name: of the configuration, for error texts.
-        workers: that share them.
-        needed: bytes.
     Raises:
         BadInput: if the shared memory of this host is smaller, or cannot be written.
     """

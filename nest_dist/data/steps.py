@@ -22,13 +22,10 @@ class Steps:
     """The rows of this process in every batch, in one or several pieces: a sequence for Grain.
 
     Attributes:
-        source: open.
-        order: of its examples.
         stages: (example, seed, position, view) -> the image after each transform.
         spec: of the last of them, with all views.
         pieces: the rows of each.
         limits: bytes of row groups in memory, for each.
-        labels: their form.
         replace_corrupt: whether the next example takes the row of one that is corrupt.
         closing: ends what waits for storage.
     """

@@ -61,9 +61,7 @@ def opened(form: str, paths: Sequence[pathlib.Path], options: Options) -> Input:
     """The pictures at some paths.
 
     Args:
-        form: one of `FORMATS`.
         paths: one, or several Parquet files.
-        options: how to read them.
     Raises:
         BadInput: if they do not have this format, or do not fit the options.
     """

@@ -50,8 +50,6 @@ def by_file(names: Sequence[str], path: str, may_lack: bool = False) -> list[str
     names the one with the class. Classes alone belong to the pictures in the order of their names.
 
     Args:
-        names: of the pictures.
-        path: of the file.
         may_lack: whether a line may have no class, as where each is a set.
     Raises:
         BadInput: with the number of a line that cannot be understood, or if a picture has no class.

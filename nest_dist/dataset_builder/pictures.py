@@ -56,8 +56,6 @@ def stored(
 
 
     Args:
-        image: from the input.
-        key: its name.
         restart_markers: whether a JPEG gets restart markers.
     Raises:
         Undecodable: if it is no complete picture.

@@ -21,12 +21,8 @@ def plan(
     """The plan of a split; without a file of class names it shares those of its sibling splits.
 
     Args:
-        folder: of the split.
-        found: the pictures.
-        about: as of `shards.Plan`.
         class_names: path of a text file; None takes the names of a sibling, else those of `found`.
         count: of shards; None chooses it by their size.
-        restart_markers: as of `shards.Plan`.
     Raises:
         BadInput: for an unknown class, or a count that does not fit.
     """

@@ -27,7 +27,6 @@ class Plan:
     """Everything that decides the bytes of the shards.
 
     Attributes:
-        data: the input.
         about: its "format", "name" and "fingerprint", for the manifest.
         class_names: the name of each label that is written.
         labels: the label to write for each label of the source.
@@ -105,9 +104,6 @@ def write(
     """Writes the missing shards, then report and manifest.
 
     Args:
-        folder: after `complete`.
-        plan: of the shards.
-        processes: at most.
         report: called now and then with the number of pictures that are done.
     Raises:
         BadInput: if no picture is readable, or a label is out of range.

@@ -17,8 +17,6 @@ def verify(folder: pathlib.Path, processes: int, report: Callable[[int], None]) 
     """The errors of a split, in lines; empty if it is as it was written.
 
     Args:
-        folder: with its manifest.
-        processes: at most.
         report: called now and then with the number of records that were read.
     Raises:
         BadInput: if there is no readable manifest.

@@ -36,7 +36,6 @@ def run(
     Args:
         work: a function of a module.
         tasks: pickled for other processes.
-        processes: at most.
         report: called now and then with the number of ticks so far.
     Raises:
         BadInput: if a worker was killed; or the error of a task, after all workers have stopped.

@@ -57,9 +57,7 @@ class Batches:
     """An iterator of batches; `close` or `with` ends its threads and workers.
 
     Attributes:
-        run: the configuration.
         class_names: the name of each label.
-        num_examples: of the split.
         step: of the next batch.
     """
 
@@ -67,9 +65,7 @@ class Batches:
         """Opens the split.
 
         Args:
-            run: the configuration.
             split: "train" or "evaluation".
-            step: of the first batch.
         """
         self.run, self.step = run, step
         rows = np.arange(run.global_batch)

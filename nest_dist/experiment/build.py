@@ -27,7 +27,6 @@ def build(
     """The experiment of a run.
 
     Args:
-        run: what is configured.
         devices: of the mesh; by default all devices of all processes.
         absent: replaces both data sets on a machine that lacks them; nothing is opened then.
         training: whether the training split is opened; without, that of the evaluation stands in,

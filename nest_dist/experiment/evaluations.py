@@ -43,9 +43,7 @@ def make(
 
     Args:
         experiment: with the classes in the order of the parameters.
-        number: of the evaluation.
         step: `Experiment.compiled_evaluation_step` of this number.
-        params: to evaluate.
         show: receives the first batch and its values.
         stop_is_next: whether a batch that stalls is not needed any more.
         stop_reached: whether to stop now; called before each batch.

@@ -22,9 +22,6 @@ class Feed:
     """A run on a mesh, with its data sets open.
 
     Attributes:
-        run: what is configured.
-        sharding: mesh and rules.
-        training_source: open.
         evaluations: with their data open.
     """
 

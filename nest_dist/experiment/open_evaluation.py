@@ -16,7 +16,6 @@ class OpenEvaluation:
     """One of `Run.evaluations`.
 
     Attributes:
-        config: of the evaluation.
         judges_classes: whether its classes must be those of the model.
         stored: its data set, with classes in an order of its own.
         class_names: the name of each label.
@@ -66,7 +65,6 @@ class OpenEvaluation:
         """Checks the measures against model and data.
 
         Args:
-            num_levels: of the model.
             num_classes: of its head; 0 without one.
         Raises:
             BadInput: naming the measure.
@@ -104,7 +102,6 @@ def opened(
     """All evaluations of a run.
 
     Args:
-        run: the configuration.
         trained: its training split; None if it is not open.
         absent: replaces all data sets on a machine that lacks them.
     Raises:

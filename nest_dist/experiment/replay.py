@@ -53,7 +53,6 @@ class Replay:
         window: that the step belongs to; None if the log has none.
         means: of the window, of metrics of the step; empty without a window.
         differences: from the topology that wrote the checkpoint; empty if bits are the same.
-        class_names: of the labels.
         losses: of each row of the batch, [B].
         shares: of each class in each row before mixing, [B, classes].
         rows: of the worst examples, the worst first.
@@ -87,10 +86,6 @@ def replay(
 
     Args:
         experiment: the run on the devices that are here.
-        checkpoints: of its workdir.
-        step: to examine, from 1.
-        windows: as of `windows_of`.
-        first_state: the state of a run that begins.
     Raises:
         BadInput: if the run has not come to this step.
     """
@@ -173,7 +168,6 @@ def steps_with(
     """The steps up to `last` that saw an example.
 
     Args:
-        experiment: the run.
         checkpoints: of its workdir, which tell the batches that were left out.
         example_id: index in the training split.
         last: step.

@@ -27,7 +27,7 @@ from nest_dist.train import spikes as spike_rules
 from nest_dist.train.objectives import pretext
 
 _AROUND_THE_STEP = means(Effect.NONE, in_step=False)
-_Length = typing.Annotated[lengths.Length, Within(0, open_low=True)]
+_Length = typing.Annotated[lengths.Length, lengths.Within(0, open_low=True)]
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
 
@@ -107,7 +107,6 @@ class Evaluation:
     reference: pipeline.EvaluationData | None = None
 
     def __post_init__(self) -> None:
-        lengths.check("Evaluation.every_epochs", self.every_epochs)
         if self.name and not _NAME.fullmatch(self.name):
             raise failures.BadInput(
                 f"Evaluation.name is {self.name!r}; give a word of letters, digits, - and _."
@@ -170,7 +169,6 @@ class Cadence:
     profile_num_steps: typing.Annotated[int, Within(1)] = 5
 
     def __post_init__(self) -> None:
-        lengths.check("Cadence.save_every_epochs", self.save_every_epochs)
         if self.histograms_every_steps is not None:
             checks.divides(
                 "Cadence.histograms_every_steps",
@@ -232,7 +230,7 @@ class Run:
     evaluations: tuple[Evaluation, ...] = dataclasses.field(metadata=_AROUND_THE_STEP)
     mesh: meshes.MeshShape = dataclasses.field(metadata=means(Effect.NONE))
     rules: sharding_rules.Rules = dataclasses.field(metadata=means(Effect.NONE))
-    num_epochs: _Length
+    num_epochs: typing.Annotated[lengths.Length, lengths.Within(0, open_low=True, share=False)]
     global_batch: typing.Annotated[int, Within(1)] = dataclasses.field(
         metadata=means(Effect.ANOTHER_RUN)
     )
@@ -253,7 +251,6 @@ class Run:
     )
 
     def __post_init__(self) -> None:
-        lengths.check("Run.num_epochs", self.num_epochs, share=False)
         if not self.evaluations:
             raise failures.BadInput(
                 "Run.evaluations has no members; give one, as in Run.evaluations = "

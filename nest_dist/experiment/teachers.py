@@ -25,10 +25,8 @@ class TeacherWeights:
     """Trained weights, read for the images of a run.
 
     Attributes:
-        source: where they come from.
         model: with the image of the run.
         params: flat, float32.
-        normalize: of its images.
         class_names: of its outputs; empty if they are not known.
     """
 
@@ -84,7 +82,6 @@ class OnMesh:
 
     Attributes:
         weights: on the host.
-        config: of the run.
         sharding: mesh and rules, the same as for the model that learns.
     """
 

@@ -32,7 +32,6 @@ class Training:
 
     Attributes:
         config_gin: the operative configuration as gin.
-        supervision: connected.
         initial_params: loads the weights of `Run.init_from`.
         compiled: loads a step that was compiled beforehand; None compiles it here.
         held: the lease of the workdir.

@@ -29,9 +29,6 @@ def sheet(
     Args:
         image: uint8 [H, W, C], as the model sees it.
         seen: views of this image alone.
-        model: that was explained.
-        names: of its classes.
-        caption: of the image.
     """
     (H, W), (classes, paths) = image.shape[:2], (seen.gradcat.classes[0], seen.gradcat.path[0])
     scale = max(1, round(SIDE / max(H, W)))

@@ -144,11 +144,8 @@ def scores_of_tokens(
     """The forward pass, the classes [B, k], and the scores [B, k, H, W] of each level. Pure.
 
     Args:
-        model: with a head.
-        params: of the model.
         images: float32 [B, H, W, C].
         classes: int32 [B, k]; None for the likeliest.
-        top: how many of them.
     """
     grids = model.geometry().grids
 

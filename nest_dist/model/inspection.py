@@ -40,7 +40,6 @@ def forward(
 
     Args:
         model: computes in its own types; how its layers are compiled does not matter here.
-        params: of the model.
         images: float32 [B, H, W, C].
         offsets: added to the output of each level, [B, T, N, C]; by zeros one differentiates
             with respect to the tokens.

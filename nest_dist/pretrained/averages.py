@@ -16,8 +16,6 @@ _SHARED = (*weights.ARCHITECTURE, "image_size", "block_side", "num_classes", "ge
 def mean(found: Mapping[str, stored_weights.StoredWeights]) -> stored_weights.StoredWeights:
     """Weights whose parameters are the means, added in float64; all else is as of the first.
 
-    Args:
-        found: weights by their paths.
     Raises:
         BadInput: if their models or classes differ.
     Source: arXiv 2203.05482, section 2, the uniform soup.

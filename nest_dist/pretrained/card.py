@@ -38,12 +38,9 @@ def text(
     Args:
         name: OWNER/NAME.
         license_id: of the weights, as the Hub writes it.
-        model: of the weights.
         run: that trained them; all of its texts are published.
         class_names: empty if they are not known.
-        step: of the checkpoint.
         metrics: of its evaluation; empty if there was none.
-        curves: name of the picture; None without one.
     """
     values = run_json.flatten(run).values()
     recipe = [it for it in values if it.path.startswith((*_RECIPE, _TRANSFORMS))]

@@ -64,7 +64,6 @@ class Pretrained:
 
         Args:
             pictures: whatever `preprocess` takes.
-            top: how many classes.
         Raises:
             BadInput: if the model has no head, or a picture cannot be decoded.
         """
@@ -160,7 +159,6 @@ def adapt(
 
     Args:
         stored: weights of the same architecture.
-        model: the model to serve or train.
         seed: of a head for other classes.
         class_names: of the data to train on; empty for those of the weights.
         new_head: how a head for other classes begins.

@@ -32,8 +32,6 @@ def predictions(
     Args:
         logits: of a batch of images; called with one size of batch.
         images: float32 [B, H, W, C].
-        names: of the classes.
-        top: how many of them.
     Raises:
         BadInput: if a probability is NaN.
     """
@@ -59,8 +57,6 @@ def features(
     """What the head receives, float32 [B, C]; or the output of a level as an image [B, H, W, C].
 
     Args:
-        model: with or without a head.
-        variables: of the model.
         images: float32 [B, H, W, C].
         level: from 0, the first, to the last; negative ones count from the last.
     Raises:

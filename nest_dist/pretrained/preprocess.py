@@ -37,7 +37,6 @@ class Preprocessing:
 
     Attributes:
         sides: height and width of its images, in pixels.
-        num_channels: of its images.
         transforms: of the evaluation data.
         normalize: follows them.
     """
@@ -86,7 +85,6 @@ def of_model(model: nest.NesT, run: run_json.Json | None) -> Preprocessing:
     """The preprocessing that belongs to a model.
 
     Args:
-        model: takes the images.
         run: that trained the model, as JSON. None stands for the published weights: ImageNet's
             mean and deviation, and for larger images the centre of a picture whose shorter side
             is 256 / 224 of the model's.

@@ -40,9 +40,6 @@ def write(
     """Writes the files of a repository; the folder appears when it is complete.
 
     Args:
-        folder: new.
-        workdir: of the run.
-        step: which checkpoint; None for the newest.
         name: OWNER/NAME.
         license_id: of the weights, as the Hub writes it.
     Returns:

@@ -20,12 +20,7 @@ def rows(
     """Pairs of a title and its text.
 
     Args:
-        model: the network.
-        name: the published one, if it has one.
-        parameters: their number.
         class_names: empty if they are not known.
-        source: where the weights come from.
-        notes: on how they were adapted.
     """
     H, W = model.geometry().image_sides
     colour = {1: "grey", 3: "RGB"}.get(model.num_channels, f"{model.num_channels} channels")

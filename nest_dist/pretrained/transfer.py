@@ -30,7 +30,6 @@ def transfer(
     Args:
         source: the model that `params` belong to.
         params: its parameters, flat, of any type that float32 holds exactly.
-        target: the model to train.
         head: initial values of the target's `HEAD`, used where that of `params` does not fit.
     Returns:
         Parameters of float32, and lines on what became of them.
@@ -83,7 +82,6 @@ def with_classes(
     """The parameters with a head in the order of some classes, or without the head of others.
 
     Args:
-        params: flat.
         stored: the name of each of their classes; empty if they are not known.
         wanted: names of the classes to learn; empty for those of the parameters.
     Returns:

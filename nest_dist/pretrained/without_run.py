@@ -19,7 +19,6 @@ def configured(
     Without a head the objective is not evaluated.
 
     Args:
-        weights: to measure.
         gin_files: with the data, as of `nest-dist train`.
         gin_bindings: likewise; those of `Normalize` win over the weights.
     Raises:

@@ -58,7 +58,6 @@ def search(
 
     Args:
         experiment: the run, with the first batch to try.
-        policies: to try.
         limit: memory of a device in bytes.
         measure: compiles, which may take minutes.
         tell: receives each trial as soon as it has ended.

@@ -73,7 +73,6 @@ def count(kernels: Sequence[jax.export.Exported], name: str) -> list[Bundles]:
 
     Args:
         kernels: functions of one kernel each.
-        name: of the topology.
     """
     if not kernels:
         return []

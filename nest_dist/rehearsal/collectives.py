@@ -111,10 +111,7 @@ def totals(
     """The collectives of `read`, added up by kind and axes.
 
     Args:
-        collectives: of a program.
-        mesh: see `read`.
         executions: how often each computation of the program runs.
-        slices: see `read`.
     """
     sizes = _sizes(mesh, slices)
     sums: dict[tuple[str, tuple[str, ...]], np.ndarray] = {}

@@ -43,7 +43,6 @@ def compiled(
     """The step that `train` would run, its kernels, and the seconds that it took.
 
     Args:
-        experiment: the run.
         options: of XLA, besides those of `train`.
         topology: of the TPUs for which kernels are counted; None counts none.
     Raises:

@@ -11,12 +11,9 @@ class Feed:
     """A run on chips and on the hosts that feed them.
 
     Attributes:
-        chips: that train.
-        host_chips: of a host.
         host_cores: of a host, as virtual machines count them.
         chip_images_per_second: that a chip can take.
         core_images_per_second: that a core can make; None if nobody has measured it.
-        images: of the run.
     """
 
     chips: int

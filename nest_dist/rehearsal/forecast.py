@@ -40,7 +40,6 @@ def of_step(
     The compiler estimates cycles; those of collectives are their bytes at the rate of the links.
 
     Args:
-        experiment: the run.
         compiled: its training step.
         counted: the kernels in it.
     """

@@ -118,10 +118,8 @@ def of_step(
 
     Args:
         program: compiled for one GPU of the mesh.
-        chip: its figures.
         exchanged: totals of its collectives.
         images: of a step on one GPU.
-        hosts: of the mesh.
     """
     calls: collections.Counter[str] = collections.Counter()
     bound = {"peak": 0.0, "bandwidth": 0.0}

@@ -68,8 +68,6 @@ def cycles(
     Those of one are its bundles, or its bytes from and to HBM at the public rate if they are more.
 
     Args:
-        program: calls the kernels.
-        counted: all of them.
         chip: runs the program.
         group: of a call.
         computed: the share of a call's steps that is computed: not of dropped branches.

@@ -23,7 +23,6 @@ def draw_matrix(counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
     Args:
         counts: integers [n + 1, n + 1]; the last row and column stand for all other classes, and
             are left out if they are empty.
-        names: of the n classes.
     """
     titles = [*names, "others"]
     if not counts[-1].any() and not counts[:, -1].any():

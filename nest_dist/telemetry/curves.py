@@ -21,7 +21,6 @@ class Panel(typing.NamedTuple):
     """One pair of axes.
 
     Attributes:
-        title: of the panel.
         curves: metric by its label.
         form: of a number beside the axis.
     """

@@ -35,7 +35,6 @@ class Profiler:
 
         Args:
             first_step: of a planned trace; None traces only on request.
-            num_steps: of a trace.
             workdir: folder of requests, and of the traces for TensorBoard.
             look_every: steps between two checks for requests of any process.
             done: receives a line of text after each trace.
@@ -51,7 +50,6 @@ class Profiler:
         """Starts or ends a trace when it is due; call it before every step.
 
         Args:
-            step: the next one.
             wait: returns when the devices have finished the steps before it.
         """
         if self._tracing and step >= self._tracing[0] + self._num_steps:

@@ -53,11 +53,8 @@ class Report:
         Args:
             workdir: folder of the run; None on all processes but the primary one.
             first_step: steps done.
-            num_steps: of the run.
-            steps_per_epoch: of the run.
             flops_per_image: floating-point operations that training needs for one image.
             missing: metrics; entries of `first_step` that have one are discarded, too.
-            split: name of the evaluation's.
             tracker: which receives metrics and pictures, too.
         """
         self._tracker = tracker

@@ -29,8 +29,6 @@ class StagingFolder:
         """Fetches the files to which the run appends; removes what killed processes have left.
 
         Args:
-            workdir: folder of the run.
-            fetch: names of these files.
             requests: names of files that a user puts into the bucket; they are moved here.
         """
         self._bucket: workdirs.Folder = None if isinstance(workdir, pathlib.Path) else workdir

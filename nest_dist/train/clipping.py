@@ -32,7 +32,6 @@ class ClipByGlobalNorm:
     limit: Limit
 
     def __call__(self, grads: tree_paths.Tree, params: tree_paths.Tree) -> tree_paths.Tree:
-        """See `Clipping`."""
         # Where the norm is infinite the gradients become NaN, which NonFinite.policy treats.
         scale = self.limit / jnp.maximum(optax.tree.norm(grads), self.limit)
         return jax.tree.map(lambda grad: scale * grad, grads)
@@ -49,7 +48,6 @@ class ClipByValue:
     limit: Limit
 
     def __call__(self, grads: tree_paths.Tree, params: tree_paths.Tree) -> tree_paths.Tree:
-        """See `Clipping`."""
         return jax.tree.map(lambda grad: jnp.clip(grad, -self.limit, self.limit), grads)
 
 
@@ -69,7 +67,6 @@ class AdaptiveClipping:
     smallest_norm: Limit = 1e-3
 
     def __call__(self, grads: tree_paths.Tree, params: tree_paths.Tree) -> tree_paths.Tree:
-        """See `Clipping`."""
 
         def clip(name: str, grad: jax.Array, param: jax.Array) -> jax.Array:
             axes = tuple(range(parameters.num_input_axes(name, grad.ndim)))

@@ -29,8 +29,6 @@ def compute(
         step: with model and objective.
         of_objective: whether the objective is evaluated.
         measures: beside it.
-        classes: of the evaluation.
-        params: of the model.
         batch: with weights.
     """
     if of_objective:
@@ -63,7 +61,6 @@ def evaluate(
 
     Args:
         evaluation_step: `compute`, jitted.
-        params: of the model.
         batches: global batches with weights; the same number on every process, or fewer where
             `stop_reached` is true then.
         show: receives the first batch and its values.

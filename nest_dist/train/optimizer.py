@@ -1,5 +1,6 @@
 """Optimizers: from gradients to updates. Each is a chain of optax's transformations."""
 
+import dataclasses
 import typing
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from nest_dist.train import matrices
 
 # The factor of weight decay of a parameter, by its name.
 DecayFactor = Callable[[str], float]
+Transformations = tuple[optax.GradientTransformation, ...]
 Positive = typing.Annotated[float, Within(0)]
 Beta = typing.Annotated[float, Within(0, 1, open_high=True)]
 
@@ -31,8 +33,31 @@ class Optimizer(typing.Protocol):
         """The transformation, with weight decay times `decay_factor` of each name."""
 
 
+@dataclasses.dataclass(frozen=True)
+class _Chain:
+    """Transformations of gradients, then the learning rate.
+
+    Attributes:
+        peak_learning_rate: reached at the end of the warm-up.
+    """
+
+    peak_learning_rate: Positive
+    weight_decay: Positive
+
+    def build(
+        self, learning_rate: optax.Schedule, decay_factor: DecayFactor
+    ) -> optax.GradientTransformation:
+        decay = decayed(self.weight_decay, decay_factor)
+        learning = optax.scale_by_learning_rate(learning_rate)
+        return optax.chain(*self.transformations(decay), learning)
+
+    def transformations(self, decay: optax.GradientTransformation) -> Transformations:
+        """What precedes the learning rate; `decay` is the weight decay."""
+        raise NotImplementedError
+
+
 @settings.register
-class AdamW:
+class AdamW(_Chain):
     """The paper's optimizer.
 
     Attributes:
@@ -45,29 +70,20 @@ class AdamW:
     Source: arXiv 1711.05101, algorithm 2; arXiv 2105.12723, appendix.
     """
 
-    peak_learning_rate: Positive
     weight_decay: Positive = 0.05
     beta_1: Beta = 0.9
     beta_2: Beta = 0.999
     epsilon: Positive = 1e-8
 
-    def build(
-        self, learning_rate: optax.Schedule, decay_factor: DecayFactor
-    ) -> optax.GradientTransformation:
-        """See `Optimizer.build`."""
-        return optax.chain(
-            optax.scale_by_adam(self.beta_1, self.beta_2, self.epsilon),
-            decayed(self.weight_decay, decay_factor),
-            optax.scale_by_learning_rate(learning_rate),
-        )
+    def transformations(self, decay: optax.GradientTransformation) -> Transformations:
+        return optax.scale_by_adam(self.beta_1, self.beta_2, self.epsilon), decay
 
 
 @settings.register
-class Adam:
+class Adam(_Chain):
     """Adam; its weight decay is part of the gradient, as in PyTorch's.
 
     Attributes:
-        peak_learning_rate: reached at the end of the warm-up.
         weight_decay: times the parameter, added to its gradient.
         beta_1: decay of the mean of gradients.
         beta_2: decay of the mean of squared gradients.
@@ -75,54 +91,37 @@ class Adam:
     Source: arXiv 1412.6980, algorithm 1.
     """
 
-    peak_learning_rate: Positive
     weight_decay: Positive = 0.0
     beta_1: Beta = 0.9
     beta_2: Beta = 0.999
     epsilon: Positive = 1e-8
 
-    def build(
-        self, learning_rate: optax.Schedule, decay_factor: DecayFactor
-    ) -> optax.GradientTransformation:
-        """See `Optimizer.build`."""
-        return optax.chain(
-            decayed(self.weight_decay, decay_factor),
-            optax.scale_by_adam(self.beta_1, self.beta_2, self.epsilon),
-            optax.scale_by_learning_rate(learning_rate),
-        )
+    def transformations(self, decay: optax.GradientTransformation) -> Transformations:
+        return decay, optax.scale_by_adam(self.beta_1, self.beta_2, self.epsilon)
 
 
 @settings.register
-class SGD:
+class SGD(_Chain):
     """Gradient descent with momentum; its weight decay is part of the gradient.
 
     Attributes:
-        peak_learning_rate: reached at the end of the warm-up.
         weight_decay: times the parameter, added to its gradient.
         momentum: decay of the sum of gradients; 0 keeps none.
         nesterov: whether the gradient is added to the decayed sum once more.
     Source: Sutskever et al. 2013, section 2, in the form of PyTorch's SGD.
     """
 
-    peak_learning_rate: Positive
     weight_decay: Positive = 0.0
     momentum: Beta = 0.9
     nesterov: bool = False
 
-    def build(
-        self, learning_rate: optax.Schedule, decay_factor: DecayFactor
-    ) -> optax.GradientTransformation:
-        """See `Optimizer.build`."""
+    def transformations(self, decay: optax.GradientTransformation) -> Transformations:
         momentum = optax.trace(self.momentum, self.nesterov) if self.momentum else optax.identity()
-        return optax.chain(
-            decayed(self.weight_decay, decay_factor),
-            momentum,
-            optax.scale_by_learning_rate(learning_rate),
-        )
+        return decay, momentum
 
 
 @settings.register
-class Lion:
+class Lion(_Chain):
     """Steps by the sign of the momentum, so each weight moves equally far.
 
     Attributes:
@@ -133,28 +132,19 @@ class Lion:
     Source: arXiv 2302.06675, algorithm 2.
     """
 
-    peak_learning_rate: Positive
     weight_decay: Positive = 0.5
     beta_1: Beta = 0.9
     beta_2: Beta = 0.99
 
-    def build(
-        self, learning_rate: optax.Schedule, decay_factor: DecayFactor
-    ) -> optax.GradientTransformation:
-        """See `Optimizer.build`."""
-        return optax.chain(
-            optax.scale_by_lion(self.beta_1, self.beta_2),
-            decayed(self.weight_decay, decay_factor),
-            optax.scale_by_learning_rate(learning_rate),
-        )
+    def transformations(self, decay: optax.GradientTransformation) -> Transformations:
+        return optax.scale_by_lion(self.beta_1, self.beta_2), decay
 
 
 @settings.register
-class LAMB:
+class LAMB(_Chain):
     """AdamW whose update of each parameter is as long as the parameter; for large batches.
 
     Attributes:
-        peak_learning_rate: reached at the end of the warm-up.
         weight_decay: times the parameter, added to the update before its length is set.
         beta_1: decay of the mean of gradients.
         beta_2: decay of the mean of squared gradients.
@@ -162,30 +152,24 @@ class LAMB:
     Source: arXiv 1904.00962, algorithm 2, with the identity as phi.
     """
 
-    peak_learning_rate: Positive
     weight_decay: Positive = 0.05
     beta_1: Beta = 0.9
     beta_2: Beta = 0.999
     epsilon: Positive = 1e-6
 
-    def build(
-        self, learning_rate: optax.Schedule, decay_factor: DecayFactor
-    ) -> optax.GradientTransformation:
-        """See `Optimizer.build`."""
-        return optax.chain(
+    def transformations(self, decay: optax.GradientTransformation) -> Transformations:
+        return (
             optax.scale_by_adam(self.beta_1, self.beta_2, self.epsilon),
-            decayed(self.weight_decay, decay_factor),
+            decay,
             optax.scale_by_trust_ratio(),
-            optax.scale_by_learning_rate(learning_rate),
         )
 
 
 @settings.register
-class Adafactor:
+class Adafactor(_Chain):
     """Divides by the root of squared gradients, of which it keeps the means of rows and columns.
 
     Attributes:
-        peak_learning_rate: reached at the end of the warm-up.
         weight_decay: times the learning rate, subtracted from each parameter that decays.
         decay_exponent: the mean of squared gradients decays by 1 - step**-exponent.
         clipping: largest root mean square of an update, before the learning rate.
@@ -194,36 +178,30 @@ class Adafactor:
     Source: arXiv 1804.04235, algorithm 4, without its schedule.
     """
 
-    peak_learning_rate: Positive
     weight_decay: Positive = 0.0
     decay_exponent: typing.Annotated[float, Within(0, 1)] = 0.8
     clipping: typing.Annotated[float, Within(0, open_low=True)] = 1.0
     relative: bool = True
     smallest_factored: typing.Annotated[int, Within(2)] = 128
 
-    def build(
-        self, learning_rate: optax.Schedule, decay_factor: DecayFactor
-    ) -> optax.GradientTransformation:
-        """See `Optimizer.build`."""
-        return optax.chain(
+    def transformations(self, decay: optax.GradientTransformation) -> Transformations:
+        return (
             optax.scale_by_factored_rms(
                 decay_rate=self.decay_exponent, min_dim_size_to_factor=self.smallest_factored
             ),
             optax.clip_by_block_rms(self.clipping),
             optax.scale_by_param_block_rms() if self.relative else optax.identity(),
-            decayed(self.weight_decay, decay_factor),
-            optax.scale_by_learning_rate(learning_rate),
+            decay,
         )
 
 
 @settings.register
-class Muon:
+class Muon(_Chain):
     """Orthogonalised momentum for the matrices inside of the model, Adam for all else.
 
     An update of a matrix is as long as AdamW's typically is, so AdamW's rate and decay fit.
 
     Attributes:
-        peak_learning_rate: reached at the end of the warm-up.
         weight_decay: times the learning rate, subtracted from each parameter that decays.
         momentum: decay of the sum of gradients of matrices, with Nesterov's step.
         matrices: name patterns of the parameters that are taken as matrices.
@@ -233,7 +211,6 @@ class Muon:
     Source: Jordan et al. 2024, "Muon"; the length of updates of arXiv 2502.16982, section 2.2.
     """
 
-    peak_learning_rate: Positive
     weight_decay: Positive = 0.05
     momentum: Beta = 0.95
     matrices: tuple[str, ...] = ("levels_*/kernel", "aggregations_*/kernel")
@@ -241,10 +218,7 @@ class Muon:
     beta_2: Beta = 0.999
     epsilon: Positive = 1e-8
 
-    def build(
-        self, learning_rate: optax.Schedule, decay_factor: DecayFactor
-    ) -> optax.GradientTransformation:
-        """See `Optimizer.build`."""
+    def transformations(self, decay: optax.GradientTransformation) -> Transformations:
 
         def kinds(params: tree_paths.Tree) -> tree_paths.Tree:
             def kind(name: str, leaf: jax.Array) -> str:
@@ -257,11 +231,7 @@ class Muon:
             optax.trace(self.momentum, nesterov=True), _by_name(matrices.orthogonalized)
         )
         other = optax.scale_by_adam(self.beta_1, self.beta_2, self.epsilon)
-        return optax.chain(
-            optax.partition({"matrix": matrix, "other": other}, kinds),
-            decayed(self.weight_decay, decay_factor),
-            optax.scale_by_learning_rate(learning_rate),
-        )
+        return optax.partition({"matrix": matrix, "other": other}, kinds), decay
 
 
 @settings.register
@@ -280,7 +250,6 @@ class Optax:
     def build(
         self, learning_rate: optax.Schedule, decay_factor: DecayFactor
     ) -> optax.GradientTransformation:
-        """See `Optimizer.build`."""
         return self.transformation(learning_rate)
 
 

@@ -76,7 +76,6 @@ class Treatments:
 
     Attributes:
         rules: with those of the model.
-        block_repeats: of the model.
     """
 
     rules: ParameterRules

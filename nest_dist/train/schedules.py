@@ -14,7 +14,7 @@ import optax
 from nest_dist.base import checks, failures, lengths, settings
 from nest_dist.base.checks import Within
 
-Length = typing.Annotated[lengths.Length, Within(0)]
+Length = typing.Annotated[lengths.Length, lengths.Within(0)]
 Rate = typing.Annotated[float, Within(0)]
 
 
@@ -46,13 +46,9 @@ class Cosine:
     final_learning_rate: Rate = 0.0
     first_step: typing.Literal[0, 1] = 0
 
-    def __post_init__(self) -> None:
-        lengths.check("Cosine.warmup_epochs", self.warmup_epochs)
-
     def build(
         self, peak_learning_rate: float, num_steps: int, steps_per_epoch: float
     ) -> optax.Schedule:
-        """See `Schedule.build`."""
         _require_below_peak(self, self.final_learning_rate, peak_learning_rate)
         curve = optax.warmup_cosine_decay_schedule(
             init_value=0.0,
@@ -76,13 +72,9 @@ class Linear:
     warmup_epochs: Length
     final_learning_rate: Rate = 0.0
 
-    def __post_init__(self) -> None:
-        lengths.check("Linear.warmup_epochs", self.warmup_epochs)
-
     def build(
         self, peak_learning_rate: float, num_steps: int, steps_per_epoch: float
     ) -> optax.Schedule:
-        """See `Schedule.build`."""
         _require_below_peak(self, self.final_learning_rate, peak_learning_rate)
         warmup = _warmup_steps(self, self.warmup_epochs, num_steps, steps_per_epoch)
         down = optax.linear_schedule(
@@ -101,13 +93,9 @@ class Constant:
 
     warmup_epochs: Length = 0.0
 
-    def __post_init__(self) -> None:
-        lengths.check("Constant.warmup_epochs", self.warmup_epochs)
-
     def build(
         self, peak_learning_rate: float, num_steps: int, steps_per_epoch: float
     ) -> optax.Schedule:
-        """See `Schedule.build`."""
         warmup = _warmup_steps(self, self.warmup_epochs, num_steps, steps_per_epoch)
         return _after_warmup(
             peak_learning_rate, warmup, optax.constant_schedule(peak_learning_rate)
@@ -124,19 +112,13 @@ class Stepped:
         factor: of each step down.
     """
 
-    at_epochs: typing.Annotated[tuple[lengths.Length, ...], Within(0)]
+    at_epochs: typing.Annotated[tuple[lengths.Length, ...], lengths.Within(0)]
     warmup_epochs: Length = 0.0
     factor: typing.Annotated[float, Within(0, 1)] = 0.1
-
-    def __post_init__(self) -> None:
-        lengths.check("Stepped.warmup_epochs", self.warmup_epochs)
-        for length in self.at_epochs:
-            lengths.check("Stepped.at_epochs", length)
 
     def build(
         self, peak_learning_rate: float, num_steps: int, steps_per_epoch: float
     ) -> optax.Schedule:
-        """See `Schedule.build`."""
         warmup = _warmup_steps(self, self.warmup_epochs, num_steps, steps_per_epoch)
         at = [lengths.in_steps(length, steps_per_epoch, num_steps) for length in self.at_epochs]
         edges = [warmup, *at, num_steps]
@@ -166,14 +148,9 @@ class WarmupStableDecay:
     decay_epochs: Length
     final_learning_rate: Rate = 0.0
 
-    def __post_init__(self) -> None:
-        lengths.check("WarmupStableDecay.warmup_epochs", self.warmup_epochs)
-        lengths.check("WarmupStableDecay.decay_epochs", self.decay_epochs)
-
     def build(
         self, peak_learning_rate: float, num_steps: int, steps_per_epoch: float
     ) -> optax.Schedule:
-        """See `Schedule.build`."""
         _require_below_peak(self, self.final_learning_rate, peak_learning_rate)
         warmup = _warmup_steps(self, self.warmup_epochs, num_steps, steps_per_epoch)
         decay = lengths.in_steps(self.decay_epochs, steps_per_epoch, num_steps)

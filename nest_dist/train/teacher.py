@@ -15,7 +15,6 @@ class Teacher:
 
     Attributes:
         model: gives outputs of images [B, H, W, C].
-        normalize: of its images.
         normalized: how the images of the model that learns are normalized.
         columns: its output for each class of the data.
     """

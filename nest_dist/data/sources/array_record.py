@@ -95,7 +95,6 @@ class Records(batch.Source):
         return {"image": picture, "labels": labels, "key": key}
 
     def class_counts(self) -> tuple[int, ...]:
-        """As of `Source`."""
         return self.counts
 
 
@@ -103,7 +102,6 @@ class Files(Sequence[bytes]):
     """The records of some files, in order; a file is opened when it is first read.
 
     Args:
-        paths: of the files.
         lengths: records of each.
     """
 

@@ -50,7 +50,6 @@ class File:
         """The last bytes, and the file with its size and version.
 
         Args:
-            length: of the bytes.
             known: of an earlier call; a file that has not changed since is given without bytes.
         Raises:
             OSError: if it cannot be read.

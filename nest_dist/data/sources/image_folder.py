@@ -65,7 +65,6 @@ class Classes(typing.Generic[File]):
     """The classes of some pictures.
 
     Attributes:
-        names: of the classes.
         entries: the pictures that have a class, each with its label or its set of classes.
         passed_over: classes without pictures, then pictures without class.
     """
@@ -152,13 +151,11 @@ class Files(batch.Source):
             return batch.labelled(file.read(), label, path)
 
     def class_counts(self) -> tuple[int, ...]:
-        """As of `Source`."""
         sets = (label.labels if isinstance(label, tuple) else (label,) for _, label in self.entries)
         counts = collections.Counter(label for labels in sets for label in labels)
         return tuple(counts[label] for label in range(len(self.class_names)))
 
     def known_labels(self) -> np.ndarray | None:
-        """As of `Source`."""
         labels = [label for _, label in self.entries]
         return None if any(isinstance(label, tuple) for label in labels) else np.array(labels)
 
@@ -181,7 +178,6 @@ def by_folder(
     """The classes of pictures by the names of their folders, those without pictures included.
 
     Args:
-        files: the pictures.
         folders: that are known to exist.
         holder: the folder of the class folders.
     """
@@ -200,7 +196,6 @@ def holders_of_classes(files: Sequence[Named], path: pathlib.Path) -> list[str]:
     """The folders of class folders with pictures, "" for the top, without class folders.
 
     Args:
-        files: the pictures.
         path: of the input, for error texts.
     Raises:
         BadInput: if there are no pictures.

@@ -10,8 +10,6 @@ def of_split(names: Sequence[str], split: str, folder: str, kind: str) -> list[s
     """The names that contain the split as a word, as data sets of the Hub call their files.
 
     Args:
-        names: of files.
-        split: such as "train".
         folder: of the files, for error texts.
         kind: of the files, likewise.
     Raises:

@@ -26,8 +26,6 @@ class File:
     """A Parquet file whose footer has been read.
 
     Attributes:
-        storage: its bytes.
-        footer: of them.
         trying: again, where the storage has trouble.
     """
 

@@ -54,7 +54,6 @@ class RowCache(typing.Generic[Group]):
     def holding(
         self, groups: Sequence[int], ahead: Sequence[int], limit_bytes: int
     ) -> Iterator[None]:
-        """As of `batch.Source`."""
         with self._lock:
             self._limit = max(limit_bytes, 2 * max(self._sizes))
             self._held.update(groups)

@@ -121,11 +121,9 @@ class Examples(batch.Source):
     """Pictures of archives, each with its label.
 
     Attributes:
-        paths: of the archives.
         lengths: examples of each.
         offsets: of the bytes of each picture in its archive.
         sizes: of each picture in bytes.
-        labels: of each.
     """
 
     paths: tuple[str, ...]

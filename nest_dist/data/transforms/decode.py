@@ -107,7 +107,6 @@ def cut(
     """A uint8 image [height, width, C]; of a JPEG little beside the rectangle is decoded.
 
     Args:
-        image: as of `pixels`.
         choose: a rectangle of a picture of [H, W], turned as `how` says.
         how: the picture is read.
         at_least: height and width to which the rectangle is made smaller. A JPEG may then be

@@ -79,10 +79,7 @@ class Channel:
         """Starts the thread, which starts the process.
 
         Args:
-            tracker: configured.
-            identity: of the run.
             config: values by their names in gin.
-            say: shows a line; called by threads.
         """
         self._name, self._say = type(tracker).__name__, say
         self._first = {

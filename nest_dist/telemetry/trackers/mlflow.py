@@ -32,13 +32,11 @@ class MLflow:
 
     @property
     def needs_folder(self) -> bool:
-        """See `Tracker`."""
         return self.uri is None
 
     def open(
         self, identity: trackers.Identity, config: Mapping[str, trackers.Value]
     ) -> trackers.Log:
-        """See `Tracker`."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         import mlflow
 

@@ -33,7 +33,6 @@ class WeightsAndBiases:
     def open(
         self, identity: trackers.Identity, config: Mapping[str, trackers.Value]
     ) -> trackers.Log:
-        """See `Tracker`."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 

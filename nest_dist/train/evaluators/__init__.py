@@ -87,12 +87,13 @@ class Measure(typing.Protocol):
         learns: whether it learns from the reference examples of the evaluation.
     """
 
-    uses_head: typing.ClassVar[bool]
-    learns: typing.ClassVar[bool]
+    uses_head: typing.ClassVar[bool] = True
+    learns: typing.ClassVar[bool] = False
 
     @property
     def levels(self) -> tuple[Level, ...]:
         """Levels of the model whose features it takes."""
+        return ()
 
     def metrics(self) -> tuple[str, ...]:
         """Names of its metrics by which checkpoints may be compared; more is better."""

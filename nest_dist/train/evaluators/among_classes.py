@@ -14,7 +14,7 @@ from nest_dist.train.evaluators import ranks
 
 
 @settings.register
-class AmongClasses:
+class AmongClasses(evaluators.Measure):
     """Top-k accuracy among the logits of some classes: `among_top_1`.
 
     Examples of other classes are left out; `among_examples` is the number of the rest.
@@ -28,16 +28,11 @@ class AmongClasses:
 
     classes: tuple[str, ...] | str | None = None
     k: typing.Annotated[tuple[int, ...], Within(1)] = (1,)
-    uses_head: typing.ClassVar[bool] = True
-    learns: typing.ClassVar[bool] = False
-    levels: typing.ClassVar[tuple[evaluators.Level, ...]] = ()
 
     def metrics(self) -> tuple[str, ...]:
-        """As of `Measure`."""
         return tuple(f"among_top_{k}" for k in self.k)
 
     def require_fit(self, classes: evaluators.Classes, examples: int, reference: int) -> None:
-        """As of `Measure`."""
         among = self.labels(classes)
         if wrong := [k for k in self.k if k >= len(among)]:
             raise failures.BadInput(
@@ -74,7 +69,6 @@ class AmongClasses:
     def observe(
         self, seen: evaluators.Seen, labels: jax.Array, classes: evaluators.Classes
     ) -> Mapping[str, jax.Array]:
-        """As of `Measure`."""
         return {"rank_among": ranks.of_label(seen.outputs, labels, self.labels(classes))}
 
     def conclude(
@@ -83,7 +77,6 @@ class AmongClasses:
         reference: evaluators.Examples | None,
         classes: evaluators.Classes,
     ) -> evaluators.Finding:
-        """As of `Measure`."""
         counted = np.isin(examples.labels, self.labels(classes))
         rank = examples.arrays["rank_among"][counted]
         metrics = {f"among_top_{k}": evaluators.accuracy(rank <= k) for k in self.k}

@@ -14,28 +14,19 @@ NOTHING = "NaN"  # stands for the class that was predicted where a logit is NaN
 
 
 @settings.register
-class Confusion:
+class Confusion(evaluators.Measure):
     """Accuracy by class; tables and pictures tell which classes are taken for which.
 
     `mean_class_accuracy` is the mean over the classes that have examples, `least_class_accuracy`
     the lowest of them.
     """
 
-    uses_head: typing.ClassVar[bool] = True
-    learns: typing.ClassVar[bool] = False
-    levels: typing.ClassVar[tuple[evaluators.Level, ...]] = ()
-
     def metrics(self) -> tuple[str, ...]:
-        """As of `Measure`."""
         return "mean_class_accuracy", "least_class_accuracy"
-
-    def require_fit(self, classes: evaluators.Classes, examples: int, reference: int) -> None:
-        """As of `Measure`."""
 
     def observe(
         self, seen: evaluators.Seen, labels: jax.Array, classes: evaluators.Classes
     ) -> Mapping[str, jax.Array]:
-        """As of `Measure`."""
         return {"predicted": classification.predicted(seen.outputs)}
 
     def conclude(
@@ -44,7 +35,6 @@ class Confusion:
         reference: evaluators.Examples | None,
         classes: evaluators.Classes,
     ) -> evaluators.Finding:
-        """As of `Measure`."""
         predicted = examples.arrays["predicted"]
         confused = evaluators.Confused(examples.ids, examples.labels, predicted)
         shares = [it.accuracy for it in by_class(confused, classes.names) if it.examples]

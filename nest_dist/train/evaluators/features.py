@@ -66,7 +66,7 @@ def split(examples: evaluators.Examples, level: evaluators.Level) -> Split:
     return Split(np.where(finite[:, None], values, 0.0), examples.labels, finite)
 
 
-class OfFeatures:
+class OfFeatures(evaluators.Measure):
     """A measure of the features of one level, which learns from the reference examples.
 
     Attributes:
@@ -79,16 +79,11 @@ class OfFeatures:
 
     @property
     def levels(self) -> tuple[evaluators.Level, ...]:
-        """As of `Measure`."""
         return (self.level,)
-
-    def require_fit(self, classes: evaluators.Classes, examples: int, reference: int) -> None:
-        """As of `Measure`."""
 
     def observe(
         self, seen: evaluators.Seen, labels: jax.Array, classes: evaluators.Classes
     ) -> Mapping[str, jax.Array]:
-        """As of `Measure`."""
         return {key(self.level): seen.features[self.level]}
 
     def splits(

@@ -39,7 +39,6 @@ class FewShot(features.OfFeatures):
         return evaluators.titled(f"few_shot_{shots}", self.level)
 
     def metrics(self) -> tuple[str, ...]:
-        """As of `Measure`."""
         return tuple(map(self._name, self.shots))
 
     def conclude(
@@ -48,7 +47,6 @@ class FewShot(features.OfFeatures):
         reference: evaluators.Examples | None,
         classes: evaluators.Classes,
     ) -> evaluators.Finding:
-        """As of `Measure`."""
         asked, learnt = self.splits(examples, reference)
         known, labels = learnt.known()
         metrics = {}

@@ -33,7 +33,6 @@ class LinearProbe(features.OfFeatures):
         return evaluators.titled("linear_probe", self.level)
 
     def metrics(self) -> tuple[str, ...]:
-        """As of `Measure`."""
         return (self._name,)
 
     def conclude(
@@ -42,7 +41,6 @@ class LinearProbe(features.OfFeatures):
         reference: evaluators.Examples | None,
         classes: evaluators.Classes,
     ) -> evaluators.Finding:
-        """As of `Measure`."""
         asked, learnt = self.splits(examples, reference)
         notes = features.notes(self._name, asked, learnt)
         predicted = np.full(len(asked.labels), classification.NO_CLASS)

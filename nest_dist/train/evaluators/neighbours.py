@@ -45,11 +45,9 @@ class KNearest(features.OfFeatures):
         return evaluators.titled(f"knn_{self.k}", self.level)
 
     def metrics(self) -> tuple[str, ...]:
-        """As of `Measure`."""
         return (self._name,)
 
     def require_fit(self, classes: evaluators.Classes, examples: int, reference: int) -> None:
-        """As of `Measure`."""
         if reference < self.k:
             raise failures.BadInput(
                 f"KNearest.k is {self.k}, and there are {reference} reference examples; lower it, "
@@ -62,7 +60,6 @@ class KNearest(features.OfFeatures):
         reference: evaluators.Examples | None,
         classes: evaluators.Classes,
     ) -> evaluators.Finding:
-        """As of `Measure`."""
         asked, known = self.splits(examples, reference)
         predicted = self.predict(*known.known(), asked.features, len(classes.names))
         right = features.right(predicted, asked)
@@ -78,7 +75,6 @@ class KNearest(features.OfFeatures):
             known: features of the neighbours, float64 [M, C].
             labels: of the neighbours, [M].
             asked: features of the examples, float64 [N, C].
-            num_classes: of the labels.
         """
         N, M = len(asked), len(known)
         predicted = np.full(N, classification.NO_CLASS)

@@ -14,7 +14,7 @@ from nest_dist.train.objectives import classification
 
 
 @settings.register
-class RightLabels:
+class RightLabels(evaluators.Measure):
     """The share of examples whose predicted class is one of several right ones: `right_labels`.
 
     Examples without a right label are left out; `right_labels_examples` is the number of the rest.
@@ -28,16 +28,11 @@ class RightLabels:
     """
 
     file: str
-    uses_head: typing.ClassVar[bool] = True
-    learns: typing.ClassVar[bool] = False
-    levels: typing.ClassVar[tuple[evaluators.Level, ...]] = ()
 
     def metrics(self) -> tuple[str, ...]:
-        """As of `Measure`."""
         return ("right_labels",)
 
     def require_fit(self, classes: evaluators.Classes, examples: int, reference: int) -> None:
-        """As of `Measure`."""
         self.sets(classes, examples)
 
     def sets(self, classes: evaluators.Classes, examples: int) -> list[frozenset[int]]:
@@ -84,7 +79,6 @@ class RightLabels:
     def observe(
         self, seen: evaluators.Seen, labels: jax.Array, classes: evaluators.Classes
     ) -> Mapping[str, jax.Array]:
-        """As of `Measure`."""
         return {"predicted": classification.predicted(seen.outputs)}
 
     def conclude(
@@ -93,7 +87,6 @@ class RightLabels:
         reference: evaluators.Examples | None,
         classes: evaluators.Classes,
     ) -> evaluators.Finding:
-        """As of `Measure`."""
         sets = self.sets(classes, len(self._lists()))
         known = [number for number, example in enumerate(examples.ids) if sets[example]]
         rights = [sets[example] for example in examples.ids[known]]

@@ -12,7 +12,7 @@ from nest_dist.train.evaluators import ranks
 
 
 @settings.register
-class TopK:
+class TopK(evaluators.Measure):
     """The share of examples whose label is among the k highest logits: `top_10`.
 
     Ties count against the label, and so does each logit that is NaN.
@@ -22,16 +22,11 @@ class TopK:
     """
 
     k: typing.Annotated[tuple[int, ...], Within(1)] = (1, 5)
-    uses_head: typing.ClassVar[bool] = True
-    learns: typing.ClassVar[bool] = False
-    levels: typing.ClassVar[tuple[evaluators.Level, ...]] = ()
 
     def metrics(self) -> tuple[str, ...]:
-        """As of `Measure`."""
         return tuple(f"top_{k}" for k in self.k)
 
     def require_fit(self, classes: evaluators.Classes, examples: int, reference: int) -> None:
-        """As of `Measure`."""
         if wrong := [k for k in self.k if k >= len(classes.names)]:
             raise failures.BadInput(
                 f"TopK.k has {wrong[0]}, and there are {len(classes.names)} classes, of which "
@@ -41,7 +36,6 @@ class TopK:
     def observe(
         self, seen: evaluators.Seen, labels: jax.Array, classes: evaluators.Classes
     ) -> Mapping[str, jax.Array]:
-        """As of `Measure`."""
         return {"rank": ranks.of_label(seen.outputs, labels)}
 
     def conclude(
@@ -50,6 +44,5 @@ class TopK:
         reference: evaluators.Examples | None,
         classes: evaluators.Classes,
     ) -> evaluators.Finding:
-        """As of `Measure`."""
         rank = examples.arrays["rank"]
         return evaluators.Finding({f"top_{k}": evaluators.accuracy(rank <= k) for k in self.k})

@@ -45,7 +45,6 @@ class ClassWeights:
         """The factor of every class, in the order of the labels.
 
         Args:
-            names: of the classes.
             counts: of the training examples that have each; None where they are not known.
         Raises:
             BadInput: for the name of no class, or if counts are missing.

@@ -15,8 +15,31 @@ from nest_dist.train.objectives import class_weights as weighting
 NO_CLASS = -1
 
 
+class OneClass:
+    """What objectives share whose images have one class each."""
+
+    head_bias: typing.ClassVar[float] = 0.0
+    needs: typing.ClassVar[Mapping[str, jax.typing.DTypeLike]] = {"label": jnp.int32}
+
+    def evaluate(self, outputs: jax.Array, batch: objectives.Batch) -> objectives.Metrics:
+        """Loss without smoothing, whether the label is in the top 1 and 5, and the prediction.
+
+        Of five classes or fewer every label is in the top 5, which is left out then.
+        """
+        labels, num_classes = batch["label"], outputs.shape[-1]
+        targets = smoothed_targets(labels, num_classes, 0.0)
+        tops = {f"top_{k}": in_top(outputs, labels, k) for k in _tops(num_classes)}
+        return {"loss": cross_entropy(outputs, targets), **tops, "predicted": predicted(outputs)}
+
+    def measures(self, num_outputs: int) -> tuple[str, ...]:
+        return ("loss", *(f"top_{k}" for k in _tops(num_outputs)))
+
+    def shares(self, batch: objectives.Batch, num_outputs: int) -> jax.Array:
+        return jax.nn.one_hot(batch["label"], num_outputs)
+
+
 @settings.register
-class Classification:
+class Classification(OneClass):
     """Softmax over the classes, of which an image has one.
 
     Attributes:
@@ -28,8 +51,6 @@ class Classification:
 
     label_smoothing: typing.Annotated[float, Within(0, 1, open_high=True)] = 0.0
     class_weights: weighting.ClassWeights | None = None
-    head_bias: typing.ClassVar[float] = 0.0
-    needs: typing.ClassVar[Mapping[str, jax.typing.DTypeLike]] = {"label": jnp.int32}
 
     def losses(
         self,
@@ -46,24 +67,6 @@ class Classification:
         logits = forward(images)
         losses = cross_entropy(logits, targets if weights is None else weights * targets)
         return losses, {"accuracy": in_top(logits, batch["label"], 1)}
-
-    def evaluate(self, outputs: jax.Array, batch: objectives.Batch) -> objectives.Metrics:
-        """Loss without smoothing, whether the label is in the top 1 and 5, and the prediction.
-
-        Of five classes or fewer every label is in the top 5, which is left out then.
-        """
-        labels, num_classes = batch["label"], outputs.shape[-1]
-        targets = smoothed_targets(labels, num_classes, 0.0)
-        tops = {f"top_{k}": in_top(outputs, labels, k) for k in _tops(num_classes)}
-        return {"loss": cross_entropy(outputs, targets), **tops, "predicted": predicted(outputs)}
-
-    def measures(self, num_outputs: int) -> tuple[str, ...]:
-        """As of `Objective`."""
-        return ("loss", *(f"top_{k}" for k in _tops(num_outputs)))
-
-    def shares(self, batch: objectives.Batch, num_outputs: int) -> jax.Array:
-        """As of `Objective`."""
-        return jax.nn.one_hot(batch["label"], num_outputs)
 
 
 def _tops(num_classes: int) -> tuple[int, ...]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import typing
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from nest_dist.train.objectives import classification
 
 
 @settings.register
-class Distillation:
+class Distillation(classification.OneClass):
     """Learns from a trained model, which sees the same augmented and mixed images.
 
     Attributes:
@@ -38,8 +37,6 @@ class Distillation:
     label_weight: typing.Annotated[float, Within(0, 1, open_high=True)] = 0.0
     label_smoothing: typing.Annotated[float, Within(0, 1, open_high=True)] = 0.0
     teacher_dtype: typing.Literal["float32", "bfloat16"] = "float32"
-    head_bias: typing.ClassVar[float] = 0.0
-    needs: typing.ClassVar[Mapping[str, jax.typing.DTypeLike]] = {"label": jnp.int32}
 
     def __post_init__(self) -> None:
         if self.targets == "hard" and self.temperature != 1:
@@ -72,25 +69,10 @@ class Distillation:
             "agreement": classification.in_top(logits, jnp.argmax(taught, axis=-1), 1),
         }
 
-    def evaluate(self, outputs: jax.Array, batch: objectives.Batch) -> objectives.Metrics:
-        """As of `Classification`, without the teacher."""
-        return _LABELS.evaluate(outputs, batch)
-
-    def measures(self, num_outputs: int) -> tuple[str, ...]:
-        """As of `Objective`."""
-        return _LABELS.measures(num_outputs)
-
-    def shares(self, batch: objectives.Batch, num_outputs: int) -> jax.Array:
-        """As of `Objective`."""
-        return _LABELS.shares(batch, num_outputs)
-
     def _from_teacher(self, logits: jax.Array, taught: jax.Array) -> jax.Array:
         if self.targets == "hard":
             return classification.cross_entropy(logits, likeliest(taught))
         return soft_loss(logits, taught, self.temperature)
-
-
-_LABELS = classification.Classification()
 
 
 def soft_loss(logits: jax.Array, taught: jax.Array, temperature: float) -> jax.Array:

@@ -71,11 +71,9 @@ class MultiLabel:
         }
 
     def measures(self, num_outputs: int) -> tuple[str, ...]:
-        """As of `Objective`."""
         return ("loss", "precision_at_1", *[average_precision.NAME] * self.average_precision)
 
     def shares(self, batch: objectives.Batch, num_outputs: int) -> jax.Array:
-        """As of `Objective`."""
         return jnp.float32(batch["labels"] == labellings.PRESENT)
 
 

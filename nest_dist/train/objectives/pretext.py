@@ -121,13 +121,11 @@ class Pretext(abc.ABC):
         """ "loss" of each example, float32 [B].
 
         Args:
-            network: the model.
             images: [B, H, W, C], normalized.
             batch: as it was stored, with "weight".
         """
 
     def measures(self, num_outputs: int) -> tuple[str, ...]:
-        """As of `Objective`."""
         return ("loss",)
 
     def shares(self, batch: objectives.Batch, num_outputs: int) -> jax.Array:
