@@ -193,10 +193,6 @@ class Manager(reader.Reader):
         """The recorded metrics of an evaluation; empty without one."""
         return processes.broadcast(lambda: self._catalog.evaluation(step) or {})
 
-    def is_evaluated(self, step: int) -> bool:
-        """Whether an evaluation was recorded."""
-        return bool(self.evaluation(step))
-
     def raise_failure(self) -> None:
         """Raises the failure of a background save, without waiting for one under way."""
         while self._jobs and self._jobs[0].done():

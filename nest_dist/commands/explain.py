@@ -55,25 +55,14 @@ def _seen(
     refused: list[failures.BadInput],
 ) -> Iterator[tuple[str, np.ndarray, views.Views]]:
     """Path, uint8 image and views of each picture that can be read."""
-    images: list[tuple[str, np.ndarray]] = []
-    for path in paths:
-        try:
-            images.append((path, loaded.preprocess.images([path])[0]))
-        except failures.BadInput as refusal:
-            refused.append(refusal)
+    images = predict.readable(paths, lambda path: loaded.preprocess.images([path])[0], refused)
     size = min(len(images), LARGEST_BATCH)
     for start in range(0, len(images), max(size, 1)):
         group = images[start : start + size]
         batch = loaded.preprocess([image for _, image in group])
-        # Every batch has the same size, so that one is compiled.
-        padding = [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
-        seen = views.views(loaded.model, loaded.variables, np.pad(batch, padding), label)
+        seen = views.views(loaded.model, loaded.variables, predict.padded(batch, size), label)
         for row, (path, image) in enumerate(group):
-            if np.isnan(seen.probabilities[row]).any():
-                raise failures.BadInput(
-                    f"{path} gets probabilities that are NaN; the weights of --checkpoint are not "
-                    "finite or overflow: give an earlier --step or other weights."
-                )
+            predict.require_numbers(path, seen.probabilities[row])
             yield path, image, views.of_image(seen, row)
 
 

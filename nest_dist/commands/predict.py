@@ -5,7 +5,7 @@ import json
 import pathlib
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -66,13 +66,8 @@ def loaded(checkpoint: str | None, step: int | None) -> load.Pretrained:
     Raises:
         BadInput: if there is none, or it has no head.
     """
-    if checkpoint is None:
-        raise failures.BadInput(
-            "--checkpoint is not given; give a file of weights, a workdir, or a repository of the "
-            "Hugging Face Hub."
-        )
     stored_weights.require_trained(checkpoint)
-    pretrained = load.load(checkpoint, step)
+    pretrained = load.load(str(checkpoint), step)
     if pretrained.model.num_classes == 0:
         raise failures.BadInput(
             f"--checkpoint is {checkpoint}, a model without head; fine-tune it on classes first."
@@ -137,31 +132,49 @@ def _pictures(paths: Sequence[str]) -> list[str]:
 def _probabilities(
     paths: Sequence[str], loaded: load.Pretrained, refused: list[failures.BadInput]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Pictures and their [classes]; every batch has the same size, so that one is compiled.
+    """Pictures and their [classes].
 
     Args:
         refused: receives why a picture has no probabilities.
     """
     size = min(len(paths), LARGEST_BATCH)
     for start in range(0, len(paths), size):
-        images: list[tuple[str, np.ndarray]] = []
-        for path in paths[start : start + size]:
-            try:
-                images.append((path, loaded.preprocess(path)[0]))
-            except failures.BadInput as refusal:
-                refused.append(refusal)
-        if not images:
+        group = paths[start : start + size]
+        if not (images := readable(group, lambda path: loaded.preprocess(path)[0], refused)):
             continue
-        batch = np.stack([image for _, image in images])
-        padding = [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1)
-        logits = loaded.logits(np.pad(batch, padding))
+        logits = loaded.logits(padded(np.stack([image for _, image in images]), size))
         for (path, _), row in zip(images, np.asarray(jax.nn.softmax(logits)), strict=False):
-            if np.isnan(row).any():  # would sort as the least likely of all
-                raise failures.BadInput(
-                    f"{path} gets probabilities that are NaN; the weights of --checkpoint are not "
-                    "finite or overflow: give an earlier --step or other weights."
-                )
+            require_numbers(path, row)
             yield path, row
+
+
+def readable(
+    paths: Sequence[str],
+    read: Callable[[str], np.ndarray],
+    refused: list[failures.BadInput],
+) -> list[tuple[str, np.ndarray]]:
+    """Paths and what is read of them; `refused` receives why others cannot be read."""
+    images: list[tuple[str, np.ndarray]] = []
+    for path in paths:
+        try:
+            images.append((path, read(path)))
+        except failures.BadInput as refusal:
+            refused.append(refusal)
+    return images
+
+
+def padded(batch: np.ndarray, size: int) -> np.ndarray:
+    """A batch with rows of zeros up to a size: batches of one size share a compiled program."""
+    return np.pad(batch, [(0, size - len(batch))] + [(0, 0)] * (batch.ndim - 1))
+
+
+def require_numbers(path: str, probabilities: np.ndarray) -> None:
+    """Refuses probabilities that are NaN, which would sort as the least likely of all."""
+    if np.isnan(probabilities).any():
+        raise failures.BadInput(
+            f"{path} gets probabilities that are NaN; the weights of --checkpoint are not finite "
+            "or overflow: give an earlier --step or other weights."
+        )
 
 
 def _best(probabilities: np.ndarray, names: Sequence[str]) -> list[dict[str, typing.Any]]:

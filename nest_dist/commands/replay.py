@@ -39,7 +39,7 @@ def run(options: cli.Options) -> None:
             return
         result = replays.replay(experiment, checkpoints, options.step, windows, _first_state)
         if processes.is_primary():
-            _show(result, pathlib.Path(options.output or FOLDER).expanduser(), options.format)
+            _show(result, files.output_folder(options.output or FOLDER), options.format)
 
 
 def _first_state(experiment: experiments.Experiment) -> states.TrainState:
@@ -72,12 +72,6 @@ def _show(result: replays.Replay, folder: pathlib.Path, form: str) -> None:
         pictures.Caption((f"loss {result.losses[row]:.3f}", replays.class_text(result, row), key))
         for row, key in zip(result.rows, result.keys, strict=True)
     ]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise failures.BadInput(
-            f"--output is {folder}, which cannot be made ({error.strerror}); give another folder."
-        ) from None
     with files.claimed(path):
         path.write_bytes(pictures.encoded(pictures.page(result.images, captions), lossless=True))
     if form == "json":

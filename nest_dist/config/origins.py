@@ -1,9 +1,10 @@
 """Where each value of a run was set: file and line, binding of the command line, or default."""
 
 import dataclasses
+import itertools
 import re
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from nest_dist.config import gin_state, run_json
 
@@ -35,21 +36,15 @@ def written(files: Iterable[typing.Any], bindings: Sequence[str]) -> dict[str, g
         files: paths in the order in which they are read; includes are followed.
         bindings: of the command line, which come last.
     """
-    found: dict[str, gin_state.Statement] = {}
-    for path in files:
-        for statement in gin_state.statements(path):
-            found[statement.name] = statement
-    for binding in bindings:
-        for statement in gin_state.statements_in(binding, BINDING):
-            found[statement.name] = statement
-    return found
+    in_files = (gin_state.statements(path) for path in files)
+    in_bindings = (gin_state.statements_in(binding, BINDING) for binding in bindings)
+    statements = itertools.chain(*in_files, *in_bindings)
+    return {statement.name: statement for statement in statements}
 
 
 def values(document: run_json.Json, statements: Mapping[str, gin_state.Statement]) -> list[Value]:
     """Every value of a run with its origin, in the order of the run."""
-    found: list[Value] = []
-    _walk(document, "Run", "", statements, found)
-    return found
+    return list(_walk(document, "Run", "", statements))
 
 
 def _walk(
@@ -57,20 +52,16 @@ def _walk(
     path: str,
     scope: str,
     statements: Mapping[str, gin_state.Statement],
-    found: list[Value],
-) -> None:
+) -> Iterator[Value]:
     name = document["class"].rpartition(".")[2]
     for field, value in document["fields"].items():
         statement = _statement(statements, scope, f"{name}.{field}")
         binding = statement.name if statement else f"{name}.{field}"
         origin = _origin(statement, statements) if statement else DEFAULT
-        found.append(Value(f"{path}.{field}", binding, run_json.text(value), origin))
-        items = value if isinstance(value, list) else [value]
-        for index, item in enumerate(items):
-            if run_json.is_object(item):
-                position = f"[{index}]" if isinstance(value, list) and len(items) > 1 else ""
-                inner = _scope_of(item, statement, scope)
-                _walk(item, f"{path}.{field}{position}", inner, statements, found)
+        yield Value(f"{path}.{field}", binding, run_json.text(value), origin)
+        for position, item in run_json.objects(value):
+            inner = _scope_of(item, statement, scope)
+            yield from _walk(item, f"{path}.{field}{position}", inner, statements)
 
 
 def _statement(

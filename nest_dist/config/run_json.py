@@ -123,11 +123,16 @@ def _walk(document: Json, path: str, holder: settings.Meaning) -> Iterator[Setti
     for field, value in (_defaults(known) | document["fields"]).items():
         meaning = settings.of_field(known[field], holder) if field in known else holder
         yield Setting(f"{path}.{field}", f"{name}.{field}", value, meaning)
-        items = value if isinstance(value, list) else [value]
-        for index, item in enumerate(items):
-            if is_object(item):
-                position = f"[{index}]" if isinstance(value, list) and len(items) > 1 else ""
-                yield from _walk(item, f"{path}.{field}{position}", meaning)
+        for position, item in objects(value):
+            yield from _walk(item, f"{path}.{field}{position}", meaning)
+
+
+def objects(value: Json) -> Iterator[tuple[str, Json]]:
+    """The object, or those in a list of several with their positions such as "[1]"."""
+    items = value if isinstance(value, list) else [value]
+    for index, item in enumerate(items):
+        if is_object(item):
+            yield f"[{index}]" if len(items) > 1 else "", item
 
 
 def _defaults(known: Mapping[str, "dataclasses.Field[typing.Any]"]) -> dict[str, Json]:
@@ -140,11 +145,8 @@ def _fields(name: str) -> dict[str, "dataclasses.Field[typing.Any]"]:
     """The fields of a class that is imported already: reading a file must not run a module."""
     module, _, cls_name = name.rpartition(".")
     cls = getattr(sys.modules.get(module), cls_name, None)
-    return (
-        {field.name: field for field in settings.fields(cls)}
-        if dataclasses.is_dataclass(cls)
-        else {}
-    )
+    known = settings.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    return {field.name: field for field in known}
 
 
 def _object(cls: typing.Any, fields: dict[str, Json]) -> Json:

@@ -178,10 +178,8 @@ def _require_values(root: str) -> None:
         return
     givers: dict[str, list[str]] = {}
     for name in shipped.names():
-        if name.partition("/")[0] not in (
-            "runs",
-            name,
-        ):  # complete runs, and what commands begin with
+        folder = name.partition("/")[0]
+        if folder not in ("runs", name):  # complete runs, and what commands begin with
             for statement in gin_state.statements(shipped.folder() / name):
                 givers.setdefault(statement.name.rpartition("/")[2], []).append(name)
     listed = []

@@ -49,8 +49,12 @@ def require_same_run(changes: list[Change], allowed: bool) -> None:
     if refused and not allowed:
         first = refused[0]
         more = f" (and {len(refused) - 1} more)" if len(refused) > 1 else ""
-        raise failures.BadInput(
-            f"{first.binding} is {first.after}, the checkpoint of this workdir was made with "
-            f"{first.before}{more}; set it back, start anew in another --workdir, or give "
-            "--allow_config_change to go on all the same."
-        )
+        raise another_run(first.binding, first.after, f"{first.before}{more}", "set it back")
+
+
+def another_run(what: str, now: str | None, before: str | None, remedy: str) -> failures.BadInput:
+    """The error of a value that makes a checkpoint one of another run."""
+    return failures.BadInput(
+        f"{what} is {now}, the checkpoint of this workdir was made with {before}; {remedy}, start "
+        "anew in another --workdir, or give --allow_config_change to go on all the same."
+    )

@@ -61,7 +61,9 @@ def make(
     if metrics is None or not config.measures:
         return None if metrics is None else Outcome(metrics)
     if opened.reference is not None:
-        with contextlib.closing(experiment.reference_batches(stop_is_next, number)) as batches:
+        with contextlib.closing(
+            experiment.evaluation_batches(stop_is_next, number, True)
+        ) as batches:
             keep = learnt.keep if keeps else None
             if evaluation.evaluate(step, params, batches, None, stop_reached, "", keep) is None:
                 return None

@@ -132,10 +132,7 @@ class Experiment(feed.Feed):
             spikes=config.spikes,
             treatments=treatments,
             teacher=self.teacher
-            if self.teacher is None
-            else self.teacher.build(
-                config.inputs.normalize, self.class_names, run.model.num_logits
-            ),
+            and self.teacher.build(config.inputs.normalize, self.class_names, run.model.num_logits),
             observe=functools.partial(histograms.measure_every, every) if every else None,
         )
 
@@ -148,9 +145,8 @@ class Experiment(feed.Feed):
         """
         shapes = jax.eval_shape(self.step.init)
         self.treatments.require_fitting(tree_paths.flatten(shapes.params).keys())
-        shardings = rules.tree_shardings(self.sharding, shapes, self.parameter_axes)
-        placed = jax.tree.map(lambda leaf, it: leaf.update(sharding=it), shapes, shardings)
-        return typing.cast(state.TrainState, placed)
+        sharded = rules.sharded_shapes(self.sharding, shapes, self.parameter_axes)
+        return typing.cast(state.TrainState, sharded)
 
     def audit(self) -> list[audit.Entry]:
         """Checks and lists the sharding and the treatment of each parameter."""
@@ -180,19 +176,10 @@ class Experiment(feed.Feed):
         Args:
             params: unsharded arrays by name, the same on every process.
         """
-        shapes = {
-            name: leaf
-            for name, leaf in self.state_shapes.params.items()
-            if name != pretext.PARAMETERS
-        }
-
-        def to_devices(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-            return jax.make_array_from_callback(
-                leaf.shape, leaf.sharding, lambda index: params[name][index]
-            )
-
-        on_devices = tree_paths.map_named(to_devices, shapes)
-        return jax.jit(self.step.init_from, out_shardings=self._state_shardings)(on_devices)
+        shapes = dict(self.state_shapes.params)
+        shapes.pop(pretext.PARAMETERS, None)
+        sharded = rules.on_devices(shapes, params)
+        return jax.jit(self.step.init_from, out_shardings=self._state_shardings)(sharded)
 
     def train_step(self) -> jax.stages.Wrapped:
         """The jitted training step; it donates the buffers of its state."""

@@ -87,24 +87,24 @@ class Feed:
         return self._on_devices(load, self.training_source, shapes, stop_is_next)
 
     def evaluation_batches(
-        self, stop_is_next: Callable[[], bool] = lambda: False, number: int = 0
+        self,
+        stop_is_next: Callable[[], bool] = lambda: False,
+        number: int = 0,
+        reference: bool = False,
     ) -> prefetch.DevicePrefetcher:
-        """Global batches on the devices: each example of an evaluation once."""
-        opened, shapes = self.evaluations[number], self.evaluation_shapes(number)
-        labels = self._evaluation_labels(number)
-        load = functools.partial(opened.config.data.batches, labels=labels)
-        return self._on_devices(load, opened.source, shapes, stop_is_next)
+        """Global batches on the devices: each example of an evaluation once.
 
-    def reference_batches(
-        self, stop_is_next: Callable[[], bool], number: int
-    ) -> prefetch.DevicePrefetcher:
-        """Likewise, the examples from which the measures of an evaluation learn."""
+        With `reference` they are the examples from which its measures learn.
+        """
         opened, shapes = self.evaluations[number], self.evaluation_shapes(number)
-        assert opened.reference_data is not None
-        assert opened.reference is not None
-        labels = self._evaluation_labels(number)
-        load = functools.partial(opened.reference_data.batches, labels=labels)
-        return self._on_devices(load, opened.reference, shapes, stop_is_next)
+        data, source = opened.config.data, opened.source
+        if reference:
+            assert opened.reference_data is not None
+            assert opened.reference is not None
+            data, source = opened.reference_data, opened.reference
+        labels = targets.OneClass() if opened.config.measures else self.labels
+        load = functools.partial(data.batches, labels=labels)
+        return self._on_devices(load, source, shapes, stop_is_next)
 
     def batch_shapes(self) -> tuple[BatchShapes, BatchShapes]:
         """Shapes, types and shardings of a training and of an evaluation batch."""
@@ -126,9 +126,6 @@ class Feed:
             training = shape(step.VIEWS_AXES, jnp.uint8, views, *image)
         weight = shape(axes["weight"], jnp.float32)
         return {"image": training, **of_all}, {"image": evaluating, **of_all, "weight": weight}
-
-    def _evaluation_labels(self, number: int) -> targets.Form:
-        return targets.OneClass() if self.evaluations[number].config.measures else self.labels
 
     def evaluation_shapes(self, number: int) -> BatchShapes:
         """Those of the batches of an evaluation: measures need labels, whatever the objective."""

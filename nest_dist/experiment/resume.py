@@ -94,12 +94,8 @@ def find(
         fingerprint = experiment.training_source.fingerprint
         if stored["data_fingerprint"] != fingerprint:
             if not allow_change:
-                raise failures.BadInput(
-                    f"the fingerprint of the training data is {fingerprint}, the checkpoint of "
-                    f"this workdir was made with {stored['data_fingerprint']}; give the same data, "
-                    "start anew in another --workdir, or give --allow_config_change to go on all "
-                    "the same."
-                )
+                what, before = "the fingerprint of the training data", stored["data_fingerprint"]
+                raise changes.another_run(what, fingerprint, before, "give the same data")
             notes.append("the training data are others: the run goes on differently")
         if note := _other_teacher(stored, experiment, allow_change):
             notes.append(note)
@@ -121,11 +117,8 @@ def _other_teacher(
     if taught is None or before in (None, taught.weights.digest):
         return ""
     if not allow_change:
-        raise failures.BadInput(
-            f"the digest of the weights of Distillation.teacher is {taught.weights.digest}, the "
-            f"checkpoint of this workdir was made with {before}; give the same teacher, start anew "
-            "in another --workdir, or give --allow_config_change to go on all the same."
-        )
+        what, now = "the digest of the weights of Distillation.teacher", taught.weights.digest
+        raise changes.another_run(what, now, before, "give the same teacher")
     return "the teacher is another: the run goes on differently"
 
 

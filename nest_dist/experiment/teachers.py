@@ -122,20 +122,12 @@ class OnMesh:
         }
         tree = tree_paths.unflatten(shapes)
         axes = parameters.of_model(self.model.num_hierarchies, self.model.num_logits)
-        shardings = rules.tree_shardings(self.sharding, {"params": tree}, axes)["params"]
-        placed = jax.tree.map(lambda leaf, it: leaf.update(sharding=it), tree, shardings)
-        return typing.cast(state.Params, placed)
+        sharded = rules.sharded_shapes(self.sharding, {"params": tree}, axes)
+        return typing.cast(state.Params, sharded["params"])
 
     def params(self) -> state.Params:
         """The parameters, each device with its shards."""
-
-        def to_devices(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-            values = np.asarray(self.weights.params[name]).astype(leaf.dtype)
-            return jax.make_array_from_callback(
-                leaf.shape, leaf.sharding, lambda index: values[index]
-            )
-
-        return typing.cast(state.Params, tree_paths.map_named(to_devices, self.shapes))
+        return typing.cast(state.Params, rules.on_devices(self.shapes, self.weights.params))
 
 
 def read(run: runs.Run, load: Load | None, sharding: rules.ShardingContext) -> OnMesh | None:

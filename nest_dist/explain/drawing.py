@@ -8,6 +8,7 @@ import numpy as np
 from nest_dist.base import picture_grid
 from nest_dist.explain import gradcat, views
 from nest_dist.model import nest
+from nest_dist.train.augment import jitter
 
 SIDE = 224  # of a picture on the sheet, in pixels; a larger image keeps its own side
 DIMMED = 0.35  # brightness of what is outside the leaf
@@ -95,7 +96,7 @@ def _tinted(
     large: np.ndarray, strength: np.ndarray, colour: np.ndarray | tuple[int, int, int]
 ) -> np.ndarray:
     """The image in grey, mixed with a colour by a strength in [0, 1]."""
-    grey = large @ np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+    grey = large @ np.array(jitter.GREY_WEIGHTS)
     share = OPAQUE * np.clip(strength, 0, 1)[..., None]
     return np.round(0.8 * (1 - share) * grey[..., None] + share * np.asarray(colour)).astype(
         np.uint8

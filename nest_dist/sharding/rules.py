@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
+import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from nest_dist.base import checks, failures, settings, tree_paths
@@ -190,6 +191,24 @@ def axes_of(name: str, parameter_axes: Mapping[str, Axes]) -> tuple[str, Axes]:
             f"({', '.join(matching) or 'none'}); it must fit exactly one."
         )
     return matching[0], parameter_axes[matching[0]]
+
+
+def sharded_shapes(
+    context: ShardingContext, tree: tree_paths.Tree, parameter_axes: Mapping[str, Axes]
+) -> tree_paths.Tree:
+    """Shapes with the shardings of `tree_shardings`."""
+    shardings = tree_shardings(context, tree, parameter_axes)
+    return jax.tree.map(lambda leaf, it: leaf.update(sharding=it), tree, shardings)
+
+
+def on_devices(shapes: tree_paths.Tree, values: Mapping[str, np.ndarray]) -> tree_paths.Tree:
+    """Arrays of these shapes and shardings, from unsharded values by name on every process."""
+
+    def to_devices(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        array = np.asarray(values[name]).astype(leaf.dtype, copy=False)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, array.__getitem__)
+
+    return tree_paths.map_named(to_devices, shapes)
 
 
 def tree_shardings(

@@ -10,7 +10,7 @@ from nest_dist.telemetry import pictures
 
 MOST_CLASSES = 32  # in a matrix that can be read
 CELL, SMALLEST_CELL, LARGEST_SIDE = 44, 26, 960  # pixels
-MARGIN, GAP, TEXT_SIZE = 150, 6, 13
+MARGIN, GAP = 150, 6
 RIGHT, WRONG = (33, 102, 172), (178, 24, 43)  # RGB, of a share of 1
 BLACK, WHITE, GREY = (40, 40, 40), (255, 255, 255), (215, 215, 215)
 
@@ -36,7 +36,9 @@ def draw_matrix(counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
     for row in range(n):
         y = top + row * cell
         title = _fitting(titles[row], left - 2 * GAP)
-        _text(canvas, title, (left - GAP - _width(title), _baseline(y, cell)), BLACK)
+        pictures.write(
+            canvas, title, (left - GAP - pictures.width_of(title), _baseline(y, cell)), BLACK
+        )
         for column in range(n):
             x = left + column * cell
             share = float(shares[row, column])
@@ -46,15 +48,15 @@ def draw_matrix(counts: np.ndarray, names: Sequence[str]) -> np.ndarray:
             canvas[y : y + cell, x : x + cell] = mixed.round()
             if counts[row, column]:
                 text = _per_cent(share)
-                middle = x + (cell - _width(text)) // 2
+                middle = x + (cell - pictures.width_of(text)) // 2
                 bright = WHITE if share > 0.3 else BLACK
-                _text(canvas, text, (middle, _baseline(y, cell)), bright)
+                pictures.write(canvas, text, (middle, _baseline(y, cell)), bright)
     for line in range(n + 1):
         at = line * cell
         cv2.line(canvas, (left + at, top), (left + at, top + side), GREY, 1)
         cv2.line(canvas, (left, top + at), (left + side, top + at), GREY, 1)
     for line, text in enumerate(("rows: true", "columns: predicted", "numbers: % of the row")):
-        _text(canvas, text, (GAP, 22 + 20 * line), BLACK)
+        pictures.write(canvas, text, (GAP, 22 + 20 * line), BLACK)
     return canvas
 
 
@@ -68,9 +70,7 @@ def draw_pairs(rows: Sequence[Sequence[tuple[np.ndarray, pictures.Caption]]]) ->
     scale = pictures.scale(H, W)
     cells = [
         [
-            picture_grid.Cell(
-                image.repeat(scale, axis=0).repeat(scale, axis=1), caption.lines, pictures.RED
-            )
+            picture_grid.Cell(pictures.enlarged(image, scale), caption.lines, pictures.RED)
             for image, caption in row
         ]
         for row in rows
@@ -84,7 +84,7 @@ def _column_titles(area: np.ndarray, titles: Sequence[str], cell: int) -> None:
     upright = np.full((width, height, 3), 255, np.uint8)
     for number, title in enumerate(titles):
         text = _fitting(title, height - 2 * GAP)
-        _text(upright, text, (GAP, _baseline(number * cell, cell)), BLACK)
+        pictures.write(upright, text, (GAP, _baseline(number * cell, cell)), BLACK)
     area[:] = np.rot90(upright)[:, :width]
 
 
@@ -95,26 +95,12 @@ def _per_cent(share: float) -> str:
 
 
 def _baseline(y: int, cell: int) -> int:
-    return y + (cell + TEXT_SIZE) // 2 - 2
+    return y + (cell + pictures.TEXT_SIZE) // 2 - 2
 
 
 def _fitting(text: str, pixels: int) -> str:
     """The text, cut off where it is wider."""
     text = text.encode(errors="backslashreplace").decode()  # OpenCV crashes at a lone surrogate
-    while len(text) > 1 and _width(text) > pixels:
+    while len(text) > 1 and pictures.width_of(text) > pixels:
         text = text[:-2] + "…"
     return text
-
-
-def _width(text: str) -> int:
-    (_, _, width, _) = cv2.getTextSize((1, 1), text, (0, 0), cv2.FontFace("sans"), TEXT_SIZE)
-    return int(width)
-
-
-def _text(
-    canvas: np.ndarray,
-    text: str,
-    at: tuple[int, int],
-    colour: tuple[int, int, int],
-) -> None:
-    cv2.putText(canvas, text, at, colour, cv2.FontFace("sans"), TEXT_SIZE)

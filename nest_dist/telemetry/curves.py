@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 import cv2
 import numpy as np
 
+from nest_dist.telemetry import pictures
+
 WIDTH, HEIGHT = 560, 320  # of a panel, in pixels
 LEFT, RIGHT, TOP, BOTTOM = 78, 22, 40, 34  # between panel and axes
 MOST_POINTS = 1000  # of a curve
 FEW_POINTS = 50  # each gets a dot
 MOST_TICKS = 6
-TEXT_SIZE = 13
 BLACK, GREY = (40, 40, 40), (225, 225, 225)
 COLOURS = ((31, 119, 180), (214, 90, 10))  # RGB: of training, of the evaluation
 
@@ -69,9 +70,9 @@ def _panel(panel: Panel, lines: Sequence[Mapping[str, typing.Any]], last: int) -
     canvas = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
     curves = {label: _points(lines, name) for label, name in panel.curves.items()}
     values = [value for points in curves.values() for _, value in points]
-    _text(canvas, panel.title, (LEFT, 26), BLACK, TEXT_SIZE + 2)
+    pictures.write(canvas, panel.title, (LEFT, 26), BLACK, pictures.TEXT_SIZE + 2)
     if not values:
-        _text(canvas, "nothing yet", (LEFT, HEIGHT // 2), BLACK)
+        pictures.write(canvas, "nothing yet", (LEFT, HEIGHT // 2), BLACK)
         return canvas
     low, high = min(values), max(values)
     margin = (high - low) / 20 or abs(high) / 2 or 1.0
@@ -86,12 +87,18 @@ def _panel(panel: Panel, lines: Sequence[Mapping[str, typing.Any]], last: int) -
         y = position(0, value)[1]
         cv2.line(canvas, (LEFT, y), (WIDTH - RIGHT, y), GREY, 1)
         text = panel.form.format(value + 0.0)
-        _text(canvas, text, (LEFT - 8 - _width(text), y + 5), BLACK)
+        pictures.write(canvas, text, (LEFT - 8 - pictures.width_of(text), y + 5), BLACK)
     for step in ticks(0, last):
         x, text = position(step, low)[0], f"{step:,.0f}"
         cv2.line(canvas, (x, HEIGHT - BOTTOM), (x, HEIGHT - BOTTOM + 4), BLACK, 1)
-        _text(
-            canvas, text, (min(x - _width(text) // 2, WIDTH - _width(text) - 2), HEIGHT - 12), BLACK
+        pictures.write(
+            canvas,
+            text,
+            (
+                min(x - pictures.width_of(text) // 2, WIDTH - pictures.width_of(text) - 2),
+                HEIGHT - 12,
+            ),
+            BLACK,
         )
     cv2.rectangle(canvas, (LEFT, TOP), (WIDTH - RIGHT, HEIGHT - BOTTOM), BLACK, 1)
     for points, colour in zip(curves.values(), COLOURS, strict=False):
@@ -102,8 +109,8 @@ def _panel(panel: Panel, lines: Sequence[Mapping[str, typing.Any]], last: int) -
                 cv2.circle(canvas, (int(x), int(y)), 3, colour, -1, cv2.LINE_AA)
     right = WIDTH - RIGHT
     for label, colour in zip(reversed(curves), COLOURS[len(curves) - 1 :: -1], strict=True):
-        right -= _width(label) + 14
-        _text(canvas, label, (right, 26), colour)
+        right -= pictures.width_of(label) + 14
+        pictures.write(canvas, label, (right, 26), colour)
     return canvas
 
 
@@ -116,18 +123,3 @@ def _points(lines: Sequence[Mapping[str, typing.Any]], name: str) -> list[tuple[
     ]
     every = math.ceil(len(found) / MOST_POINTS)
     return found[::-1][:: every or 1][::-1]  # the last one stays
-
-
-def _text(
-    canvas: np.ndarray,
-    text: str,
-    at: tuple[int, int],
-    colour: tuple[int, int, int],
-    size: int = TEXT_SIZE,
-) -> None:
-    cv2.putText(canvas, text, at, colour, cv2.FontFace("sans"), size)
-
-
-def _width(text: str) -> int:
-    (_, _, width, _) = cv2.getTextSize((1, 1), text, (0, 0), cv2.FontFace("sans"), TEXT_SIZE)
-    return int(width)

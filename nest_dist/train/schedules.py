@@ -21,9 +21,7 @@ Rate = typing.Annotated[float, Within(0)]
 class Schedule(typing.Protocol):
     """A schedule as gin configures it."""
 
-    def build(
-        self, peak_learning_rate: float, num_steps: int, steps_per_epoch: float
-    ) -> optax.Schedule:
+    def build(self, peak: float, num_steps: int, steps_per_epoch: float) -> optax.Schedule:
         """Learning rate by step; `steps_per_epoch` need not be an integer.
 
         Raises:
@@ -46,13 +44,11 @@ class Cosine:
     final_learning_rate: Rate = 0.0
     first_step: typing.Literal[0, 1] = 0
 
-    def build(
-        self, peak_learning_rate: float, num_steps: int, steps_per_epoch: float
-    ) -> optax.Schedule:
-        _require_below_peak(self, self.final_learning_rate, peak_learning_rate)
+    def build(self, peak: float, num_steps: int, steps_per_epoch: float) -> optax.Schedule:
+        _require_below_peak(self, self.final_learning_rate, peak)
         curve = optax.warmup_cosine_decay_schedule(
             init_value=0.0,
-            peak_value=peak_learning_rate,
+            peak_value=peak,
             warmup_steps=_warmup_steps(self, self.warmup_epochs, num_steps, steps_per_epoch),
             decay_steps=num_steps,
             end_value=self.final_learning_rate,
@@ -72,15 +68,11 @@ class Linear:
     warmup_epochs: Length
     final_learning_rate: Rate = 0.0
 
-    def build(
-        self, peak_learning_rate: float, num_steps: int, steps_per_epoch: float
-    ) -> optax.Schedule:
-        _require_below_peak(self, self.final_learning_rate, peak_learning_rate)
+    def build(self, peak: float, num_steps: int, steps_per_epoch: float) -> optax.Schedule:
+        _require_below_peak(self, self.final_learning_rate, peak)
         warmup = _warmup_steps(self, self.warmup_epochs, num_steps, steps_per_epoch)
-        down = optax.linear_schedule(
-            peak_learning_rate, self.final_learning_rate, num_steps - warmup
-        )
-        return _after_warmup(peak_learning_rate, warmup, down)
+        down = optax.linear_schedule(peak, self.final_learning_rate, num_steps - warmup)
+        return _after_warmup(peak, warmup, down)
 
 
 @settings.register
@@ -93,13 +85,9 @@ class Constant:
 
     warmup_epochs: Length = 0.0
 
-    def build(
-        self, peak_learning_rate: float, num_steps: int, steps_per_epoch: float
-    ) -> optax.Schedule:
+    def build(self, peak: float, num_steps: int, steps_per_epoch: float) -> optax.Schedule:
         warmup = _warmup_steps(self, self.warmup_epochs, num_steps, steps_per_epoch)
-        return _after_warmup(
-            peak_learning_rate, warmup, optax.constant_schedule(peak_learning_rate)
-        )
+        return _after_warmup(peak, warmup, optax.constant_schedule(peak))
 
 
 @settings.register
@@ -116,9 +104,7 @@ class Stepped:
     warmup_epochs: Length = 0.0
     factor: typing.Annotated[float, Within(0, 1)] = 0.1
 
-    def build(
-        self, peak_learning_rate: float, num_steps: int, steps_per_epoch: float
-    ) -> optax.Schedule:
+    def build(self, peak: float, num_steps: int, steps_per_epoch: float) -> optax.Schedule:
         warmup = _warmup_steps(self, self.warmup_epochs, num_steps, steps_per_epoch)
         at = [lengths.in_steps(length, steps_per_epoch, num_steps) for length in self.at_epochs]
         edges = [warmup, *at, num_steps]
@@ -128,9 +114,9 @@ class Stepped:
                 f"{num_steps} with {warmup} of warm-up; give ascending times between them."
             )
         falling = optax.piecewise_constant_schedule(
-            peak_learning_rate, {step - warmup: self.factor for step in at}
+            peak, {step - warmup: self.factor for step in at}
         )
-        return _after_warmup(peak_learning_rate, warmup, falling)
+        return _after_warmup(peak, warmup, falling)
 
 
 @settings.register
@@ -148,10 +134,8 @@ class WarmupStableDecay:
     decay_epochs: Length
     final_learning_rate: Rate = 0.0
 
-    def build(
-        self, peak_learning_rate: float, num_steps: int, steps_per_epoch: float
-    ) -> optax.Schedule:
-        _require_below_peak(self, self.final_learning_rate, peak_learning_rate)
+    def build(self, peak: float, num_steps: int, steps_per_epoch: float) -> optax.Schedule:
+        _require_below_peak(self, self.final_learning_rate, peak)
         warmup = _warmup_steps(self, self.warmup_epochs, num_steps, steps_per_epoch)
         decay = lengths.in_steps(self.decay_epochs, steps_per_epoch, num_steps)
         if not 0 < decay <= num_steps - warmup:
@@ -161,9 +145,9 @@ class WarmupStableDecay:
                 f"{num_steps - warmup}: change it."
             )
         down = optax.linear_schedule(
-            peak_learning_rate, self.final_learning_rate, decay, num_steps - warmup - decay
+            peak, self.final_learning_rate, decay, num_steps - warmup - decay
         )
-        return _after_warmup(peak_learning_rate, warmup, down)
+        return _after_warmup(peak, warmup, down)
 
 
 def ema_decay(final: float, step: jax.typing.ArrayLike) -> jax.Array:

@@ -512,12 +512,12 @@ def test_an_evaluation_is_kept_beside_its_checkpoint(tmp_path):
     checkpoints.record(2, {"eval/top_1": 0.5})  # a step without a checkpoint
     checkpoints.save(3, STATE, METADATA)
     checkpoints.close()
-    assert [checkpoints.is_evaluated(step) for step in (1, 3)] == [True, False]
+    assert [bool(checkpoints.evaluation(step)) for step in (1, 3)] == [True, False]
     written = json.loads((tmp_path / "1" / "evaluation.json").read_text())
     assert written == {"eval/top_1": 0.5, "eval/loss": None}
     assert not (tmp_path / "2").exists()
     (tmp_path / "1" / "evaluation.json").write_text("")  # the evaluation is made again
-    assert not checkpoints.is_evaluated(1)
+    assert not checkpoints.evaluation(1)
 
 
 def test_a_reader_turns_to_the_newest_when_a_run_removes_what_it_reads(folder):
@@ -675,6 +675,6 @@ def test_a_bucket_holds_checkpoints_that_are_complete_or_absent(tmp_path, monkey
         checkpoints.record(8, {"eval/top_1": 0.5})
         checkpoints.close()
         assert checkpoints.steps() == [3, 8]
-        assert checkpoints.is_evaluated(8)
+        assert checkpoints.evaluation(8)
         left = sorted(path.name for path in objects.iterdir())
         assert left == ["3", "4.damaged", "7.damaged", "8"]
