@@ -2,13 +2,12 @@
 
 import json
 import os
-import re
 
 import jax
 import pytest
 from support import commands
+from support.refusals import refusal
 
-from nest_dist.base import failures
 from nest_dist.commands import cli
 from nest_dist.experiment import build
 from nest_dist.experiment import run as runs
@@ -30,10 +29,6 @@ def folder(tmp_path_factory):
 
 
 SHORT = (*commands.ONE_LEVEL, "Run.num_epochs = 0.2", "Cosine.warmup_epochs = 0.1")
-
-
-def refusal(text):
-    return pytest.raises(failures.BadInput, match=re.escape(text))
 
 
 def find(folder, *bindings, devices=DEVICES):

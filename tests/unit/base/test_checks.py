@@ -1,9 +1,9 @@
-import re
 import typing
 
 import pytest
+from support.refusals import refusal
 
-from nest_dist.base import checks, failures, settings
+from nest_dist.base import checks, settings
 from nest_dist.base.checks import Within
 
 
@@ -14,10 +14,6 @@ class Settings:
     sides: tuple[int, ...] = (1, 2)
     kind: typing.Literal["a", "b"] = "a"
     folder: str | None = None
-
-
-def refusal(text):
-    return pytest.raises(failures.BadInput, match=re.escape(text))
 
 
 def test_a_whole_number_is_a_float_but_not_the_other_way():

@@ -1,11 +1,10 @@
 """Parts of a split: they cover it, share nothing, and are refused in one line."""
 
 import contextlib
-import re
 
 import numpy as np
 import pytest
-from support import batches, datasets
+from support import batches, datasets, refusals
 from support import parquet as parquet_files
 
 from nest_dist.base import failures
@@ -96,7 +95,7 @@ def test_parts_with_common_borders_cover_a_split_and_share_nothing(texts, length
     ],
 )
 def test_what_is_no_part_is_refused(text, refusal):
-    with pytest.raises(failures.BadInput, match=re.escape(refusal)):
+    with refusals.refusal(refusal):
         ids(text)
 
 

@@ -1,14 +1,13 @@
 """The embedded digits, and IDX files made here."""
 
 import gzip
-import re
 import resource
 
 import numpy as np
 import pytest
 from support.datasets import idx_bytes
+from support.refusals import refusal
 
-from nest_dist.base import failures
 from nest_dist.data.sources import digits, idx
 
 
@@ -48,10 +47,6 @@ def folder(tmp_path):
 
 def opened(folder, names=("a", "b")):
     return idx.Idx(str(folder), "train", names).open()
-
-
-def refusal(text):
-    return pytest.raises(failures.BadInput, match=re.escape(text))
 
 
 def test_idx_files_are_read_plain_and_compressed(folder):

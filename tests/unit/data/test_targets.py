@@ -1,15 +1,14 @@
 """Pictures of several classes, from every source that holds them to a row of a batch."""
 
 import json
-import re
 
 import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 from support import batches, datasets, photographs
+from support.refusals import refusal
 
-from nest_dist.base import failures
 from nest_dist.data import batch, classes, manifest, pipeline, targets
 from nest_dist.data.sources import array_record, parquet
 
@@ -19,10 +18,6 @@ NAMES = ("cat", "dog", "yak")
 SETS = [((0,), ()), ((0, 2), (1,)), ((), ()), ((1,), (0, 2)), ((), (0, 1, 2))]
 A, P, U = targets.ABSENT, targets.PRESENT, targets.UNKNOWN
 ROWS = np.array([[P, A, A], [P, U, P], [A, A, A], [U, P, U], [U, U, U]], np.uint8)
-
-
-def refusal(text):
-    return pytest.raises(failures.BadInput, match=re.escape(text))
 
 
 def records(root):

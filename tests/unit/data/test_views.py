@@ -1,10 +1,10 @@
 """Several views of a picture: the same transforms, other random numbers; and no labels."""
 
 import dataclasses
-import re
 
 import numpy as np
 import pytest
+from support.refusals import refusal
 
 from nest_dist.base import failures
 from nest_dist.data import batch, pipeline, targets
@@ -80,5 +80,5 @@ def test_pictures_of_no_class_serve_where_no_labels_are_needed():
 @pytest.mark.parametrize("views", [0, 3])
 def test_other_numbers_of_views_are_refused(views):
     text = f"TrainingData.views is {views}; it must be in [1, 2]"
-    with pytest.raises(failures.BadInput, match=re.escape(text)):
+    with refusal(text):
         pipeline.TrainingData(Noise(), (), views=views)

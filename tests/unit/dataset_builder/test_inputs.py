@@ -6,14 +6,13 @@ import io
 import os
 import pathlib
 import pickle
-import re
 import sys
 import tarfile
 
 import pytest
 from support import archives, datasets, photographs
+from support.refusals import refusal
 
-from nest_dist.base import failures
 from nest_dist.data import sources
 from nest_dist.dataset_builder import inputs
 
@@ -38,10 +37,6 @@ def saved(path, content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return path
-
-
-def refusal(*texts):
-    return pytest.raises(failures.BadInput, match=".*".join(map(re.escape, texts)))
 
 
 EXPECTED = [(name, name.split("/")[0], picture) for name, _, picture in datasets.pictures()]

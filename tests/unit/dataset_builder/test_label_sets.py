@@ -1,12 +1,10 @@
 """Files of labels with several classes a line."""
 
-import re
-
 import numpy as np
 import pytest
 from support import photographs, program
+from support.refusals import refusal
 
-from nest_dist.base import failures
 from nest_dist.data import targets
 from nest_dist.data.sources import array_record
 from nest_dist.dataset_builder import inputs, labels
@@ -33,10 +31,6 @@ def folder(tmp_path):
 def opened(folder, path, separator):
     options = inputs.Options("train", str(path), "image", "label", separator)
     return inputs.opened("folder", [folder], options).source
-
-
-def refusal(text):
-    return pytest.raises(failures.BadInput, match=re.escape(text))
 
 
 def rows(source):

@@ -5,8 +5,9 @@ import jax
 import numpy as np
 import pytest
 from support import changing, family, layouts, meshes
+from support.refusals import refusal
 
-from nest_dist.base import failures, tree_paths
+from nest_dist.base import tree_paths
 from nest_dist.experiment import audit
 from nest_dist.model import parameters
 from nest_dist.sharding import rules
@@ -23,10 +24,6 @@ def entries(model, lay, parameter_axes=None, not_decayed=parameters.NO_WEIGHT_DE
     known = parameters.of_model(model.num_hierarchies, model.num_classes)
     treatments = parameter_rules.ParameterRules(**own).build(not_decayed, model.block_repeats)
     return audit.entries(lay, placed, parameter_axes or known, treatments)
-
-
-def refusal(text):
-    return pytest.raises(failures.BadInput, match=re.escape(text))
 
 
 @pytest.mark.parametrize("name", [*family.PUBLISHED, "headless", "one level"])

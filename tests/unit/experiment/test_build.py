@@ -1,22 +1,17 @@
 """Runs whose parts do not fit each other, refused before anything is compiled."""
 
-import re
-
 import jax
 import pytest
 from support import changing, commands
+from support.refusals import refusal
 
-from nest_dist.base import failures, tree_paths
+from nest_dist.base import tree_paths
 from nest_dist.experiment import build
 from nest_dist.experiment import run as runs
 from nest_dist.train.augment import group_mixing, mixing
 
 MIXING = mixing.Mixing(0.8, 1.0)
 GROUPS = group_mixing.GroupMixing(0.8, 1.0, rows=64)
-
-
-def refusal(text):
-    return pytest.raises(failures.BadInput, match=re.escape(text))
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,10 @@
 """Evaluations of a run that do not fit it, or each other, are refused by name."""
 
-import re
-
 import jax
 import pytest
 from support import changing, commands
+from support.refusals import refusal
 
-from nest_dist.base import failures
 from nest_dist.experiment import build
 from nest_dist.experiment import run as runs
 
@@ -20,10 +18,6 @@ def load(*bindings):
 def built(*bindings, **changes):
     run = changing.changed(load(*bindings), {k.replace("__", "."): v for k, v in changes.items()})
     return build.build(run, jax.devices()[:8])
-
-
-def refusal(text):
-    return pytest.raises(failures.BadInput, match=re.escape(text))
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,16 @@
 """The teacher of a run: what it fits, and what a step is given of it."""
 
 import dataclasses
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import changing, commands, family
+from support.refusals import refusal
 
 from nest_dist import NesT
-from nest_dist.base import failures, tree_paths
+from nest_dist.base import tree_paths
 from nest_dist.commands import train
 from nest_dist.experiment import build, resume, teachers
 from nest_dist.experiment import run as runs
@@ -42,10 +42,6 @@ def weights(names=NAMES, **fields):
 
 def built(run, taught):
     return build.build(run, jax.devices()[:2], teacher=lambda _: taught)
-
-
-def refusal(text):
-    return pytest.raises(failures.BadInput, match=re.escape(text))
 
 
 def test_classes_of_a_teacher_are_compared_by_name():

@@ -1,8 +1,8 @@
 import importlib.metadata
 import importlib.util
-import re
 
 import pytest
+from support.refusals import refusal
 
 from nest_dist.base import chips, failures
 from nest_dist.rehearsal import estimates, gpus, topology
@@ -125,7 +125,7 @@ def test_every_gpu_that_can_be_compiled_for_is_in_the_table_of_chips(generation)
 def test_a_topology_of_another_form_is_refused(name):
     generation = name.partition(":")[0]
     text = f"--topology is '{name}'; give {generation}:GPUS or {generation}:HOSTSxGPUS, such as"
-    with pytest.raises(failures.BadInput, match=re.escape(text)):
+    with refusal(text):
         topology.devices(name)
 
 

@@ -1,19 +1,15 @@
 import importlib.util
 import math
-import re
 import signal
 import subprocess
 import sys
 
 import pytest
+from support.refusals import refusal
 
-from nest_dist.base import chips, failures
+from nest_dist.base import chips
 from nest_dist.rehearsal import topology
 from nest_dist.sharding import mesh
-
-
-def refusal(text):
-    return pytest.raises(failures.BadInput, match=re.escape(text))
 
 
 @pytest.mark.parametrize("generation", topology.KNOWN)

@@ -1,15 +1,10 @@
-import re
 import types
 
 import jax
 import pytest
+from support.refusals import refusal
 
-from nest_dist.base import failures
 from nest_dist.sharding import mesh
-
-
-def refusal(text):
-    return pytest.raises(failures.BadInput, match=re.escape(text))
 
 
 def sizes(num_devices, **shape):

@@ -1,10 +1,9 @@
 """Treatments by name: depth, patterns, freezing."""
 
-import re
-
 import pytest
+from support.refusals import refusal
 
-from nest_dist.base import failures, tree_paths
+from nest_dist.base import tree_paths
 from nest_dist.train import parameter_rules
 
 # From the pixels to the logits, with the layers that follow until the head, itself included.
@@ -95,6 +94,6 @@ def test_a_split_is_undone_by_merging():
     ],
 )
 def test_what_fits_nothing_is_refused_in_one_line(fields, text):
-    with pytest.raises(failures.BadInput, match=re.escape(text)) as raised:
+    with refusal(text) as raised:
         built(**fields).require_fitting(DEPTHS)
     assert "\n" not in str(raised.value)

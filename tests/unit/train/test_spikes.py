@@ -1,13 +1,11 @@
 """The rule for spikes on numbers alone, against its definition."""
 
-import re
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.refusals import refusal
 
-from nest_dist.base import failures
 from nest_dist.train import spikes
 
 RULE = spikes.SpikeRule(deviations=4.0, memory_steps=20)
@@ -72,5 +70,5 @@ def test_what_is_not_finite_is_no_spike_and_is_forgotten(bad):
 
 def test_a_memory_of_one_step_is_refused():
     text = "SpikeRule.memory_steps is 1; it must be at least 2."
-    with pytest.raises(failures.BadInput, match=re.escape(text)):
+    with refusal(text):
         spikes.SpikeRule(memory_steps=1)

@@ -1,11 +1,11 @@
 """The vote of the nearest neighbours against its definition, example by example."""
 
 import math
-import re
 
 import numpy as np
 import pytest
 from support import seen
+from support.refusals import refusal
 
 from nest_dist.base import failures
 from nest_dist.train.evaluators import neighbours
@@ -111,7 +111,7 @@ def test_what_is_not_finite_is_never_right_and_is_told():
     ],
 )
 def test_fields_that_mean_nothing_are_refused(fields, text):
-    with pytest.raises(failures.BadInput, match=re.escape(text)):
+    with refusal(text):
         neighbours.KNearest(**fields)
 
 

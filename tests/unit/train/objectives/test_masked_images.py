@@ -2,13 +2,13 @@
 
 import json
 import pathlib
-import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from support import drawn
+from support.refusals import refusal
 
 from nest_dist import NesT
 from nest_dist.base import failures, tree_paths
@@ -169,7 +169,7 @@ def test_in_training_the_mask_is_that_of_key_and_row_and_augmented_pixels_are_pa
     ],
 )
 def test_squares_that_do_not_fit_are_refused(objective, fields, text):
-    with pytest.raises(failures.BadInput, match=re.escape(text)):
+    with refusal(text):
         masked_images.MaskedImages(**objective).require_fitting(small(**fields))
 
 
