@@ -52,11 +52,7 @@ def download(name: str) -> pathlib.Path:
 
 
 def require_name(repository: str) -> None:
-    """Refuses a name that the Hub would not take for a repository.
-
-    Raises:
-        BadInput: if it is not OWNER/NAME.
-    """
+    """Refuses a name that the Hub would not take for a repository."""
     rule = r"(?!.*(--|\.\.))(\w[\w.-]*\w|\w)/(\w[\w.-]*\w|\w)"
     if len(repository) > _LONGEST_NAME or not re.fullmatch(rule, repository, re.ASCII):
         raise failures.BadInput(
@@ -70,8 +66,6 @@ def require_token(repository: str) -> None:
 
     Args:
         repository: OWNER/NAME, for the error text.
-    Raises:
-        BadInput: if there is none, or huggingface_hub is missing.
     """
     if not _library(repository, "publish there").get_token():
         raise failures.BadInput(

@@ -33,11 +33,7 @@ def sync(folder: epath.Path) -> None:
 
 
 def stored(folder: epath.Path) -> State:
-    """Shapes and types of the arrays in a folder.
-
-    Raises:
-        BadInput, Unavailable, Corrupt: as `load`.
-    """
+    """Shapes and types of the arrays in a folder."""
     with _explained(folder), _context(alone=True):
         if (shapes := ocp.checkpointables_metadata(folder).metadata[catalog.STATE]) is None:
             raise ValueError("the names of its arrays cannot be read")

@@ -152,11 +152,7 @@ def shapes(tree: orbax.State) -> dict[str, str]:
 def require_same_shapes(
     folder: epath.Path, actual: Mapping[str, str], expected: Mapping[str, str]
 ) -> None:
-    """Checks that a checkpoint holds the arrays that a configuration expects.
-
-    Raises:
-        BadInput: naming the first leaf that differs.
-    """
+    """Checks that a checkpoint holds the arrays that a configuration expects."""
     for name in sorted(actual.keys() | expected.keys()):
         if actual.get(name) != expected.get(name):
             raise failures.BadInput(

@@ -66,11 +66,7 @@ class Retention:
         require_metric("Retention.metric", self.metric)
 
     def require_evaluated(self, save_every: int, evaluate_every: int) -> None:
-        """Checks that `best` can be decided: each regular checkpoint has an evaluation.
-
-        Raises:
-            BadInput: if checkpoints are made at steps without one.
-        """
+        """Checks that `best` can be decided: each regular checkpoint has an evaluation."""
         if self.best and save_every % evaluate_every:
             raise failures.BadInput(
                 f"Retention.best is {self.best}, but a checkpoint each {save_every} steps has no "

@@ -76,11 +76,7 @@ def loaded(checkpoint: str | None, step: int | None) -> load.Pretrained:
 
 
 def class_names(path: str | None, pretrained: load.Pretrained) -> Sequence[str]:
-    """The names of --class_names, of the model, or numbers.
-
-    Raises:
-        BadInput: if the file cannot be read or has another number of names.
-    """
+    """The names of --class_names, of the model, or numbers."""
     classes = pretrained.model.num_logits
     if path is None:
         return pretrained.class_names or [f"class {label}" for label in range(classes)]
@@ -109,11 +105,7 @@ def names_in(path: str, classes: int) -> Sequence[str]:
 
 
 def _pictures(paths: Sequence[str]) -> list[str]:
-    """The paths, with the pictures below a folder in its place.
-
-    Raises:
-        BadInput: if a folder holds none.
-    """
+    """The paths, with the pictures below a folder in its place."""
     found: list[str] = []
     for path in paths:
         root = pathlib.Path(path).expanduser()

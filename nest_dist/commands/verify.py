@@ -7,12 +7,7 @@ from nest_dist.config import workdir as workdirs
 
 
 def run(options: cli.Options) -> None:
-    """Prints a line for each checkpoint.
-
-    Raises:
-        BadInput: if no folder of a run is given.
-        Failure: if a checkpoint is corrupt.
-    """
+    """Prints a line for each checkpoint."""
     if len(options.arguments) != 1:
         raise failures.BadInput(
             f"verify takes one WORKDIR, not {len(options.arguments)}; give the folder of a run."

@@ -65,11 +65,7 @@ class _Includes:
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[typing.TextIO]:
-        """Opens a file that `find` finds; without a byte order mark.
-
-        Raises:
-            BadInput: if it includes itself.
-        """
+        """Opens a file that `find` finds; without a byte order mark."""
         path = str(self.find(name))
         if path in self._reading:
             raise failures.BadInput(f"the file {path} includes itself; leave that include out.")

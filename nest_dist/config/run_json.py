@@ -68,11 +68,7 @@ def load(document: Json, trusted: Callable[[str], bool] = lambda module: True) -
 
 
 def select(document: Json, *path: str | int) -> Json:
-    """The JSON at a path of fields and of positions in tuples.
-
-    Raises:
-        BadInput: if the path does not exist.
-    """
+    """The JSON at a path of fields and of positions in tuples."""
     try:
         for step in path:
             document = document[step] if isinstance(step, int) else document["fields"][step]

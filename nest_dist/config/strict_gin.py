@@ -164,11 +164,7 @@ def _parse(
 
 
 def _require_values(root: str) -> None:
-    """Names all missing values at once, each with shipped files that give it.
-
-    Raises:
-        BadInput: if a macro or a field has no value.
-    """
+    """Names all missing values at once, each with shipped files that give it."""
     missing = gin_state.missing(root)
     if len(missing) == 1 and missing[0].startswith("%"):
         macros = {scope for scope, selector in gin_state.bound() if selector == "gin.macro"}

@@ -78,11 +78,7 @@ class Steps:
         return arrays
 
     def _row(self, position: int, number: int) -> tuple[np.ndarray, int | np.ndarray, int]:
-        """Image and labels at a position, and the number of the example if it was corrupt.
-
-        Raises:
-            BadInput: if the example is corrupt and may not be replaced, or does not fit the data.
-        """
+        """Image and labels at a position, and the number of the example if it was corrupt."""
         for attempt in range(REPLACEMENTS):
             example = None
             try:

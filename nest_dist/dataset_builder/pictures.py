@@ -35,11 +35,7 @@ class Remark:
 
 
 def require_jpegtran() -> None:
-    """Checks that jpegtran is installed.
-
-    Raises:
-        BadInput: if it is not.
-    """
+    """Checks that jpegtran is installed."""
     if shutil.which(JPEGTRAN) is None:
         raise failures.BadInput(
             f"--restart_markers needs the program {JPEGTRAN}, which is not here; install it, on "

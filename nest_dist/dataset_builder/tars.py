@@ -29,11 +29,7 @@ class Members(batch.Source):
 def listed(
     path: pathlib.Path,
 ) -> tuple[list[tar_archive.Member], list[image_folder.PassedOver]]:
-    """The pictures of an archive in its order, and its other members.
-
-    Raises:
-        BadInput: as of `tar_archive.members`.
-    """
+    """The pictures of an archive in its order, and its other members."""
     members: list[tar_archive.Member] = []
     passed_over: list[image_folder.PassedOver] = []
     for member, refusal in tar_archive.members(path):

@@ -81,11 +81,7 @@ def build(
 
 
 def _measuring(run: runs.Run, binding: str, metric: str) -> int:
-    """The number of the evaluation that measures a metric.
-
-    Raises:
-        BadInput: if none does; `binding` names the metric.
-    """
+    """The number of the evaluation that measures a metric."""
     num_classes, known = run.model.num_logits, []
     of_objective = run.step.objective.measures(num_classes)
     for number, evaluation in enumerate(run.evaluations):

@@ -32,11 +32,7 @@ class OpenEvaluation:
 
     @functools.cached_property
     def source(self) -> batch.Source:
-        """Its data set, with the labels of `class_names`.
-
-        Raises:
-            BadInput: if it has another class.
-        """
+        """Its data set, with the labels of `class_names`."""
         return self._in_order(self.stored)
 
     @functools.cached_property
@@ -50,11 +46,7 @@ class OpenEvaluation:
         return evaluators.Classes(self.class_names, self.stored.class_names)
 
     def in_order(self, class_names: Sequence[str]) -> "OpenEvaluation":
-        """The evaluation with the labels of a checkpoint, if it judges the model's classes.
-
-        Raises:
-            BadInput: if its data has another class.
-        """
+        """The evaluation with the labels of a checkpoint, if it judges the model's classes."""
         if not self.judges_classes or self.class_names == tuple(class_names):
             return self
         ordered = dataclasses.replace(self, class_names=tuple(class_names))

@@ -108,11 +108,7 @@ def find(
 def _other_teacher(
     stored: manager.Metadata, experiment: experiments.Experiment, allow_change: bool
 ) -> str:
-    """A line on a teacher that is not the checkpoint's; empty for the same, or for none.
-
-    Raises:
-        BadInput: unless the user allows another one.
-    """
+    """A line on a teacher that is not the checkpoint's; empty for the same, or for none."""
     before, taught = stored.get("teacher"), experiment.teacher
     if taught is None or before in (None, taught.weights.digest):
         return ""

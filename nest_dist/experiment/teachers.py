@@ -100,11 +100,7 @@ class OnMesh:
     def build(
         self, normalize: inputs.Normalize, class_names: Sequence[str], num_classes: int
     ) -> teacher.Teacher:
-        """For a model with these images and classes.
-
-        Raises:
-            BadInput: if the teacher lacks a class.
-        """
+        """For a model with these images and classes."""
         columns = self.weights.columns(class_names)
         if len(columns) != num_classes:  # where the data is absent
             raise failures.BadInput(

@@ -162,11 +162,7 @@ class Training:
     def _first_state(
         self, experiment: experiments.Experiment, say: Callable[[str], None]
     ) -> states.TrainState:
-        """Initial parameters, or the weights of `Run.init_from` adapted to the model.
-
-        Raises:
-            BadInput: if processes have other weights.
-        """
+        """Initial parameters, or the weights of `Run.init_from` adapted to the model."""
         if experiment.run.init_from is None:
             return experiment.init_state()
         params, lines = self.initial_params(experiment.run, experiment.class_names)

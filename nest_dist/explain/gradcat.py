@@ -98,11 +98,7 @@ def gradcat(
 
 
 def require_explainable(model: nest.NesT) -> None:
-    """Checks that a model has classes, and blocks with partitions.
-
-    Raises:
-        BadInput: if not.
-    """
+    """Checks that a model has classes, and blocks with partitions."""
     if model.num_classes == 0:
         raise failures.BadInput("the model has no head; fine-tune it on classes first.")
     if model.geometry().block_side < 2 and model.num_hierarchies > 1:

@@ -58,11 +58,7 @@ def read(
 
 
 def _parsed(text: str) -> typing.Any:
-    """JSON that is not nested deeper than a run is.
-
-    Raises:
-        ValueError: if it is.
-    """
+    """JSON that is not nested deeper than a run is."""
     too_deep = ValueError(f"JSON of more than {_DEEPEST} levels")
     try:
         value = json.loads(text)

@@ -12,11 +12,7 @@ _CGROUP = pathlib.Path("/sys/fs/cgroup")
 
 
 def require(path: pathlib.Path, array_bytes: int) -> None:
-    """Checks that the arrays of a file fit into memory.
-
-    Raises:
-        BadInput: naming the memory that they need and that is free.
-    """
+    """Checks that the arrays of a file fit into memory."""
     free = free_bytes()
     if free is not None and COPIES * array_bytes > free:
         raise failures.BadInput(

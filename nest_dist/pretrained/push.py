@@ -23,11 +23,7 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 
 
 def new_folder(output: str) -> pathlib.Path:
-    """The folder that --output names: missing, or empty.
-
-    Raises:
-        BadInput: if it holds anything, or is a file.
-    """
+    """The folder that --output names: missing, or empty."""
     folder = pathlib.Path(output).expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise failures.BadInput(f"--output is {folder}, which is not empty; give a new folder.")

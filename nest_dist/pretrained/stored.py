@@ -86,11 +86,7 @@ def find(
 
 
 def require_trained(where: str | pathlib.Path | None) -> None:
-    """Refuses the bare name of a variant.
-
-    Raises:
-        BadInput: if `where` is such a name and no path, or None.
-    """
+    """Refuses the bare name of a variant."""
     if where is None:
         raise failures.BadInput(
             "--checkpoint is not given; give a file of weights, a workdir, or a repository of the "

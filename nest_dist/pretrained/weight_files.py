@@ -92,11 +92,7 @@ def write(path: pathlib.Path, writer: Callable[[pathlib.Path], object]) -> None:
 
 
 def require_new(path: pathlib.Path) -> None:
-    """Checks that no such file exists.
-
-    Raises:
-        BadInput: if it exists, or the folder cannot be searched.
-    """
+    """Checks that no such file exists."""
     with _writable(path):
         exists = path.exists()
     if exists:

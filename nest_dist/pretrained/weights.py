@@ -39,11 +39,7 @@ ARCHITECTURE = (
 
 
 def format_of(names: Collection[str]) -> Format:
-    """The format that these names belong to.
-
-    Raises:
-        BadInput: if they belong to none.
-    """
+    """The format that these names belong to."""
     for form, definition in FORMATS.items():
         if definition.MARK in names:
             return form

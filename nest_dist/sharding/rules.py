@@ -218,9 +218,6 @@ def tree_shardings(
 
     Of the optimizer's state, what has not the shape of a parameter is replicated, too, such as the
     means of rows that Adafactor keeps.
-
-    Raises:
-        BadInput: as of `axes_of`.
     """
     shapes = {name: leaf.shape for name, leaf in tree_paths.flatten(tree).items()}
 

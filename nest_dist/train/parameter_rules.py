@@ -95,11 +95,7 @@ class Treatments:
         return self(name).decay
 
     def require_fitting(self, names: Collection[str]) -> None:
-        """Checks the patterns against all names of parameters.
-
-        Raises:
-            BadInput: for a pattern that fits none, or if all are frozen.
-        """
+        """Checks the patterns against all names of parameters."""
         rules = self.rules
         patterns = {
             "to freeze": rules.frozen,

@@ -105,9 +105,6 @@ class File:
         """Those of a row group.
 
         The footer may hold the smallest and the largest number; else the column is read.
-
-        Raises:
-            BadInput: if a row has none.
         """
         (chunk,) = self.chunks(group, (column,))
         known, kind = chunk.statistics, self.schema.field(column).type

@@ -112,8 +112,6 @@ def cut(
         at_least: height and width to which the rectangle is made smaller. A JPEG may then be
             decoded at a half, quarter or eighth of its sides, while they stay as large; the edges
             of the rectangle move by up to half a pixel of the result.
-    Raises:
-        Undecodable: as of `pixels`.
     """
     turn, coded = how.orientation_of(image), jpeg.opened(image)
     if coded and coded.can_be_cut:

@@ -35,11 +35,7 @@ CLOSE_SECONDS, STOP_SECONDS = 30.0, 5.0
 
 
 def require(tracker: trackers.Tracker, in_bucket: bool) -> None:
-    """Refuses a tracker that cannot work here.
-
-    Raises:
-        BadInput: if its library is missing, or it needs a folder of this host.
-    """
+    """Refuses a tracker that cannot work here."""
     name = type(tracker).__name__
     if importlib.util.find_spec(tracker.library) is None:
         raise failures.BadInput(
@@ -188,11 +184,7 @@ class Channel:
         return code == 0
 
     def _feed(self, pipe: typing.BinaryIO) -> None:
-        """Sends records until the end.
-
-        Raises:
-            OSError: if the process has ended before.
-        """
+        """Sends records until the end."""
         self._send(pipe, self._first)
         self._answered.wait()
         while (record := self._next()) is not None:

@@ -133,11 +133,7 @@ def titled(name: str, level: Level) -> str:
 
 
 def require_distinct(name: str, metrics: Sequence[str]) -> None:
-    """Refuses measures that give the same metric.
-
-    Raises:
-        BadInput: naming the first that comes twice.
-    """
+    """Refuses measures that give the same metric."""
     twice = [metric for number, metric in enumerate(metrics) if metric in metrics[:number]]
     if twice:
         raise failures.BadInput(
