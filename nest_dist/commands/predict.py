@@ -13,7 +13,7 @@ import numpy as np
 from nest_dist.base import checks, failures, files
 from nest_dist.commands import cli
 from nest_dist.data.sources import image_folder
-from nest_dist.pretrained import load
+from nest_dist.pretrained import load, outputs
 from nest_dist.pretrained import stored as stored_weights
 from nest_dist.telemetry import pictures
 
@@ -170,10 +170,9 @@ def require_numbers(path: str, probabilities: np.ndarray) -> None:
 
 
 def _best(probabilities: np.ndarray, names: Sequence[str]) -> list[dict[str, typing.Any]]:
-    order = np.argsort(-probabilities, kind="stable")[:TOP]
     return [
-        {"class": int(label), "name": names[label], "probability": float(probabilities[label])}
-        for label in order
+        {"class": it.label, "name": it.name, "probability": it.probability}
+        for it in outputs.likeliest(probabilities, names, TOP)
     ]
 
 

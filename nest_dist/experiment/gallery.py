@@ -1,6 +1,6 @@
 """Pages of training and evaluation examples with captions, for TensorBoard."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -26,7 +26,7 @@ def of_run(
     return Gallery(experiment, report)
 
 
-class Gallery:
+class Gallery(pretext_gallery.FirstBatch):
     """All processes compute the pages, the primary one records them."""
 
     def __init__(self, experiment: experiments.Experiment, report: reports.Report) -> None:
@@ -56,18 +56,10 @@ class Gallery:
         self._inputs = inputs.lower(steps_done, training).compile()
         self._examples = jax.jit(examples, out_shardings=replicated).lower(evaluating).compile()
 
-    def training(
-        self, batches: Iterator[prefetch.DeviceBatch], steps_done: int
-    ) -> Iterator[prefetch.DeviceBatch]:
-        """Yields the batches unchanged; the first one is shown as the model's inputs."""
-        first = next(batches, None)
-        if first is None:
-            return
-        images, shares = jax.device_get(self._inputs(np.int32(steps_done), first))
+    def show_inputs(self, batch: prefetch.DeviceBatch, steps_done: int) -> None:
+        images, shares = jax.device_get(self._inputs(np.int32(steps_done), batch))
         captions = [pictures.Caption([*label_text(row, self._classes), ""][:2]) for row in shares]
         self._report.page("train/images", images, captions, steps_done + 1)
-        yield first
-        yield from batches
 
     def evaluation(
         self,

@@ -1,5 +1,6 @@
 """Pages for TensorBoard of a run without labels: what its objective sees of pictures."""
 
+import abc
 import functools
 import typing
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,26 @@ from nest_dist.train.objectives import pretext
 MOST_IMAGES = 3
 
 
-class PretextGallery:
+class FirstBatch(abc.ABC):
+    """Shows the first of the batches for training."""
+
+    def training(
+        self, batches: Iterator[prefetch.DeviceBatch], steps_done: int
+    ) -> Iterator[prefetch.DeviceBatch]:
+        """Yields the batches unchanged; the first one is shown as the model's inputs."""
+        first = next(batches, None)
+        if first is None:
+            return
+        self.show_inputs(first, steps_done)
+        yield first
+        yield from batches
+
+    @abc.abstractmethod
+    def show_inputs(self, batch: prefetch.DeviceBatch, steps_done: int) -> None:
+        """Shows what the model sees of a batch after so many steps."""
+
+
+class PretextGallery(FirstBatch):
     """As `Gallery`: all processes compute the pages, the primary one records them."""
 
     def __init__(self, experiment: experiments.Experiment, report: reports.Report) -> None:
@@ -52,16 +72,9 @@ class PretextGallery:
         params = experiment.state_shapes.evaluated
         self._evaluated = compiled(evaluated).lower(params, evaluating).compile()
 
-    def training(
-        self, batches: Iterator[prefetch.DeviceBatch], steps_done: int
-    ) -> Iterator[prefetch.DeviceBatch]:
-        """Yields the batches unchanged; of the first all views are shown as the model's inputs."""
-        first = next(batches, None)
-        if first is None:
-            return
-        self._page("train/images", self._inputs(np.int32(steps_done), first), steps_done + 1)
-        yield first
-        yield from batches
+    def show_inputs(self, batch: prefetch.DeviceBatch, steps_done: int) -> None:
+        """Shows all views of its pictures."""
+        self._page("train/images", self._inputs(np.int32(steps_done), batch), steps_done + 1)
 
     def evaluation(
         self,

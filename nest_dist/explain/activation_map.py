@@ -23,6 +23,4 @@ def activation_map(
     kernel = head["kernel"].T[classes]  # [B, k, C]
     added = jnp.einsum("btnc,bkc->bktn", inside.normalized, kernel)
     added += head["bias"][classes][..., None, None]
-    B, k, T, N = added.shape
-    image = patching.to_image(added.reshape(B * k, T, N, 1), model.geometry().grids[-1])
-    return image.reshape(B, k, *image.shape[1:3])
+    return patching.to_map(added, model.geometry().grids[-1])

@@ -1,7 +1,5 @@
 """The attention that tokens receive inside their blocks."""
 
-import math
-
 import jax
 
 from nest_dist.model import patching
@@ -18,7 +16,4 @@ def received(weights: jax.Array, grid: patching.Grid) -> jax.Array:
         grid: rows and columns of blocks.
     """
     *_, N = weights.shape
-    of_tokens = weights.mean((2, 3)) * N  # [B, T, N]
-    side = math.isqrt(N)
-    image = patching.to_image(of_tokens[..., None], grid)
-    return image.reshape(-1, grid[0] * side, grid[1] * side)
+    return patching.to_map(weights.mean((2, 3)) * N, grid)

@@ -1,7 +1,6 @@
 """GradCAT: the path through the tree of blocks that speaks most for a class."""
 
 import functools
-import math
 import typing
 from collections.abc import Mapping, Sequence
 
@@ -233,9 +232,7 @@ def _score_image(features: jax.Array, gradients: jax.Array, grid: patching.Grid)
     products = jnp.einsum(
         "btnc,bktnc->bktn", features, gradients, preferred_element_type=jnp.float32
     )
-    B, k, T, N = products.shape
-    image = patching.to_image(products.reshape(B * k, T, N, 1), grid)
-    return image.reshape(B, k, grid[0] * math.isqrt(N), grid[1] * math.isqrt(N))
+    return patching.to_map(products, grid)
 
 
 def _halves(block_side: int) -> np.ndarray:

@@ -93,3 +93,10 @@ def to_image(blocks: Array, grid: Grid) -> Array:
     block_side = math.isqrt(N)
     x = blocks.reshape(B, rows, columns, block_side, block_side, C)
     return x.swapaxes(2, 3).reshape(B, rows * block_side, columns * block_side, C)
+
+
+def to_map(values: Array, grid: Grid) -> Array:
+    """Puts a value of each token [..., T, N] together to a map [..., H, W]."""
+    *lead, T, N = values.shape
+    image = to_image(values.reshape(-1, T, N, 1), grid)
+    return image.reshape(*lead, *image.shape[1:3])

@@ -43,9 +43,14 @@ def predictions(
                 "the probabilities of a picture are NaN; the weights are not finite or overflow: "
                 "give an earlier step or other weights."
             )
-        order = np.argsort(-row, kind="stable")[:top]
-        found.append([Prediction(names[label], float(row[label]), int(label)) for label in order])
+        found.append(likeliest(row, names, top))
     return found
+
+
+def likeliest(row: np.ndarray, names: Sequence[str], top: int) -> list[Prediction]:
+    """The classes with the highest probabilities [classes], the likeliest first."""
+    order = np.argsort(-row, kind="stable")[:top]
+    return [Prediction(names[label], float(row[label]), int(label)) for label in order]
 
 
 def features(

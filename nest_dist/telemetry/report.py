@@ -137,17 +137,16 @@ class Report:
         """Records pictures uint8 [N, H, W, C] over their captions."""
         # PNG shows each pixel of small pictures; JPEG is small for photographs.
         small = images.shape[1] < pictures.SMALLEST_SIDE
-        self._write(
-            lambda events: events.add_sheet(name, pictures.page(images, captions), small, step)
-        )
-        if self._tracker is not None:
-            self._tracker.picture(step, name, lambda: pictures.page(images, captions), small)
+        self._sheet(name, lambda: pictures.page(images, captions), small, step)
 
     def picture(self, name: str, image: np.ndarray, lossless: bool, step: int) -> None:
         """Records one picture uint8 [H, W, 3], as PNG or as JPEG."""
-        self._write(lambda events: events.add_sheet(name, image, lossless, step))
+        self._sheet(name, lambda: image, lossless, step)
+
+    def _sheet(self, name: str, draw: Callable[[], np.ndarray], lossless: bool, step: int) -> None:
+        self._write(lambda events: events.add_sheet(name, draw(), lossless, step))
         if self._tracker is not None:
-            self._tracker.picture(step, name, lambda: image, lossless)
+            self._tracker.picture(step, name, draw, lossless)
 
     def summary(self, num_steps: int, global_batch: int, ledger: goodput.Ledger) -> None:
         """Shows the results of a finished run, and its time by cause."""

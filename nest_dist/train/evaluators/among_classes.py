@@ -9,8 +9,7 @@ import numpy as np
 
 from nest_dist.base import failures, settings
 from nest_dist.base.checks import Within
-from nest_dist.train import evaluators
-from nest_dist.train.evaluators import ranks
+from nest_dist.train import evaluators, ranks
 
 
 @settings.register

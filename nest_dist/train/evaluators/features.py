@@ -81,6 +81,13 @@ class OfFeatures(evaluators.Measure):
     def levels(self) -> tuple[evaluators.Level, ...]:
         return (self.level,)
 
+    def found(
+        self, name: str, predicted: np.ndarray, asked: Split, known: Split, *more: str
+    ) -> evaluators.Finding:
+        """The accuracy of predictions under a name, notes on what is not finite, and `more`."""
+        told = (*notes(name, asked, known), *more)
+        return evaluators.Finding({name: evaluators.accuracy(right(predicted, asked))}, told)
+
     def observe(
         self, seen: evaluators.Seen, labels: jax.Array, classes: evaluators.Classes
     ) -> Mapping[str, jax.Array]:

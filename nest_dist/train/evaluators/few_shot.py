@@ -25,7 +25,6 @@ class FewShot(features.OfFeatures):
         draws: of the reference examples.
         penalty: of the squared weights, over the number of shots of all classes.
         seed: of the draws.
-        level: of the model, from 0; None for what the head receives.
     Source: arXiv 2010.11929, section 4.1, "few-shot accuracies".
     """
 

@@ -21,7 +21,6 @@ class LinearProbe(features.OfFeatures):
     Attributes:
         penalty: of the squared weights; the intercept has none.
         most_iterations: of L-BFGS; a line tells if they do not suffice.
-        level: of the model, from 0; None for what the head receives.
     """
 
     penalty: typing.Annotated[float, Within(0, open_low=True)] = 1e-3
@@ -42,8 +41,7 @@ class LinearProbe(features.OfFeatures):
         classes: evaluators.Classes,
     ) -> evaluators.Finding:
         asked, learnt = self.splits(examples, reference)
-        notes = features.notes(self._name, asked, learnt)
-        predicted = np.full(len(asked.labels), classification.NO_CLASS)
+        predicted, more = np.full(len(asked.labels), classification.NO_CLASS), []
         known, labels = learnt.known()
         if len(labels):
             scale = features.scale(known)
@@ -51,13 +49,11 @@ class LinearProbe(features.OfFeatures):
             weights, intercept, converged = self.fit(scale(known), targets)
             predicted = present[(scale(asked.features) @ weights + intercept).argmax(axis=1)]
             if not converged:
-                told = (
+                more.append(
                     f"{self._name} was still improving after {self.most_iterations} iterations; "
                     "raise LinearProbe.most_iterations or .penalty"
                 )
-                notes = (*notes, told)
-        right = features.right(predicted, asked)
-        return evaluators.Finding({self._name: evaluators.accuracy(right)}, notes)
+        return self.found(self._name, predicted, asked, learnt, *more)
 
     def fit(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
         """Weights [C, classes], intercepts [classes], and whether they are the minimum.

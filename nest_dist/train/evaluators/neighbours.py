@@ -24,7 +24,6 @@ class KNearest(features.OfFeatures):
         distance: "cosine", or "euclidean".
         temperature: a neighbour of cosine similarity s has exp(s / temperature) votes; None gives
             each one vote.
-        level: of the model, from 0; None for what the head receives.
     Source: arXiv 1805.01978, section 3.4.
     """
 
@@ -62,9 +61,7 @@ class KNearest(features.OfFeatures):
     ) -> evaluators.Finding:
         asked, known = self.splits(examples, reference)
         predicted = self.predict(*known.known(), asked.features, len(classes.names))
-        right = features.right(predicted, asked)
-        notes = features.notes(self._name, asked, known)
-        return evaluators.Finding({self._name: evaluators.accuracy(right)}, notes)
+        return self.found(self._name, predicted, asked, known)
 
     def predict(
         self, known: np.ndarray, labels: np.ndarray, asked: np.ndarray, num_classes: int

@@ -7,8 +7,7 @@ import jax
 
 from nest_dist.base import failures, settings
 from nest_dist.base.checks import Within
-from nest_dist.train import evaluators
-from nest_dist.train.evaluators import ranks
+from nest_dist.train import evaluators, ranks
 
 
 @settings.register

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from nest_dist.base import settings
 from nest_dist.base.checks import Within
-from nest_dist.train import objectives
+from nest_dist.train import objectives, ranks
 from nest_dist.train.objectives import class_weights as weighting
 
 # The prediction if a logit is NaN.
@@ -89,10 +89,7 @@ def in_top(logits: jax.Array, labels: jax.Array, k: int) -> jax.Array:
 
     Ties count against the label, and so does each logit that is NaN.
     """
-    of_label = jnp.take_along_axis(logits, labels[:, None], axis=-1)
-    # NaN is neither below nor above: a count of what is above would take it for below.
-    not_below = jnp.sum(~(logits < of_label), axis=-1)  # includes the label itself
-    return (not_below <= k) & ~jnp.isnan(of_label[:, 0])
+    return ranks.of_label(logits, labels) <= k
 
 
 def predicted(logits: jax.Array) -> jax.Array:

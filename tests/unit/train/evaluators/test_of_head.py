@@ -9,8 +9,8 @@ from support import seen
 from support.refusals import refusal
 
 from nest_dist.base import failures
-from nest_dist.train import evaluators
-from nest_dist.train.evaluators import among_classes, confusion, ranks, right_labels, top_k
+from nest_dist.train import evaluators, ranks
+from nest_dist.train.evaluators import among_classes, confusion, right_labels, top_k
 from nest_dist.train.objectives import classification
 
 LOGITS = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
