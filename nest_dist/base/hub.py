@@ -62,11 +62,7 @@ def require_name(repository: str) -> None:
 
 
 def require_token(repository: str) -> None:
-    """Refuses to go on without a token, by which the Hub knows who publishes.
-
-    Args:
-        repository: OWNER/NAME, for the error text.
-    """
+    """Refuses to go on without a token, by which the Hub knows who publishes."""
     if not _library(repository, "publish there").get_token():
         raise failures.BadInput(
             "this user has no token of the Hugging Face Hub; run `hf auth login`, or set HF_TOKEN "

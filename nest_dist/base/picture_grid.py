@@ -34,7 +34,6 @@ def draw(
     Args:
         rows: cells from left to right; the last row may be shorter.
         sides: height and width of a picture; smaller ones are centred.
-        titles: of the columns, if they have any.
     """
     H, W = sides
     text_height = LINE_HEIGHT * max(len(cell.lines) for row in rows for cell in row)

@@ -11,7 +11,6 @@ def draw(title: str, values: Sequence[float], last: int) -> str:
     """Bars from 0 to the largest value, one for each of `COLUMNS` equal parts of the axis.
 
     Args:
-        title: over the curve.
         values: not negative, at equal distances from 0 to `last`; at least two.
         last: the right end of the axis.
     """

@@ -44,7 +44,6 @@ class Manager(reader.Reader):
         """Removes the leftovers of interrupted saves.
 
         Args:
-            retention: decides which checkpoints stay.
             require_held: raises if the folder is no longer this run's; called before each save.
         """
         super().__init__(directory)

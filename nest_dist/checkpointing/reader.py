@@ -71,7 +71,6 @@ class Reader:
         """The state of a step, sharded as `like`, with the fingerprints that were saved.
 
         Args:
-            step: of a complete checkpoint.
             like: a tree of `jax.ShapeDtypeStruct` with shardings.
         Raises:
             BadInput: if the checkpoint holds other arrays.

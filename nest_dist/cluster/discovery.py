@@ -18,7 +18,6 @@ class Peers:
     Attributes:
         host: name or IP address of process 0, to which all connect; empty for one process.
         port: of JAX's coordination service on that host; the leader has the one below.
-        count: processes of the run.
         index: this process, in [0, count).
         local_devices: the devices of this host that belong to this process; None for all.
     """

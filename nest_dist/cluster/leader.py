@@ -28,7 +28,6 @@ class _Member:
         heard_at: own time of its last message.
         moved_at: own time of the last change of its tick or phase.
         pulse: its last pulse; empty before the first.
-        left: whether it said bye.
     """
 
     index: int
@@ -57,7 +56,6 @@ class Leader:
     """Receives the status of all processes of a run, and ends them together.
 
     Attributes:
-        stuck_seconds: how long training may stand still.
         over: set when no other process waits any more for what this one has to say.
     """
 

@@ -85,7 +85,6 @@ class Supervisor:
 
         Args:
             coordinator: this and the next three as of `discovery.find`.
-            secret_file: as of `secret.read`.
             insecure: lets processes on several hosts do without a secret.
         Raises:
             BadInput: if flags or environment name no peers, a port is in use, or there is no

@@ -18,10 +18,8 @@ class Parameter:
     """One field that gin can bind.
 
     Attributes:
-        name: of the field.
         type: with its range.
         default: as gin writes it; None if it has to be bound.
-        meaning: from the docstring.
     """
 
     name: str
@@ -37,8 +35,6 @@ class Configurable:
     Attributes:
         name: in gin.
         room: of the package, such as "data"; the module of a class of the user's own.
-        summary: first line of its docstring.
-        parameters: that gin can bind.
     """
 
     name: str

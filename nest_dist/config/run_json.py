@@ -87,7 +87,6 @@ class Setting:
     Attributes:
         path: from the run, such as "Run.step.optimizer.beta_1".
         binding: its name in gin, such as "AdamW.beta_1"; the path if several objects share it.
-        meaning: of a change of the value.
     """
 
     path: str

@@ -71,7 +71,6 @@ class ImageSpec:
     Attributes:
         height: in pixels; None where it differs from picture to picture.
         width: likewise.
-        channels: of each pixel.
         dtype: of NumPy, or "encoded".
         views: images that are made of one picture.
     """
@@ -120,11 +119,7 @@ class RowGroups:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """The sources of which a source consists; their examples and row groups follow each other.
-
-    Attributes:
-        lengths: examples of each.
-    """
+    """The sources of which a source consists; their examples and row groups follow each other."""
 
     names: tuple[str, ...]
     lengths: tuple[int, ...]
@@ -137,9 +132,7 @@ class Source(abc.ABC):
     It is pickled for worker processes. By default its pictures are encoded and fetched one by one.
 
     Attributes:
-        class_names: the name of each label.
         fingerprint: changes whenever the content does; a run does not resume with other data.
-        image_spec: of the stored images.
         row_groups: that hold the examples, if they cannot be fetched one by one.
         mixture: of a source that is drawn from several by weight.
     """

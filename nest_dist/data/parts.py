@@ -111,9 +111,6 @@ def _parsed(text: str, name: str) -> re.Match[str]:
 def slice_of(text: str, length: int, name: str) -> Slice:
     """The slice that a text describes.
 
-    Args:
-        length: examples of the data set.
-        name: of the binding, for error texts.
     Raises:
         BadInput: if it is written otherwise, reaches over the end, or holds no example.
     """

@@ -119,7 +119,6 @@ class SplitData:
         Args:
             seed: in [0, 2**32), of endless, shuffled batches; None for each example once.
             first_step: in [0, 2**40).
-            labels: their form in the batches.
         Raises:
             BadInput: if the data set is smaller than one batch for training, the memory does not
                 suffice, or the virtual shards do not fit the batch.

@@ -69,7 +69,6 @@ class DevicePrefetcher:
 
         Args:
             open_batches: the batches of this process; called in the thread, since it may read.
-            to_devices: copies a batch to the devices.
             stop_is_next: whether a batch that stalls is not needed any more; then these end.
             depth: batches that wait on the devices.
         """

@@ -53,11 +53,7 @@ class Sender:
     """In a worker process: copies batches to segments, which it makes as it needs them."""
 
     def __init__(self, prefix: str) -> None:
-        """Starts without segments.
-
-        Args:
-            prefix: of their names, as the receiver knows it.
-        """
+        """Starts without segments."""
         self._prefix = prefix
         self._segments: list[shared_memory.SharedMemory] = []
 
@@ -135,8 +131,6 @@ def remove_leftovers() -> None:
 def require_room(name: str, workers: int, needed: int) -> None:
     """Checks that workers can share so many bytes of batches with their process.
 
-    Args:
-        name: of the configuration, for error texts.
     Raises:
         BadInput: if the shared memory of this host is smaller, or cannot be written.
     """

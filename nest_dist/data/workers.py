@@ -43,7 +43,6 @@ class WorkerPool:
     """How one process loads its batches; it changes when they are ready, never their content.
 
     Attributes:
-        name: of the configuration, for error texts.
         threads: that transform examples, in each worker, or in the process itself.
         workers: processes beside it; 0 uses threads only.
         read_ahead_bytes: memory of waiting batches and of row groups, over all workers.

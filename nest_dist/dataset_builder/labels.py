@@ -87,7 +87,6 @@ def sets(lines_of: Sequence[str], separator: str) -> tuple[list[str], list[batch
     Args:
         lines_of: the classes of each picture, as of `by_file`. `UNKNOWN` before a name says that
             nobody knows whether the picture has this class. Nothing is the empty set.
-        separator: between two classes.
     """
     fields = [{it.strip() for it in line.split(separator)} - {""} for line in lines_of]
     names = sorted({field.removeprefix(UNKNOWN).strip() for line in fields for field in line})

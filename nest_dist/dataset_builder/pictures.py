@@ -51,8 +51,6 @@ def stored(
     A picture of more than 8 bits, or of many channels, is stored as it is.
 
 
-    Args:
-        restart_markers: whether a JPEG gets restart markers.
     Raises:
         Undecodable: if it is no complete picture.
     """

@@ -28,10 +28,7 @@ class Plan:
 
     Attributes:
         about: its "format", "name" and "fingerprint", for the manifest.
-        class_names: the name of each label that is written.
         labels: the label to write for each label of the source.
-        shards: the number of files.
-        restart_markers: whether JPEGs get restart markers.
     """
 
     data: inputs.Input

@@ -21,11 +21,7 @@ from nest_dist.train.objectives import class_weights, pretext
 
 @dataclasses.dataclass(frozen=True)
 class Experiment(feed.Feed):
-    """A run on a mesh, with its data sets open, its steps and its state.
-
-    Attributes:
-        teacher: of a run that learns from one.
-    """
+    """A run on a mesh, with its data sets open, its steps and its state."""
 
     teacher: teachers.OnMesh | None = None
 

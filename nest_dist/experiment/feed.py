@@ -19,11 +19,7 @@ BatchShapes = dict[str, jax.ShapeDtypeStruct]
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """A run on a mesh, with its data sets open.
-
-    Attributes:
-        evaluations: with their data open.
-    """
+    """A run on a mesh, with its data sets open."""
 
     run: runs.Run
     sharding: rules.ShardingContext

@@ -18,7 +18,6 @@ class OpenEvaluation:
     Attributes:
         judges_classes: whether its classes must be those of the model.
         stored: its data set, with classes in an order of its own.
-        class_names: the name of each label.
         reference_data: of which examples measures learn; None if none does.
         stored_reference: these examples, in an order of classes of their own.
     """

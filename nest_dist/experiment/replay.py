@@ -84,8 +84,6 @@ def replay(
 ) -> Replay:
     """Does the steps from the newest checkpoint before `step` again, to the end of its window.
 
-    Args:
-        experiment: the run on the devices that are here.
     Raises:
         BadInput: if the run has not come to this step.
     """
@@ -169,8 +167,6 @@ def steps_with(
 
     Args:
         checkpoints: of its workdir, which tell the batches that were left out.
-        example_id: index in the training split.
-        last: step.
     """
     run, source = experiment.run, experiment.training_source
     left_out = {at: left_out_at(checkpoints, at) for at in (0, *checkpoints.steps())}

@@ -31,7 +31,6 @@ class Session:
         experiment: with the classes in the order of the checkpoint.
         during: (cause) -> a context whose time counts under this cause.
         first_state: makes the state before the first step, to which a rewind may go back.
-        evaluation_steps: of each of `Run.evaluations`.
         told: notes of evaluations, each of which is shown once.
     """
 
@@ -83,8 +82,6 @@ class Session:
         """Metrics of a state by an evaluation, None if a stop interrupts it.
 
         Args:
-            state: to evaluate.
-            number: of the evaluation.
             show: whether pictures and tables are recorded.
         """
         step, opened = int(state.step), self.experiment.evaluations[number]

@@ -81,7 +81,6 @@ class OnMesh:
     """A teacher as the step of a run computes it.
 
     Attributes:
-        weights: on the host.
         sharding: mesh and rules, the same as for the model that learns.
     """
 

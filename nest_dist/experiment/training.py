@@ -32,9 +32,7 @@ class Training:
 
     Attributes:
         config_gin: the operative configuration as gin.
-        initial_params: loads the weights of `Run.init_from`.
         compiled: loads a step that was compiled beforehand; None compiles it here.
-        held: the lease of the workdir.
     """
 
     workdir: workdirs.Folder

@@ -14,8 +14,6 @@ def activation_map(
     Its mean is the logit, to rounding: the head is linear and sees the mean of the tokens.
 
     Args:
-        model: of the forward pass.
-        inside: arrays of the forward pass.
         head: kernel [C, classes] and bias [classes].
         classes: int32 [B, k].
     Source: arXiv 1512.04150, equation 2; the bias is spread over all tokens.

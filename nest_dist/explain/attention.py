@@ -13,7 +13,6 @@ def received(weights: jax.Array, grid: patching.Grid) -> jax.Array:
 
     Args:
         weights: of the last layer of a level, [B, T, K, N, N].
-        grid: rows and columns of blocks.
     """
     *_, N = weights.shape
     return patching.to_map(weights.mean((2, 3)) * N, grid)

@@ -184,8 +184,6 @@ def walk(
 
     Args:
         scores: of each level, [..., H, W] tokens.
-        grids: rows and columns of blocks of each level.
-        block_side: tokens along a side of a block.
     """
     *_, (rows, columns) = grids
     top = scores[-1]

@@ -37,8 +37,6 @@ class Preprocessing:
 
     Attributes:
         sides: height and width of its images, in pixels.
-        transforms: of the evaluation data.
-        normalize: follows them.
     """
 
     sides: tuple[int, int]

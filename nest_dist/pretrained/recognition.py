@@ -18,7 +18,6 @@ def recognise(
     GELU has no parameters: it is the one of the format's own code, unless `hints` say otherwise.
 
     Args:
-        shapes: of any of the formats.
         known: models by name, for what a format does not tell: heads in timm's, and the depths
             in the official one where all levels have the same width.
         hints: fields of `NesT` that are known otherwise, and win.

@@ -34,9 +34,7 @@ class StoredWeights:
     Attributes:
         model: with the image and the classes of the weights.
         params: by their names in `model`, flat.
-        form: the format they are stored in.
         run: that trained them, as JSON, if it is known.
-        class_names: if they are known.
         left_out: entries of the file that are no weights.
     """
 

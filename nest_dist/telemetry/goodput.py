@@ -46,7 +46,6 @@ class Ledger:
 
         Args:
             path: of the record; None on processes that do not write.
-            first_step: steps done at the checkpoint.
         """
         self._path = path
         self._charge()

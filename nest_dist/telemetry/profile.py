@@ -37,7 +37,6 @@ class Profiler:
             first_step: of a planned trace; None traces only on request.
             workdir: folder of requests, and of the traces for TensorBoard.
             look_every: steps between two checks for requests of any process.
-            done: receives a line of text after each trace.
         """
         self._planned, self._num_steps = first_step, num_steps
         self._request, self._traces = workdir / REQUEST, workdir / TRACES

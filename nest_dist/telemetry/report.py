@@ -52,7 +52,6 @@ class Report:
 
         Args:
             workdir: folder of the run; None on all processes but the primary one.
-            first_step: steps done.
             flops_per_image: floating-point operations that training needs for one image.
             missing: metrics; entries of `first_step` that have one are discarded, too.
             tracker: which receives metrics and pictures, too.

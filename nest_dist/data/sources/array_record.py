@@ -99,11 +99,7 @@ class Records(batch.Source):
 
 
 class Files(Sequence[bytes]):
-    """The records of some files, in order; a file is opened when it is first read.
-
-    Args:
-        lengths: records of each.
-    """
+    """The records of some files, in order; a file is opened when it is first read."""
 
     def __init__(self, paths: Sequence[str], lengths: Sequence[int]) -> None:
         self._paths, self._lengths = paths, lengths

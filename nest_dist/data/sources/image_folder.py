@@ -179,7 +179,6 @@ def by_folder(
 
     Args:
         folders: that are known to exist.
-        holder: the folder of the class folders.
     """
     known = {posixpath.dirname(file.name) for file in files}
     paths = sorted(path for path in {*known, *folders} - {""} if posixpath.dirname(path) == holder)

@@ -92,7 +92,6 @@ class Mixture:
 
         Args:
             stored: `weights` of the checkpoint, in JSON.
-            step: of the next batch.
         """
         before = dataclasses.replace(self, weights=_tuples(stored))
         now = next(weights for first, weights in reversed(self.pairs) if first <= step)

@@ -9,9 +9,6 @@ from nest_dist.base import failures
 def of_split(names: Sequence[str], split: str, folder: str, kind: str) -> list[str]:
     """The names that contain the split as a word, as data sets of the Hub call their files.
 
-    Args:
-        folder: of the files, for error texts.
-        kind: of the files, likewise.
     Raises:
         BadInput: if there are none.
     """

@@ -121,7 +121,6 @@ class Examples(batch.Source):
     """Pictures of archives, each with its label.
 
     Attributes:
-        lengths: examples of each.
         offsets: of the bytes of each picture in its archive.
         sizes: of each picture in bytes.
     """

@@ -108,7 +108,6 @@ def cut(
 
     Args:
         choose: a rectangle of a picture of [H, W], turned as `how` says.
-        how: the picture is read.
         at_least: height and width to which the rectangle is made smaller. A JPEG may then be
             decoded at a half, quarter or eighth of its sides, while they stay as large; the edges
             of the rectangle move by up to half a pixel of the result.

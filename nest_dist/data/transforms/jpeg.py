@@ -34,7 +34,6 @@ class Jpeg:
     """A JPEG with what its headers say.
 
     Attributes:
-        encoded: all its bytes.
         frame: offset of its frame header.
         scan: offset of the header of its first scan.
         interval: units between two restart markers; 0 without markers.

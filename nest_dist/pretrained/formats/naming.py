@@ -113,7 +113,6 @@ def fields(
         patch: of the first kernel, [side, side, channels of the image, channels of a token].
         position_embeddings: of each level, [1, T, N, C].
         hidden: of the first bias in the first MLP.
-        **told: further fields.
     """
     patch_size, _, num_channels, dim = patch
     _, T, N, _ = position_embeddings[-1]

@@ -55,6 +55,5 @@ class Tracker(typing.Protocol):
         """Begins a run, or goes on with that of the same key.
 
         Args:
-            identity: of the run.
             config: values by their names in gin, which an attempt may have changed.
         """
