@@ -35,8 +35,7 @@ def frozen(cls: Class) -> Class:
             own(self)
 
     cls.__post_init__ = post_init  # type: ignore[attr-defined]
-    made: Class = dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
-    return made
+    return dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
 
 
 class Effect(enum.Enum):

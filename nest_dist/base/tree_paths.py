@@ -19,8 +19,7 @@ def flatten(tree: Tree) -> dict[str, Tree]:
 
 def unflatten(leaves: Mapping[str, Tree]) -> dict[str, Tree]:
     """Nested dictionaries from slash-joined paths: the inverse of `flatten` for such trees."""
-    tree: dict[str, Tree] = traverse_util.unflatten_dict(leaves, sep="/")
-    return tree
+    return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def map_named(function: Callable[..., Tree], tree: Tree, *others: Tree) -> Tree:

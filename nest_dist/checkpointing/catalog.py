@@ -44,8 +44,7 @@ class Path(type(epath.Path("/"))):  # type: ignore[misc]
 
     def glob(self, pattern: str) -> Iterator["Path"]:
         escaped = type(self)(glob.escape(os.fspath(self)))
-        matches: Iterator[Path] = super(Path, escaped).glob(pattern)
-        return matches
+        return super(Path, escaped).glob(pattern)
 
 
 class Catalog:

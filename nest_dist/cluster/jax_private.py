@@ -33,8 +33,7 @@ def detect_processes(wait_seconds: int) -> Detected:
         # It has no defaults, and detects each parameter that is None.
         arguments = {**dict.fromkeys(signature.parameters), "initialization_timeout": wait_seconds}
         call = signature.bind(**arguments)
-    detected: Detected = detect(*call.args, **call.kwargs)
-    return detected
+    return detect(*call.args, **call.kwargs)
 
 
 def coordination_client() -> typing.Any:

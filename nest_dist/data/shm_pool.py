@@ -111,10 +111,7 @@ class Receiver:
         content = _bytes(segment)
         # The finalizer also keeps the segment open as long as these bytes are in use.
         weakref.finalize(content, _release, segment).atexit = False
-        received: dict[str, np.ndarray] = pickle.loads(
-            descriptor.pickled, buffers=descriptor.arrays(content)
-        )
-        return received
+        return pickle.loads(descriptor.pickled, buffers=descriptor.arrays(content))
 
     def close(self) -> None:
         """Removes segments that were never received, when the workers have ended."""

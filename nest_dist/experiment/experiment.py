@@ -141,8 +141,7 @@ class Experiment(feed.Feed):
         """
         shapes = jax.eval_shape(self.step.init)
         self.treatments.require_fitting(tree_paths.flatten(shapes.params).keys())
-        sharded = rules.sharded_shapes(self.sharding, shapes, self.parameter_axes)
-        return typing.cast(state.TrainState, sharded)
+        return rules.sharded_shapes(self.sharding, shapes, self.parameter_axes)
 
     def audit(self) -> list[audit.Entry]:
         """Checks and lists the sharding and the treatment of each parameter."""

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import hashlib
-import typing
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -118,11 +117,11 @@ class OnMesh:
         tree = tree_paths.unflatten(shapes)
         axes = parameters.of_model(self.model.num_hierarchies, self.model.num_logits)
         sharded = rules.sharded_shapes(self.sharding, {"params": tree}, axes)
-        return typing.cast(state.Params, sharded["params"])
+        return sharded["params"]
 
     def params(self) -> state.Params:
         """The parameters, each device with its shards."""
-        return typing.cast(state.Params, rules.on_devices(self.shapes, self.weights.params))
+        return rules.on_devices(self.shapes, self.weights.params)
 
 
 def read(run: runs.Run, load: Load | None, sharding: rules.ShardingContext) -> OnMesh | None:

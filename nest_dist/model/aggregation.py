@@ -108,11 +108,10 @@ def max_pool(image: Array, axis: str | None) -> Array:
     """
 
     def of_rows(image: Array, padding: halo.Padding) -> Array:
-        largest: Array = jax.lax.platform_dependent(
+        return jax.lax.platform_dependent(
             image,
             cpu=functools.partial(on_cpu.max_pool, padding=padding),
             default=lambda image: nn.max_pool(image, (3, 3), (2, 2), (padding, (0, 1))),
         )
-        return largest
 
     return halo.over_rows(of_rows, image, axis=axis, reach=(0, 1), border=-np.inf)

@@ -68,13 +68,12 @@ def dot_general(
         # Blocks on several devices cannot share one dimension with the examples.
         return plain(tokens, kernel)
     (_, contracted), _ = dimension_numbers
-    product: Array = jax.lax.platform_dependent(
+    return jax.lax.platform_dependent(
         tokens,
         kernel,
         cpu=functools.partial(on_cpu.dot_general, contracted=len(contracted)),
         default=plain,
     )
-    return product
 
 
 Dense = functools.partial(nn.Dense, kernel_init=kernel_init, dot_general_cls=lambda: dot_general)
@@ -95,10 +94,7 @@ def projections(tokens: Array, *kernels: Array) -> tuple[Array, ...]:
         # Heads on several devices would have to move to become heads of one kernel.
         last_with_first = (((tokens.ndim - 1,), (0,)), ((), ()))
         return tuple(dot_general(tokens, kernel, last_with_first) for kernel in kernels)
-    products: tuple[Array, ...] = jax.lax.platform_dependent(
-        tokens, *kernels, cpu=on_cpu.projections, default=plain
-    )
-    return products
+    return jax.lax.platform_dependent(tokens, *kernels, cpu=on_cpu.projections, default=plain)
 
 
 def _sharded(axis: str) -> bool:
@@ -182,8 +178,7 @@ def gelu(x: Array, kind: Gelu) -> Array:
 
 def _gelu_gradient(kind: Gelu, x: Array, gradient: Array) -> tuple[Array]:
     _, pull_back = jax.vjp(functools.partial(jax.nn.gelu, approximate=kind == "tanh"), x)
-    of_x: tuple[Array] = pull_back(gradient)
-    return of_x
+    return pull_back(gradient)
 
 
 gelu.defvjp(lambda x, kind: (gelu(x, kind), x), _gelu_gradient)

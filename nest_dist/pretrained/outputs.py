@@ -96,6 +96,6 @@ def _features(
 ) -> jax.Array:
     pooled, kept = model.apply({"params": params}, images, mutable="intermediates")
     if level is None:
-        return typing.cast(jax.Array, pooled)
+        return pooled
     (blocks,) = kept["intermediates"][f"level_{level}"]
     return patching.to_image(blocks, model.geometry().grids[level])

@@ -68,8 +68,7 @@ def until(closing: Closing) -> Iterator[None]:
 
 def current() -> Closing:
     """Of this thread; one that is never closed outside of `until`."""
-    closing: Closing = getattr(_THREAD, "closing", Closing())
-    return closing
+    return getattr(_THREAD, "closing", Closing())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,10 +56,7 @@ class Network:
         training: dict[str, typing.Any] = {}
         if self.key is not None:
             training = {"train": True, "batch_rows": rows, "rngs": {"dropout": self.key}}
-        result: jax.Array = self.model.apply(
-            {"params": self.params}, images, masked=masked, **training
-        )
-        return result
+        return self.model.apply({"params": self.params}, images, masked=masked, **training)
 
     def own(self, axes: Mapping[str, rules.Axes]) -> Params:
         """The parameters of the task, gathered for use.
