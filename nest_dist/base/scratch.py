@@ -18,7 +18,6 @@ class Scratch:
     """
 
     def __init__(self) -> None:
-        """Makes the folder."""
         made = pathlib.Path(tempfile.mkdtemp(prefix="nest_dist_"))
         # The lock falls with this process, however that ends.
         self._lock = os.open(made, os.O_RDONLY)

@@ -15,29 +15,6 @@ LARGEST = 1e15
 Class = typing.TypeVar("Class", bound=type)
 
 
-@typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
-def register(cls: Class) -> Class:
-    """A frozen dataclass under its name in gin, checked by `check` whenever it is made.
-
-    A `__post_init__` of its own, or of its base, follows those checks.
-    """
-    return gin.register(frozen(cls))
-
-
-@typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
-def frozen(cls: Class) -> Class:
-    """As `register`, without gin."""
-    own = getattr(cls, "__post_init__", None)
-
-    def post_init(self: object) -> None:
-        check(self)
-        if own is not None:
-            own(self)
-
-    cls.__post_init__ = post_init  # type: ignore[attr-defined]
-    return dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
-
-
 class Effect(enum.Enum):
     """The effect of a changed field on a run that resumes, in order of severity."""
 
@@ -59,14 +36,38 @@ class Meaning:
     in_step: bool = True
 
 
-def means(effect: Effect, *, in_step: bool | None = None) -> dict[str, object]:
-    """Metadata of a field that gin binds, for `dataclasses.field(metadata=...)`.
+def means(effect: Effect, *, in_step: bool | None = None, **field: typing.Any) -> typing.Any:
+    """A field of a dataclass, with the meaning of its change; `field` as of `dataclasses.field`.
 
-    A field without metadata inherits the meaning of the field that holds its object. A field
-    without `in_step` inherits that value alone. So `RandAugment.magnitude` means what
+    A field without it inherits the meaning of the field that holds its object. A field without
+    `in_step` inherits that value alone. So `RandAugment.magnitude` means what
     `TrainingData.transforms` means, which has none, and so what `Run.data` does: another run.
     """
-    return {"effect": effect} | ({} if in_step is None else {"in_step": in_step})
+    metadata = {"effect": effect} | ({} if in_step is None else {"in_step": in_step})
+    return dataclasses.field(metadata=metadata, **field)
+
+
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, means))
+def register(cls: Class) -> Class:
+    """A frozen dataclass under its name in gin, checked by `check` whenever it is made.
+
+    A `__post_init__` of its own, or of its base, follows those checks.
+    """
+    return gin.register(frozen(cls))
+
+
+@typing.dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field, means))
+def frozen(cls: Class) -> Class:
+    """As `register`, without gin."""
+    own = getattr(cls, "__post_init__", None)
+
+    def post_init(self: object) -> None:
+        check(self)
+        if own is not None:
+            own(self)
+
+    cls.__post_init__ = post_init  # type: ignore[attr-defined]
+    return dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
 
 
 def fields(owner: typing.Any) -> Iterator["dataclasses.Field[typing.Any]"]:

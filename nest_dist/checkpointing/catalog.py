@@ -57,7 +57,6 @@ class Catalog:
         self.notes: list[str] = []
 
     def names(self) -> list[str]:
-        """All entries."""
         listed = files.patiently(self.directory, lambda: list(self.directory.iterdir()))
         return sorted(path.name for path in listed or [])
 
@@ -68,11 +67,9 @@ class Catalog:
         return sorted(step for step, it in status.items() if it is not None and it.is_directory)
 
     def steps(self) -> list[int]:
-        """The steps of the complete checkpoints, ascending."""
         return [step for step in self.folders() if self.is_complete(step)]
 
     def quarantined(self) -> list[str]:
-        """Names of the quarantined folders."""
         return [name for name in self.names() if _QUARANTINED in name]
 
     def unfinished(self) -> list[str]:
@@ -93,7 +90,6 @@ class Catalog:
         return not (self.is_complete(step) if self.in_bucket else self.folder(step).exists())
 
     def folder(self, step: int) -> epath.Path:
-        """Of a step."""
         return self.directory / str(step)
 
     def pending(self, step: int) -> epath.Path:

@@ -83,7 +83,6 @@ class Lease:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Gives the lease back."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -192,7 +191,6 @@ class _File:
             self._path.unlink()
 
     def close(self) -> None:
-        """Gives the lock back."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
         self._descriptor = -1

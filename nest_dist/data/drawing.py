@@ -132,17 +132,14 @@ class Repeated(sequences.Order):
 
     @property
     def group_shards(self) -> int:  # type: ignore[override]
-        """Of the inner order."""
         return self.inner.group_shards
 
     @property
     def global_batch(self) -> int:  # type: ignore[override]
-        """Rows of a batch."""
         return self.inner.global_batch * self.repeats
 
     @property
     def seed(self) -> int | None:  # type: ignore[override]
-        """Of the inner order."""
         return self.inner.seed
 
     def __len__(self) -> int:

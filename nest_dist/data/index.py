@@ -101,7 +101,6 @@ class WindowShuffle(sequences.Sequences):
 
     @property
     def group_shards(self) -> int:  # type: ignore[override]
-        """The virtual shards."""
         return self.groups.virtual_shards
 
     @property

@@ -22,7 +22,6 @@ from nest_dist.data import workers as loading
 from nest_dist.data.sources import retries
 
 READ_AHEAD_BYTES = 1 << 30
-_SPEED_ONLY = means(Effect.NONE)
 
 
 def require_batch(source: batch.Source, global_batch: int) -> None:
@@ -48,16 +47,14 @@ class SplitData:
     """
 
     # Its fingerprint says whether a run goes on with the same data.
-    source: batch.SourceConfig = dataclasses.field(metadata=means(Effect.NONE))
+    source: batch.SourceConfig = means(Effect.NONE)
     transforms: tuple[batch.Transform, ...]
-    threads: typing.Annotated[int, Within(1)] = dataclasses.field(default=2, metadata=_SPEED_ONLY)
-    workers: typing.Annotated[int, Within(0)] = dataclasses.field(default=0, metadata=_SPEED_ONLY)
-    read_ahead_bytes: typing.Annotated[int, Within(1)] = dataclasses.field(
-        default=READ_AHEAD_BYTES, metadata=_SPEED_ONLY
+    threads: typing.Annotated[int, Within(1)] = means(Effect.NONE, default=2)
+    workers: typing.Annotated[int, Within(0)] = means(Effect.NONE, default=0)
+    read_ahead_bytes: typing.Annotated[int, Within(1)] = means(
+        Effect.NONE, default=READ_AHEAD_BYTES
     )
-    max_corrupt_fraction: typing.Annotated[float, Within(0, 1)] = dataclasses.field(
-        default=0.0, metadata=means(Effect.CHANGES)
-    )
+    max_corrupt_fraction: typing.Annotated[float, Within(0, 1)] = means(Effect.CHANGES, default=0.0)
 
     @property
     def _name(self) -> str:
@@ -210,9 +207,7 @@ class TrainingData(SplitData):
 
     balanced: bool = False
     repeats: typing.Annotated[int, Within(1)] = 1
-    views: typing.Annotated[int, Within(1, 2)] = dataclasses.field(
-        default=1, metadata=means(Effect.ANOTHER_RUN, in_step=True)
-    )
+    views: typing.Annotated[int, Within(1, 2)] = means(Effect.ANOTHER_RUN, in_step=True, default=1)
 
     def specs(self, source: batch.Source) -> list[batch.ImageSpec]:
         """As of `SplitData`; the last stage has all views."""

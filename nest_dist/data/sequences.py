@@ -48,7 +48,6 @@ class Order(abc.ABC):
         """Examples of an epoch."""
 
     def steps(self) -> int:
-        """The number of batches."""
         return -(-len(self) // self.global_batch) if self.seed is None else ENDLESS_STEPS
 
     def pieces(self, rows: np.ndarray, count: int) -> list[np.ndarray]:
@@ -93,7 +92,6 @@ class Found:
     """The rows of a batch, gathered from several sequences."""
 
     def __init__(self, count: int) -> None:
-        """So many rows without an example."""
         self._examples = np.full(count, PADDING)
         self._groups: dict[int, None] = {}
         self._ahead: dict[int, None] = {}
@@ -107,7 +105,6 @@ class Found:
         self._ahead |= dict.fromkeys(group + each for each in found.ahead)
 
     def rows(self) -> Rows:
-        """All of them."""
         return Rows(self._examples, tuple(self._groups), tuple(self._ahead))
 
 

@@ -53,7 +53,6 @@ class Sender:
     """In a worker process: copies batches to segments, which it makes as it needs them."""
 
     def __init__(self, prefix: str) -> None:
-        """Starts without segments."""
         self._prefix = prefix
         self._segments: list[shared_memory.SharedMemory] = []
 

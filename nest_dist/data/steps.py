@@ -48,7 +48,6 @@ class Steps:
 
     @property
     def num_classes(self) -> int:
-        """Of the source."""
         return len(self.source.class_names)
 
     def __len__(self) -> int:

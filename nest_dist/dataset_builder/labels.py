@@ -114,7 +114,6 @@ class _Labels:
         self._pictures |= {name: name for name in names}
 
     def refusal(self, number: int, reason: str, remedy: str) -> failures.BadInput:
-        """The error of a line."""
         return failures.BadInput(
             f"--labels is {self._path}, whose line {number} {reason}; {remedy}."
         )

@@ -26,7 +26,6 @@ from nest_dist.train import optimizer as optimizers
 from nest_dist.train import spikes as spike_rules
 from nest_dist.train.objectives import pretext
 
-_AROUND_THE_STEP = means(Effect.NONE, in_step=False)
 _Length = typing.Annotated[lengths.Length, lengths.Within(0, open_low=True)]
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*", re.ASCII)
 
@@ -43,9 +42,7 @@ class NonFinite:
     """
 
     policy: typing.Literal["stop", "skip", "rewind"] = "stop"
-    limit: typing.Annotated[int, Within(1)] = dataclasses.field(
-        default=10, metadata=means(Effect.CHANGES, in_step=False)
-    )
+    limit: typing.Annotated[int, Within(1)] = means(Effect.CHANGES, in_step=False, default=10)
 
 
 @settings.register
@@ -162,8 +159,8 @@ class Cadence:
 
     save_every_epochs: _Length
     log_every_steps: typing.Annotated[int, Within(1)] = 50
-    histograms_every_steps: typing.Annotated[int, Within(1)] | None = dataclasses.field(
-        default=None, metadata=means(Effect.NONE, in_step=True)
+    histograms_every_steps: typing.Annotated[int, Within(1)] | None = means(
+        Effect.NONE, in_step=True, default=None
     )
     profile_first_step: typing.Annotated[int, Within(1)] | None = None
     profile_num_steps: typing.Annotated[int, Within(1)] = 5
@@ -222,33 +219,27 @@ class Run:
         seed: of parameters, order, augmentation and dropout, in [0, 2**32).
     """
 
-    model: nest.NesT = dataclasses.field(metadata=means(Effect.ANOTHER_RUN))
+    model: nest.NesT = means(Effect.ANOTHER_RUN)
     step: Step
-    data: pipeline.TrainingData = dataclasses.field(
-        metadata=means(Effect.ANOTHER_RUN, in_step=False)
-    )
-    evaluations: tuple[Evaluation, ...] = dataclasses.field(metadata=_AROUND_THE_STEP)
-    mesh: meshes.MeshShape = dataclasses.field(metadata=means(Effect.NONE))
-    rules: sharding_rules.Rules = dataclasses.field(metadata=means(Effect.NONE))
+    data: pipeline.TrainingData = means(Effect.ANOTHER_RUN, in_step=False)
+    evaluations: tuple[Evaluation, ...] = means(Effect.NONE, in_step=False)
+    mesh: meshes.MeshShape = means(Effect.NONE)
+    rules: sharding_rules.Rules = means(Effect.NONE)
     num_epochs: typing.Annotated[lengths.Length, lengths.Within(0, open_low=True, share=False)]
-    global_batch: typing.Annotated[int, Within(1)] = dataclasses.field(
-        metadata=means(Effect.ANOTHER_RUN)
+    global_batch: typing.Annotated[int, Within(1)] = means(Effect.ANOTHER_RUN)
+    cadence: Cadence = means(Effect.NONE, in_step=False)
+    checkpoints: retention.Retention = means(Effect.NONE, in_step=False)
+    watch: Watch = means(Effect.NONE, in_step=False)
+    early_stopping: stopping.EarlyStopping | None = means(
+        Effect.CHANGES, in_step=False, default=None
     )
-    cadence: Cadence = dataclasses.field(metadata=_AROUND_THE_STEP)
-    checkpoints: retention.Retention = dataclasses.field(metadata=_AROUND_THE_STEP)
-    watch: Watch = dataclasses.field(metadata=_AROUND_THE_STEP)
-    early_stopping: stopping.EarlyStopping | None = dataclasses.field(
-        default=None, metadata=means(Effect.CHANGES, in_step=False)
-    )
-    tracker: trackers.Tracker | None = dataclasses.field(default=None, metadata=_AROUND_THE_STEP)
+    tracker: trackers.Tracker | None = means(Effect.NONE, in_step=False, default=None)
     # A run that resumes does not read it.
-    init_from: str | None = dataclasses.field(default=None, metadata=_AROUND_THE_STEP)
-    new_head: typing.Literal["random", "zeros"] = dataclasses.field(
-        default="random", metadata=_AROUND_THE_STEP
+    init_from: str | None = means(Effect.NONE, in_step=False, default=None)
+    new_head: typing.Literal["random", "zeros"] = means(
+        Effect.NONE, in_step=False, default="random"
     )
-    seed: typing.Annotated[int, Within(0, 2**32 - 1)] = dataclasses.field(
-        default=0, metadata=means(Effect.ANOTHER_RUN)
-    )
+    seed: typing.Annotated[int, Within(0, 2**32 - 1)] = means(Effect.ANOTHER_RUN, default=0)
 
     def __post_init__(self) -> None:
         if not self.evaluations:

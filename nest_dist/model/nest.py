@@ -79,16 +79,14 @@ class NesT(nn.Module):
     mlp_ratio: Size = 4
     widen: bool = True
     multi_query: bool = False
-    stochastic_depth: Rate = dataclasses.field(default=0.0, metadata=means(Effect.CHANGES))
-    attention_dropout: Rate = dataclasses.field(default=0.0, metadata=means(Effect.CHANGES))
-    projection_dropout: Rate = dataclasses.field(default=0.0, metadata=means(Effect.CHANGES))
-    gelu: linen.Gelu = dataclasses.field(default="tanh", metadata=means(Effect.CHANGES))
-    compute_dtype: linen.ComputeDtype = dataclasses.field(
-        default="float32", metadata=means(Effect.CHANGES)
-    )
-    remat: encoder.Remat = dataclasses.field(default="none", metadata=means(Effect.NONE))
-    layers: encoder.Layers = dataclasses.field(default="unrolled", metadata=means(Effect.NONE))
-    kernels: encoder.Kernels = dataclasses.field(default="auto", metadata=means(Effect.NONE))
+    stochastic_depth: Rate = means(Effect.CHANGES, default=0.0)
+    attention_dropout: Rate = means(Effect.CHANGES, default=0.0)
+    projection_dropout: Rate = means(Effect.CHANGES, default=0.0)
+    gelu: linen.Gelu = means(Effect.CHANGES, default="tanh")
+    compute_dtype: linen.ComputeDtype = means(Effect.CHANGES, default="float32")
+    remat: encoder.Remat = means(Effect.NONE, default="none")
+    layers: encoder.Layers = means(Effect.NONE, default="unrolled")
+    kernels: encoder.Kernels = means(Effect.NONE, default="auto")
 
     def __post_init__(self) -> None:
         for field in ("image_size", "block_repeats"):

@@ -115,7 +115,6 @@ class Ledger:
         self._writer.submit(self._write, self._path, text)
 
     def close(self) -> None:
-        """Writes the record, and waits for it."""
         self.write()
         self._writer.shutdown()
 

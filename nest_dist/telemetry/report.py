@@ -118,12 +118,10 @@ class Report:
             self._progress.report(step, metrics)
 
     def say(self, text: str) -> None:
-        """Shows a line."""
         if self._progress is not None:
             self._progress.say(text)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """Records a text."""
         self._write(lambda events: events.add_text(name, "```\n" + text + "\n```", step))
 
     def hparams(self, values: Mapping[str, bool | float | str]) -> None:

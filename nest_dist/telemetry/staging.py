@@ -52,7 +52,6 @@ class StagingFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Copies the last changes."""
         if self._bucket is not None:
             self._closing.set()
             self._thread.join()

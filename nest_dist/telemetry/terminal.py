@@ -34,7 +34,6 @@ class _Bar:
             self._console.print(text, markup=False)
 
     def close(self) -> None:
-        """Restores the terminal."""
         if self._console.is_terminal:
             self._bar.stop()
 

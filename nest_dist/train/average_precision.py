@@ -21,7 +21,6 @@ class Scores:
     """Collects the scores of a split, batch after batch."""
 
     def __init__(self) -> None:
-        """Starts without any."""
         self._kept: dict[str, list[np.ndarray]] = {name: [] for name in KEPT}
 
     def add(self, measured: objectives.Metrics) -> None:

@@ -81,11 +81,9 @@ class EarlyStopping:
         return dataclasses.replace(history, step=step, without=history.without + 1)
 
     def is_due(self, history: History) -> bool:
-        """Whether the run ends after this history."""
         return history.without >= self.patience
 
     def reason(self, history: History) -> str:
-        """A line for the end of the run."""
         best = "none" if history.best is None else f"{history.best:.6g}"
         return (
             f"ended early after step {history.step}: {self.metric} was best at step "

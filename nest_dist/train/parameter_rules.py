@@ -50,7 +50,7 @@ class ParameterRules:
     layer_decay: typing.Annotated[float, Within(0, 1, open_low=True)] = 1.0
     learning_rates: Factors = ()
     weight_decays: Factors = ()
-    frozen: tuple[str, ...] = dataclasses.field(default=(), metadata=means(Effect.ANOTHER_RUN))
+    frozen: tuple[str, ...] = means(Effect.ANOTHER_RUN, default=())
 
     def __post_init__(self) -> None:
         for field in ("learning_rates", "weight_decays"):
@@ -82,7 +82,6 @@ class Treatments:
     block_repeats: tuple[int, ...]
 
     def __call__(self, name: str) -> Treatment:
-        """The treatment of one parameter."""
         above = parameters.layers_above(name, self.block_repeats)
         return Treatment(
             multiplier=self.rules.layer_decay**above * _last(name, self.rules.learning_rates),
@@ -91,7 +90,6 @@ class Treatments:
         )
 
     def decay(self, name: str) -> float:
-        """The factor of weight decay."""
         return self(name).decay
 
     def require_fitting(self, names: Collection[str]) -> None:

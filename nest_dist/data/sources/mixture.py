@@ -36,8 +36,8 @@ class Mixture:
     """
 
     sources: tuple[batch.SourceConfig, ...]
-    names: tuple[str, ...] = dataclasses.field(metadata=means(Effect.NONE))
-    weights: tuple[typing.Any, ...] = dataclasses.field(metadata=means(Effect.ANOTHER_RUN))
+    names: tuple[str, ...] = means(Effect.NONE)
+    weights: tuple[typing.Any, ...] = means(Effect.ANOTHER_RUN)
     classes: typing.Literal["same", "union"] = "same"
 
     def __post_init__(self) -> None:

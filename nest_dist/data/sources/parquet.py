@@ -51,7 +51,7 @@ class Parquet:
         attempts: failed reads in a row that end the run.
     """
 
-    files: tuple[str, ...] = dataclasses.field(metadata=means(Effect.NONE))
+    files: tuple[str, ...] = means(Effect.NONE)
     split: str
     virtual_shards: typing.Annotated[int, Within(1)] = 1
     window: typing.Annotated[int, Within(1)] = 2
@@ -59,9 +59,7 @@ class Parquet:
     label: str = "label"
     unknown: str | None = None
     num_classes: typing.Annotated[int, Within(1)] | None = None
-    attempts: typing.Annotated[int, Within(1)] = dataclasses.field(
-        default=8, metadata=means(Effect.NONE)
-    )
+    attempts: typing.Annotated[int, Within(1)] = means(Effect.NONE, default=8)
 
     def open(self, flags: tuple[str, str] = ("Parquet.image", "Parquet.label")) -> "Rows":
         """The rows, after reading the footers of all files, many at a time.
@@ -151,7 +149,6 @@ class Parquet:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Those that are read."""
         return (self.image, self.label, *(() if self.unknown is None else (self.unknown,)))
 
     def _groups(self, file: parquet_file.File) -> Iterator["_Group"]:

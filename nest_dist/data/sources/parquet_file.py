@@ -35,17 +35,14 @@ class File:
 
     @property
     def name(self) -> str:
-        """Path or address."""
         return self.storage.name
 
     @functools.cached_property
     def metadata(self) -> pyarrow.parquet.FileMetaData:
-        """What the footer says."""
         return pyarrow.parquet.read_metadata(pyarrow.BufferReader(self.footer))
 
     @functools.cached_property
     def schema(self) -> pyarrow.Schema:
-        """Names and types of the columns."""
         return self.metadata.schema.to_arrow_schema()
 
     def chunks(self, group: int, columns: Sequence[str]) -> list[typing.Any]:
@@ -133,7 +130,6 @@ class File:
             return ()
 
     def without_label(self, count: int, column: str) -> failures.BadInput:
-        """The error of rows without a label."""
         return failures.BadInput(
             f"{self.name} has {count} rows without a value in column {column!r}; leave them out, "
             "or give another column."

@@ -32,7 +32,6 @@ class Closing:
     """
 
     def __init__(self) -> None:
-        """Open."""
         self._event = threading.Event()
 
     def __reduce__(self) -> tuple[type["Closing"], tuple[()]]:

@@ -44,7 +44,7 @@ class Tars:
         num_classes: of numbers; None for the largest and those below it.
     """
 
-    files: tuple[str, ...] = dataclasses.field(metadata=means(Effect.NONE))
+    files: tuple[str, ...] = means(Effect.NONE)
     split: str
     label: str = "cls"
     num_classes: typing.Annotated[int, Within(1)] | None = None

@@ -67,7 +67,6 @@ class Decoding:
         return image.channels if self.channels is None else self.channels
 
     def orientation_of(self, image: batch.Stored) -> orientation.Orientation:
-        """How a stored picture is turned."""
         if not self.exif_orientation or isinstance(image, np.ndarray):
             return orientation.UPRIGHT
         return orientation.of(image)

@@ -96,7 +96,6 @@ class Channel:
         self._thread.start()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Records metrics of a step."""
         record = {"step": step, "scalars": dict(values)}
         self._put(SCALAR_BYTES * (1 + len(values)), lambda: record)
 

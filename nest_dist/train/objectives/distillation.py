@@ -1,6 +1,5 @@
 """The outputs of a teacher as targets, beside the labels or without them."""
 
-import dataclasses
 import typing
 
 import jax
@@ -31,7 +30,7 @@ class Distillation(classification.OneClass):
     """
 
     # Its weights say whether a run goes on with the same teacher.
-    teacher: str = dataclasses.field(metadata=means(Effect.NONE, in_step=False))
+    teacher: str = means(Effect.NONE, in_step=False)
     targets: typing.Literal["soft", "hard"] = "soft"
     temperature: typing.Annotated[float, Within(0, 100, open_low=True)] = 1.0
     label_weight: typing.Annotated[float, Within(0, 1, open_high=True)] = 0.0

@@ -51,7 +51,6 @@ class TwoViews(pretext.Pretext):
     }
 
     def init(self, model: typing.Any, key: jax.Array) -> pretext.Params:
-        """The projector."""
         D, layers = self.width, {}
         widths = [model.widths()[-1], *[D] * LAYERS]
         for layer, layer_key in enumerate(jax.random.split(key, LAYERS)):
@@ -85,7 +84,6 @@ class TwoViews(pretext.Pretext):
         return {"loss": losses}
 
     def pictures(self, network: pretext.Network, images: jax.Array) -> jax.Array:
-        """The image and its mirror image."""
         return jnp.concatenate([images, images[:, :, ::-1]], axis=2)
 
     @jax.named_scope("two_views")

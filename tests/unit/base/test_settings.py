@@ -13,18 +13,14 @@ from nest_dist.base.settings import Effect, Meaning, means
 @settings.frozen
 class Inner:
     rate: typing.Annotated[float, Within(0, 1, open_high=True)] | None = None
-    threads: typing.Annotated[int, Within(1)] = dataclasses.field(
-        default=1, metadata=means(Effect.NONE)
-    )
+    threads: typing.Annotated[int, Within(1)] = means(Effect.NONE, default=1)
     sides: typing.Annotated[int | tuple[int, ...], Within(1, 9)] = (4, 4)
 
 
 @settings.frozen
 class Outer:
     length: typing.Annotated[float, Within(0, open_low=True)]
-    inner: Inner = dataclasses.field(
-        default_factory=Inner, metadata=means(Effect.ANOTHER_RUN, in_step=False)
-    )
+    inner: Inner = means(Effect.ANOTHER_RUN, in_step=False, default_factory=Inner)
 
     def __post_init__(self):
         if self.length == 13:
