@@ -78,7 +78,7 @@ def make(
         said: dict[str, float] = {}
         notes: list[str] = []
         for measure in config.measures:
-            finding = measure.conclude(examples, reference, opened.classes)
+            finding = measure.conclude(evaluators.Gathered(examples, reference, opened.classes))
             said |= {f"{config.prefix}{name}": it for name, it in finding.metrics.items()}
             notes += finding.notes
             confused.extend([finding.confused] if finding.confused else [])

@@ -24,3 +24,8 @@ def features(values, labels, level=None):
     """Examples with features, as the devices give them: float32."""
     arrays = {feature_names.key(level): np.asarray(values, np.float32)}
     return evaluators.Examples(np.asarray(labels), np.arange(len(labels)), arrays)
+
+
+def concluded(measure, examples, reference, classes):
+    """What a measure finds."""
+    return measure.conclude(evaluators.Gathered(examples, reference, classes))

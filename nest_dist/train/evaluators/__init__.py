@@ -64,6 +64,20 @@ class Confused(typing.NamedTuple):
     predicted: np.ndarray
 
 
+class Gathered(typing.NamedTuple):
+    """What a measure concludes from.
+
+    Attributes:
+        examples: of the data set.
+        reference: examples to learn from; None unless the measure `learns`.
+        classes: of both.
+    """
+
+    examples: Examples
+    reference: Examples | None
+    classes: Classes
+
+
 @dataclasses.dataclass(frozen=True)
 class Finding:
     """What a measure says of a data set.
@@ -112,14 +126,8 @@ class Measure(typing.Protocol):
     def observe(self, seen: Seen, labels: jax.Array, classes: Classes) -> Mapping[str, jax.Array]:
         """Numbers [B, ...] of each example, on the devices; equal names have equal values."""
 
-    def conclude(self, examples: Examples, reference: Examples | None, classes: Classes) -> Finding:
-        """The metrics, on the primary process alone.
-
-        Args:
-            examples: of the data set.
-            reference: to learn from; None unless `learns`.
-            classes: of both.
-        """
+    def conclude(self, gathered: Gathered) -> Finding:
+        """The metrics, on the primary process alone."""
 
 
 def accuracy(right: np.ndarray) -> float:

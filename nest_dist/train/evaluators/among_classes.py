@@ -70,13 +70,8 @@ class AmongClasses(evaluators.Measure):
     ) -> Mapping[str, jax.Array]:
         return {"rank_among": ranks.of_label(seen.outputs, labels, self.labels(classes))}
 
-    def conclude(
-        self,
-        examples: evaluators.Examples,
-        reference: evaluators.Examples | None,
-        classes: evaluators.Classes,
-    ) -> evaluators.Finding:
-        counted = np.isin(examples.labels, self.labels(classes))
-        rank = examples.arrays["rank_among"][counted]
+    def conclude(self, gathered: evaluators.Gathered) -> evaluators.Finding:
+        counted = np.isin(gathered.examples.labels, self.labels(gathered.classes))
+        rank = gathered.examples.arrays["rank_among"][counted]
         metrics = {f"among_top_{k}": evaluators.accuracy(rank <= k) for k in self.k}
         return evaluators.Finding({**metrics, "among_examples": float(counted.sum())})

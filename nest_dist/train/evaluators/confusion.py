@@ -29,15 +29,10 @@ class Confusion(evaluators.Measure):
     ) -> Mapping[str, jax.Array]:
         return {"predicted": classification.predicted(seen.outputs)}
 
-    def conclude(
-        self,
-        examples: evaluators.Examples,
-        reference: evaluators.Examples | None,
-        classes: evaluators.Classes,
-    ) -> evaluators.Finding:
-        predicted = examples.arrays["predicted"]
-        confused = evaluators.Confused(examples.ids, examples.labels, predicted)
-        shares = [it.accuracy for it in by_class(confused, classes.names) if it.examples]
+    def conclude(self, gathered: evaluators.Gathered) -> evaluators.Finding:
+        predicted = gathered.examples.arrays["predicted"]
+        confused = evaluators.Confused(gathered.examples.ids, gathered.examples.labels, predicted)
+        shares = [it.accuracy for it in by_class(confused, gathered.classes.names) if it.examples]
         metrics = {
             "mean_class_accuracy": float(np.mean(shares)) if shares else 0.0,
             "least_class_accuracy": min(shares, default=0.0),

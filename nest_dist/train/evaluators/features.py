@@ -93,12 +93,10 @@ class OfFeatures(evaluators.Measure):
     ) -> Mapping[str, jax.Array]:
         return {key(self.level): seen.features[self.level]}
 
-    def splits(
-        self, examples: evaluators.Examples, reference: evaluators.Examples | None
-    ) -> tuple[Split, Split]:
+    def splits(self, gathered: evaluators.Gathered) -> tuple[Split, Split]:
         """The features of the examples, and of those to learn from."""
-        assert reference is not None
-        return split(examples, self.level), split(reference, self.level)
+        assert gathered.reference is not None
+        return split(gathered.examples, self.level), split(gathered.reference, self.level)
 
 
 def notes(name: str, asked: Split, reference: Split) -> tuple[str, ...]:

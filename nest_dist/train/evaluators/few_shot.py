@@ -40,13 +40,8 @@ class FewShot(features.OfFeatures):
     def metrics(self) -> tuple[str, ...]:
         return tuple(map(self._name, self.shots))
 
-    def conclude(
-        self,
-        examples: evaluators.Examples,
-        reference: evaluators.Examples | None,
-        classes: evaluators.Classes,
-    ) -> evaluators.Finding:
-        asked, learnt = self.splits(examples, reference)
+    def conclude(self, gathered: evaluators.Gathered) -> evaluators.Finding:
+        asked, learnt = self.splits(gathered)
         known, labels = learnt.known()
         metrics = {}
         for shots in self.shots:
@@ -58,7 +53,7 @@ class FewShot(features.OfFeatures):
             metrics[self._name(shots)] = float(np.mean(shares))
             metrics[f"{self._name(shots)}_deviation"] = float(np.std(shares))
         notes = features.notes("few_shot", asked, learnt)
-        return evaluators.Finding(metrics, (*notes, *self._few(labels, classes)))
+        return evaluators.Finding(metrics, (*notes, *self._few(labels, gathered.classes)))
 
     def drawn(self, labels: np.ndarray, shots: int, draw: int) -> np.ndarray:
         """The positions of a draw, ascending: the first `shots` of each class in a random order."""

@@ -34,13 +34,8 @@ class LinearProbe(features.OfFeatures):
     def metrics(self) -> tuple[str, ...]:
         return (self._name,)
 
-    def conclude(
-        self,
-        examples: evaluators.Examples,
-        reference: evaluators.Examples | None,
-        classes: evaluators.Classes,
-    ) -> evaluators.Finding:
-        asked, learnt = self.splits(examples, reference)
+    def conclude(self, gathered: evaluators.Gathered) -> evaluators.Finding:
+        asked, learnt = self.splits(gathered)
         predicted, more = np.full(len(asked.labels), classification.NO_CLASS), []
         known, labels = learnt.known()
         if len(labels):

@@ -53,14 +53,9 @@ class KNearest(features.OfFeatures):
                 "or give more in Evaluation.reference."
             )
 
-    def conclude(
-        self,
-        examples: evaluators.Examples,
-        reference: evaluators.Examples | None,
-        classes: evaluators.Classes,
-    ) -> evaluators.Finding:
-        asked, known = self.splits(examples, reference)
-        predicted = self.predict(*known.known(), asked.features, len(classes.names))
+    def conclude(self, gathered: evaluators.Gathered) -> evaluators.Finding:
+        asked, known = self.splits(gathered)
+        predicted = self.predict(*known.known(), asked.features, len(gathered.classes.names))
         return self.found(self._name, predicted, asked, known)
 
     def predict(

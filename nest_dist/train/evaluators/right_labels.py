@@ -81,15 +81,10 @@ class RightLabels(evaluators.Measure):
     ) -> Mapping[str, jax.Array]:
         return {"predicted": classification.predicted(seen.outputs)}
 
-    def conclude(
-        self,
-        examples: evaluators.Examples,
-        reference: evaluators.Examples | None,
-        classes: evaluators.Classes,
-    ) -> evaluators.Finding:
-        sets = self.sets(classes, len(self._lists()))
-        known = [number for number, example in enumerate(examples.ids) if sets[example]]
-        rights = [sets[example] for example in examples.ids[known]]
+    def conclude(self, gathered: evaluators.Gathered) -> evaluators.Finding:
+        sets = self.sets(gathered.classes, len(self._lists()))
+        known = [number for number, example in enumerate(gathered.examples.ids) if sets[example]]
+        rights = [sets[example] for example in gathered.examples.ids[known]]
 
         def share(labels: np.ndarray) -> float:
             return evaluators.accuracy(
@@ -98,8 +93,8 @@ class RightLabels(evaluators.Measure):
 
         return evaluators.Finding(
             {
-                "right_labels": share(examples.arrays["predicted"][known].tolist()),
-                "right_labels_agreement": share(examples.labels[known].tolist()),
+                "right_labels": share(gathered.examples.arrays["predicted"][known].tolist()),
+                "right_labels_agreement": share(gathered.examples.labels[known].tolist()),
                 "right_labels_examples": float(len(known)),
             }
         )

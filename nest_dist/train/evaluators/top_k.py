@@ -37,11 +37,6 @@ class TopK(evaluators.Measure):
     ) -> Mapping[str, jax.Array]:
         return {"rank": ranks.of_label(seen.outputs, labels)}
 
-    def conclude(
-        self,
-        examples: evaluators.Examples,
-        reference: evaluators.Examples | None,
-        classes: evaluators.Classes,
-    ) -> evaluators.Finding:
-        rank = examples.arrays["rank"]
+    def conclude(self, gathered: evaluators.Gathered) -> evaluators.Finding:
+        rank = gathered.examples.arrays["rank"]
         return evaluators.Finding({f"top_{k}": evaluators.accuracy(rank <= k) for k in self.k})

@@ -68,7 +68,7 @@ def test_the_metric_is_the_mean_over_the_draws():
     asked, wanted = random_split(60, 6, seed=1)
     measure = few_shot.FewShot((2,), draws=4)
     reference, examples = seen.features(known, labels), seen.features(asked, wanted)
-    finding = measure.conclude(examples, reference, seen.classes(4))
+    finding = seen.concluded(measure, examples, reference, seen.classes(4))
     known, asked = np.float32(known).astype(float), np.float32(asked).astype(float)
     shares = []
     for draw in range(4):
@@ -84,8 +84,8 @@ def test_a_class_without_examples_is_never_right_and_is_told():
     known, labels = random_split(80, 6)
     asked, wanted = random_split(40, 6, seed=1)
     reference = seen.features(known[labels != 2], labels[labels != 2])
-    finding = few_shot.FewShot((5,)).conclude(
-        seen.features(asked, wanted), reference, seen.classes(4)
+    finding = seen.concluded(
+        few_shot.FewShot((5,)), seen.features(asked, wanted), reference, seen.classes(4)
     )
     assert finding.metrics["few_shot_5"] <= 0.75
     (note,) = finding.notes
@@ -93,8 +93,11 @@ def test_a_class_without_examples_is_never_right_and_is_told():
         "few_shot: 1 classes, 'c' the first, have fewer than 5 reference examples; they take part "
         "with those they have"
     )
-    only = few_shot.FewShot((5,)).conclude(
-        seen.features(asked[wanted == 2], wanted[wanted == 2]), reference, seen.classes(4)
+    only = seen.concluded(
+        few_shot.FewShot((5,)),
+        seen.features(asked[wanted == 2], wanted[wanted == 2]),
+        reference,
+        seen.classes(4),
     )
     assert only.metrics["few_shot_5"] == 0
 
@@ -104,14 +107,15 @@ def test_what_is_not_finite_is_left_out_or_wrong():
     spoilt = known.copy()
     spoilt[:40] = np.nan
     whole = few_shot.FewShot((1,), draws=1)
-    half = whole.conclude(
-        seen.features(known, labels), seen.features(spoilt, labels), seen.classes(4)
+    half = seen.concluded(
+        whole, seen.features(known, labels), seen.features(spoilt, labels), seen.classes(4)
     )
-    same = whole.conclude(
-        seen.features(known, labels), seen.features(known[40:], labels[40:]), seen.classes(4)
+    same = seen.concluded(
+        whole, seen.features(known, labels), seen.features(known[40:], labels[40:]), seen.classes(4)
     )
     assert half.metrics == same.metrics
-    bad = whole.conclude(
+    bad = seen.concluded(
+        whole,
         seen.features(np.full_like(known, np.nan), labels),
         seen.features(known, labels),
         seen.classes(4),

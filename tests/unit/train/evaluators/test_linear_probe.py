@@ -34,8 +34,8 @@ def test_the_metric_is_the_accuracy_of_these_weights():
     known, labels = random_split(120)
     asked, wanted = random_split(60, seed=1)
     probe = linear_probe.LinearProbe()
-    finding = probe.conclude(
-        seen.features(asked, wanted), seen.features(known, labels), seen.classes(3)
+    finding = seen.concluded(
+        probe, seen.features(asked, wanted), seen.features(known, labels), seen.classes(3)
     )
     known, asked = np.float32(known).astype(float), np.float32(asked).astype(float)
     mean, deviation = known.mean(axis=0), known.std(axis=0)
@@ -50,8 +50,11 @@ def test_labels_need_not_be_contiguous_and_what_is_not_finite_is_wrong():
     known, labels = random_split(60)
     spoilt = known.copy()
     spoilt[::3] = np.nan  # all of class 0
-    finding = linear_probe.LinearProbe(level=1).conclude(
-        seen.features(spoilt, 2 * labels, 1), seen.features(spoilt, 2 * labels, 1), seen.classes(5)
+    finding = seen.concluded(
+        linear_probe.LinearProbe(level=1),
+        seen.features(spoilt, 2 * labels, 1),
+        seen.features(spoilt, 2 * labels, 1),
+        seen.classes(5),
     )
     assert finding.metrics["level_1/linear_probe"] == pytest.approx(2 / 3, abs=0.1)
     assert len(finding.notes) == 2
@@ -59,8 +62,10 @@ def test_labels_need_not_be_contiguous_and_what_is_not_finite_is_wrong():
 
 def test_too_few_iterations_are_told():
     known, labels = random_split(60)
-    finding = linear_probe.LinearProbe(most_iterations=1).conclude(
-        *[seen.features(known, labels)] * 2, seen.classes(3)
+    finding = seen.concluded(
+        linear_probe.LinearProbe(most_iterations=1),
+        *[seen.features(known, labels)] * 2,
+        seen.classes(3),
     )
     (note,) = finding.notes
     assert note.startswith("linear_probe was still improving after 1 iterations; raise LinearPr")

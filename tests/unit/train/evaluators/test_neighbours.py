@@ -76,8 +76,8 @@ def test_what_is_not_finite_is_never_right_and_is_told():
     bad_known[4], bad_asked[0, 2], bad_asked[1, 0] = np.inf, np.nan, np.inf
     measure = neighbours.KNearest(1, level=0)
     examples, reference = seen.features(bad_asked, labels, 0), seen.features(bad_known, labels, 0)
-    finding = measure.conclude(examples, reference, seen.classes(4))
-    perfect = measure.conclude(*[seen.features(known, labels, 0)] * 2, seen.classes(4))
+    finding = seen.concluded(measure, examples, reference, seen.classes(4))
+    perfect = seen.concluded(measure, *[seen.features(known, labels, 0)] * 2, seen.classes(4))
     assert perfect.metrics == {"level_0/knn_1": 1.0}
     assert perfect.notes == ()
     assert 0.8 < finding.metrics["level_0/knn_1"] <= 28 / 30
@@ -90,7 +90,9 @@ def test_what_is_not_finite_is_never_right_and_is_told():
         "left out"
     )
     nothing = seen.features(np.full_like(known, np.nan), labels, 0)
-    assert measure.conclude(examples, nothing, seen.classes(4)).metrics == {"level_0/knn_1": 0.0}
+    assert seen.concluded(measure, examples, nothing, seen.classes(4)).metrics == {
+        "level_0/knn_1": 0.0
+    }
     none = measure.predict(known[:0], labels[:0], known[:2], 4)
     assert none.tolist() == [classification.NO_CLASS] * 2
 

@@ -21,7 +21,7 @@ LOGITS[3, 1], LOGITS[4, LABELS[4]] = np.nan, np.nan
 def concluded(measure, classes, labels=LABELS, ids=None):
     output = evaluators.Seen(jnp.asarray(LOGITS), {})
     arrays = measure.observe(output, jnp.asarray(labels), classes)
-    return measure.conclude(seen.examples(labels, ids, **arrays), None, classes)
+    return seen.concluded(measure, seen.examples(labels, ids, **arrays), None, classes)
 
 
 def rank(logits, label, among):
