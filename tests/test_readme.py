@@ -123,8 +123,7 @@ def test_checkpoints_and_configuration_belong_to_the_run(quick_start, last_step)
 
 def test_evaluating_measures_what_the_run_measured(quick_start, copy, last_step):
     workdir, _ = quick_start
-    done = shell(EVALUATE, copy, JAX_PLATFORMS="cpu")
-    assert done.returncode == 0, done.stderr
+    done = shell(EVALUATE, copy, JAX_PLATFORMS="cpu", succeeds=True)
     expected = commands.evaluations(workdir)[-1]
     title, *rows = done.stdout.splitlines()
     found = dict(row.split() for row in rows)
@@ -149,8 +148,7 @@ def test_tensorboard_serves_the_run(quick_start, copy):
 
 @pytest.mark.slow
 def test_the_same_command_again_finds_the_run_complete(quick_start, copy, last_step):
-    done = shell(QUICK_START, copy)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = shell(QUICK_START, copy, succeeds=True)
     assert "That run was started before" in done.stdout
     assert f"the run is complete at step {last_step}" in done.stdout
     assert "environment:" not in done.stderr
@@ -159,8 +157,7 @@ def test_the_same_command_again_finds_the_run_complete(quick_start, copy, last_s
 @pytest.mark.slow
 def test_a_longer_run_goes_on_where_the_shorter_ended(quick_start, copy, last_step):
     workdir, _ = quick_start
-    done = shell(LONGER, copy)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = shell(LONGER, copy, succeeds=True)
     assert f"resuming after step {last_step}" in done.stdout
     assert "configuration changed: Run.num_epochs was 12, is 14: the run goes on" in done.stdout
     steps = [line["step"] for line in commands.metrics(workdir) if "train/loss" in line]
@@ -187,8 +184,7 @@ def picture(copy):
 
 
 def test_predicting_names_the_digit(quick_start, copy, picture):
-    done = shell(PREDICT, copy, JAX_PLATFORMS="cpu")
-    assert done.returncode == 0, done.stderr
+    done = shell(PREDICT, copy, JAX_PLATFORMS="cpu", succeeds=True)
     shown, best, *others = done.stdout.splitlines()
     assert shown == "picture.png"
     assert best.endswith(f"(label {picture})")
@@ -197,8 +193,7 @@ def test_predicting_names_the_digit(quick_start, copy, picture):
 
 @pytest.mark.slow
 def test_the_loaded_and_the_exported_model_see_the_same_digit(quick_start, copy, picture):
-    done = shell(EXPORT, copy, JAX_PLATFORMS="cpu")
-    assert done.returncode == 0, done.stderr
+    done = shell(EXPORT, copy, JAX_PLATFORMS="cpu", succeeds=True)
     (of_load,) = readme.blocks("python")
     code = """
 import cv2, jax.export
@@ -207,22 +202,19 @@ again = exported.call(cv2.imread("picture.png", cv2.IMREAD_GRAYSCALE)[None, ...,
 print(logits.argmax(), abs(logits - again).max() < 1e-4)
 """
     python = f".venv/bin/python -c {shlex.quote(of_load + code)}"
-    done = shell(python, copy, JAX_PLATFORMS="cpu")
-    assert done.returncode == 0, done.stderr
+    done = shell(python, copy, JAX_PLATFORMS="cpu", succeeds=True)
     assert done.stdout.split() == [str(picture), "True"]
 
 
 def test_converting_writes_what_timm_names(quick_start, copy):
-    done = shell(CONVERT, copy, JAX_PLATFORMS="cpu")
-    assert done.returncode == 0, done.stderr
+    shell(CONVERT, copy, JAX_PLATFORMS="cpu", succeeds=True)
     found = weight_files.read(copy / "digits.safetensors").arrays
     assert found["levels.1.transformer_encoder.1.attn.qkv.weight"].shape == (192, 64)
 
 
 @pytest.mark.slow
 def test_fine_tuning_goes_on_from_the_digits_that_were_learned(quick_start, copy):
-    done = shell(FINE_TUNE, copy, JAX_PLATFORMS="cpu")
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = shell(FINE_TUNE, copy, JAX_PLATFORMS="cpu", succeeds=True)
     assert "starting from workdirs/quickstart: nest_micro, a NesT of 2 levels" in done.stdout
     assert "resized to another image: levels_0/position_embedding [1, 4, 16, 32]" in done.stdout
     assert commands.evaluations(copy / "workdirs" / "larger")[-1]["eval/top_1"] >= 0.95
@@ -254,11 +246,14 @@ def test_the_wheel_works_from_any_folder(python, tmp_path):
     subprocess.run([python, "-m", "venv", tmp_path / "venv"], check=True)
     path = f"{tmp_path / 'venv' / 'bin'}:{os.environ['PATH']}"
     quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_CACHE_DIR": "1"}
-    done = shell(INSTALL, source, PATH=path, **quiet)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = shell(INSTALL, source, PATH=path, **quiet, succeeds=True)
     tiny = " ".join(f"--gin_bindings='{binding}'" for binding in commands.TINY)
-    done = shell(f"{INSTALLED} {tiny} --gin_bindings='Run.num_epochs = 1'", elsewhere, PATH=path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = shell(
+        f"{INSTALLED} {tiny} --gin_bindings='Run.num_epochs = 1'",
+        elsewhere,
+        PATH=path,
+        succeeds=True,
+    )
     assert "done: 45 steps" in done.stdout
     assert (elsewhere / "digits" / "config.gin").exists()
     where = shell("python -c 'import nest_dist; print(nest_dist.__file__)'", elsewhere, PATH=path)
@@ -269,8 +264,7 @@ def test_the_wheel_works_from_any_folder(python, tmp_path):
 def test_the_model_alone_gives_logits():
     (code,) = [each for each in readme.blocks("python", "gin/README.md") if "model.init" in each]
     program = code + "\nprint(logits.shape)"
-    done = harness.python("-c", program, environment=harness.environment())
-    assert done.returncode == 0, done.stderr
+    done = harness.python("-c", program, environment=harness.environment(), succeeds=True)
     assert done.stdout.strip() == "(1, 1000)"
 
 

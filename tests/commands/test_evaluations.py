@@ -39,8 +39,7 @@ def of_probe(workdir):
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run") / "workdir"
-    done = commands.nest_dist("train", *commands.tiny_flags(workdir, *BINDINGS))
-    assert done.returncode == 0, done.stderr
+    done = commands.nest_dist("train", *commands.tiny_flags(workdir, *BINDINGS), succeeds=True)
     assert "evaluation 'probe': 359 examples" in done.stdout
     return workdir
 
@@ -83,8 +82,7 @@ def test_an_evaluation_that_is_missing_is_made_again_alone(workdir):
     path = workdir / "checkpoints/4/evaluation.json"
     whole = json.loads(path.read_text())
     path.write_text(json.dumps({it: x for it, x in whole.items() if "/probe/" not in it}))
-    done = commands.nest_dist("train", *commands.tiny_flags(workdir, *BINDINGS))
-    assert done.returncode == 0, done.stderr
+    commands.nest_dist("train", *commands.tiny_flags(workdir, *BINDINGS), succeeds=True)
     assert json.loads(path.read_text()) == whole
     assert of_probe(workdir) == [line for line in before if "eval/probe/knn_20" in line]
     assert len(commands.evaluations(workdir)) == 1

@@ -26,8 +26,7 @@ def test_the_exported_program_runs_without_nest_dist_for_any_batch(trained, pict
     np.save(tmp_path / "images.npy", images)
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     environment["JAX_PLATFORMS"] = "cpu"
-    done = harness.python("-c", RUN_ALONE, folder=tmp_path, environment=environment)
-    assert done.returncode == 0, done.stderr
+    done = harness.python("-c", RUN_ALONE, folder=tmp_path, environment=environment, succeeds=True)
     assert done.stdout.strip() == "['cpu', 'cuda', 'tpu']"
     expected = trained.logits(images)
     np.testing.assert_allclose(np.load(tmp_path / "all.npy"), expected, atol=1e-5)

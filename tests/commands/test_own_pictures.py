@@ -36,8 +36,7 @@ def test_the_commands_of_readme_lead_from_pictures_to_an_exported_model(tmp_path
         _, command, *arguments = shlex.split(line)
         program = [*commands.NEST_DIST, command, *arguments]
         environment = harness.environment(PYTHONPATH=str(commands.TOP))
-        done = harness.run(program, folder=tmp_path, environment=environment)
-        assert done.returncode == 0, done.stdout + done.stderr
+        done = harness.run(program, folder=tmp_path, environment=environment, succeeds=True)
         said[command] = done.stdout
     assert "120 training and 30 evaluation examples of 3 classes" in said["train"]
     title, *rows = said["evaluate"].splitlines()

@@ -53,8 +53,7 @@ def test_pictures_that_cannot_be_read_are_named_and_all_others_predicted(
 def test_names_that_are_no_utf_8_are_printed(trained, pictures, tmp_path):
     odd = tmp_path / os.fsdecode(b"caf\xe9.png")
     shutil.copy(pictures[0][0], odd)
-    done = commands.nest_dist("predict", str(odd), f"--checkpoint={trained.workdir}")
-    assert done.returncode == 0, done.stderr
+    done = commands.nest_dist("predict", str(odd), f"--checkpoint={trained.workdir}", succeeds=True)
     assert "caf\\udce9.png" in done.stdout
 
 

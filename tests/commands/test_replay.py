@@ -24,14 +24,12 @@ BINDINGS = (
 def finished(tmp_path_factory):
     """A run of one device, with a checkpoint every 11 steps."""
     workdir = tmp_path_factory.mktemp("run")
-    done = commands.nest_dist("train", *commands.tiny_flags(workdir, *BINDINGS))
-    assert done.returncode == 0, done.stdout + done.stderr
+    commands.nest_dist("train", *commands.tiny_flags(workdir, *BINDINGS), succeeds=True)
     return workdir
 
 
 def replayed(workdir, *flags, devices=1):
-    done = commands.nest_dist("replay", str(workdir), *flags, devices=devices)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = commands.nest_dist("replay", str(workdir), *flags, devices=devices, succeeds=True)
     return done.stdout
 
 
@@ -136,10 +134,10 @@ def test_a_run_that_was_killed_twice_is_replayed_to_the_last_digit(tmp_path):
             commands.wait_for_step(tmp_path, step, running)
             running.send_signal(signal.SIGKILL)
             running.wait()
-    done = commands.nest_dist("train", *flags)
-    assert done.returncode == 0, done.stderr
-    done = harness.python("-c", TEN_WINDOWS, str(tmp_path), environment=harness.environment(1))
-    assert done.returncode == 0, done.stderr
+    done = commands.nest_dist("train", *flags, succeeds=True)
+    done = harness.python(
+        "-c", TEN_WINDOWS, str(tmp_path), environment=harness.environment(1), succeeds=True
+    )
     assert [line.split()[1] for line in done.stdout.splitlines()] == ["True"] * 10
 
 

@@ -68,8 +68,7 @@ def test_another_seed_is_refused_unless_it_is_allowed(workdir):
     assert_refused(train(workdir, "Run.seed = 1"), "Run.seed is 1, the checkpoint of this workdir")
     assert contents(workdir) == before
     flags = commands.tiny_flags(workdir, *SHORT, "Run.seed = 1", "Run.num_epochs = 0.1")
-    done = commands.nest_dist("train", *flags, "--allow_config_change")
-    assert done.returncode == 0, done.stderr
+    done = commands.nest_dist("train", *flags, "--allow_config_change", succeeds=True)
     for line in (
         "configuration changed: Run.seed was 0, is 1: the checkpoint belongs to another run",
         "configuration changed: Run.num_epochs was 0.05, is 0.1: the run goes on differently",
@@ -165,10 +164,8 @@ def test_a_second_run_while_the_first_goes_on(workdir):
         assert done.stdout == ""
         reached = commands.metrics(workdir)[-1]["step"]
         # `evaluate` and `verify` are welcome.
-        done = commands.nest_dist("evaluate", f"--workdir={workdir}")
-        assert done.returncode == 0, done.stderr
-        done = commands.nest_dist("verify", workdir)
-        assert done.returncode == 0, done.stdout
+        done = commands.nest_dist("evaluate", f"--workdir={workdir}", succeeds=True)
+        done = commands.nest_dist("verify", workdir, succeeds=True)
         commands.wait_for_step(workdir, reached + 10, first)
         first.terminate()
         assert first.wait() == 76, first.said()

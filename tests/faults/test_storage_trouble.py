@@ -67,8 +67,7 @@ def test_a_save_that_fails_ends_the_run_with_75_and_it_goes_on(
     workdir = tmp_path / "run"
     # Of a first run, whose checkpoint must stay.
     short = [*command(workdir), "--gin_bindings=Run.num_epochs = 0.2"]
-    done = harness.run(short, environment=environment)
-    assert done.returncode == 0, done.stderr
+    done = harness.run(short, environment=environment, succeeds=True)
     (tmp_path / "trouble").write_text(f"{number} {call}")
     with harness.Group.of(processes, command(workdir), environment=environment) as group:
         assert group.wait() == [75] * processes, group.said()
@@ -82,8 +81,7 @@ def test_a_save_that_fails_ends_the_run_with_75_and_it_goes_on(
     assert not has(workdir, 18)
     assert not list(workdir.rglob("*.damaged*"))
     (tmp_path / "trouble").unlink()
-    done = harness.run(command(workdir), environment=environment)
-    assert done.returncode == 0, done.stderr
+    done = harness.run(command(workdir), environment=environment, succeeds=True)
     assert "resuming after step 9" in done.stdout
     assert has(workdir, 18)
 

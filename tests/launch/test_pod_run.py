@@ -109,8 +109,9 @@ def test_a_folder_in_a_bucket_is_measured_from_elsewhere(tpus, workdir, disturbe
     for name, value in tpus.settings()["environment"].items():
         if name.startswith(("STORAGE_", "TENSORSTORE_", "GOOGLE_", "GCSFS_")):
             monkeypatch.setenv(name, value)
-    done = commands.nest_dist("evaluate", "--workdir=gs://my-bucket/digits", "--format=json")
-    assert done.returncode == 0, done.stderr
+    done = commands.nest_dist(
+        "evaluate", "--workdir=gs://my-bucket/digits", "--format=json", succeeds=True
+    )
     measured = json.loads(done.stdout)
     assert measured["step"] == 135
     assert measured["eval/top_1"] == commands.evaluations(workdir)[-1]["eval/top_1"]

@@ -114,16 +114,18 @@ class Process(subprocess.Popen):
             raise AssertionError(f"did not end within {timeout} s: {self.said()}") from None
 
 
-def run(command, *, timeout=PATIENCE_SECONDS, **more):
+def run(command, *, timeout=PATIENCE_SECONDS, succeeds=False, **more):
     """Runs a program to its end: returncode, stdout, stderr.
 
     Args:
         command: as of `Process`.
         timeout: in seconds, after which the test fails.
+        succeeds: whether the test fails, with all that was printed, unless the exit code is 0.
         more: arguments of `Process`.
     """
     with Process(command, apart=True, **more) as process:
         code = process.wait(timeout)
+        assert not (succeeds and code), process.said() + process.complained()
         return subprocess.CompletedProcess(command, code, process.said(), process.complained())
 
 

@@ -76,8 +76,9 @@ def fresh_copy(folder):
     return folder
 
 
-def shell(command, folder, **variables):
+def shell(command, folder, succeeds=False, **variables):
     """Runs a line of README as a user's shell would, without what the tests' own shell has set."""
     ours = ("JAX_", "VIRTUAL_ENV", "PYTHONPATH")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    return harness.run(command, folder=folder, environment={**inherited, **variables})
+    environment = {**inherited, **variables}
+    return harness.run(command, folder=folder, environment=environment, succeeds=succeeds)
