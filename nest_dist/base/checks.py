@@ -16,18 +16,12 @@ class Within:
     """A range of numbers; in the annotation of a field, `Annotated[float, Within(0, 1)]`, its own.
 
     It holds for each number of a tuple.
-
-    Attributes:
-        low: the smallest.
-        high: the largest.
-        open_high: whether `high` itself is too large.
-        open_low: whether `low` itself is too small.
     """
 
-    low: float
-    high: float = math.inf
-    open_high: bool = False
-    open_low: bool = False
+    low: float  # the smallest
+    high: float = math.inf  # the largest
+    open_high: bool = False  # whether `high` itself is too large
+    open_low: bool = False  # whether `low` itself is too small
 
     def __str__(self) -> str:
         if self.high == math.inf:

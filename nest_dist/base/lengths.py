@@ -14,13 +14,9 @@ _SHARE = re.compile(r"(\d{1,3}(?:\.\d+)?)%", re.ASCII)
 
 @dataclasses.dataclass(frozen=True)
 class Within(checks.Within):
-    """A range of epochs in the annotation of a `Length`, which also checks the form of a text.
+    """A range of epochs in the annotation of a `Length`, which also checks the form of a text."""
 
-    Attributes:
-        share: whether a share of the run has a meaning.
-    """
-
-    share: bool = True
+    share: bool = True  # whether a share of the run has a meaning
 
     def check(self, name: str, value: Length) -> None:
         forms = "'500 steps' or '5%'" if self.share else "'500 steps'"

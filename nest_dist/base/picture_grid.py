@@ -13,17 +13,11 @@ GREY, WHITE = 48, (255, 255, 255)
 
 
 class Cell(typing.NamedTuple):
-    """One picture, uint8 [H, W, 1 or 3], over the lines of its caption.
+    """One picture, uint8 [H, W, 1 or 3], over the lines of its caption."""
 
-    Attributes:
-        image: at most as large as the cells of the grid.
-        lines: cut off at the width of the cell.
-        last_colour: of the last line, RGB.
-    """
-
-    image: np.ndarray
-    lines: Sequence[str]
-    last_colour: tuple[int, int, int] = WHITE
+    image: np.ndarray  # at most as large as the cells of the grid
+    lines: Sequence[str]  # cut off at the width of the cell
+    last_colour: tuple[int, int, int] = WHITE  # of the last line, RGB
 
 
 def draw(

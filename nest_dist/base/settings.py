@@ -25,15 +25,10 @@ class Effect(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Meaning:
-    """The meaning of a changed field.
+    """The meaning of a changed field."""
 
-    Attributes:
-        effect: on a run that resumes from a checkpoint.
-        in_step: whether the compiled training step depends on the field.
-    """
-
-    effect: Effect = Effect.CHANGES
-    in_step: bool = True
+    effect: Effect = Effect.CHANGES  # on a run that resumes from a checkpoint
+    in_step: bool = True  # whether the compiled training step depends on the field
 
 
 def means(effect: Effect, *, in_step: bool | None = None, **field: typing.Any) -> typing.Any:

@@ -34,16 +34,11 @@ class Flag:
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """One command: the module `nest_dist.commands.NAME` has its `run(options)`; - becomes _.
+    """One command: the module `nest_dist.commands.NAME` has its `run(options)`; - becomes _."""
 
-    Attributes:
-        summary: what it does, in a line.
-        arguments: description of `options.arguments`, those besides flags; empty for none.
-    """
-
-    summary: str
+    summary: str  # what it does, in a line
     flags: tuple[str, ...]
-    arguments: str = ""
+    arguments: str = ""  # description of `options.arguments`, those besides flags; empty for none
 
 
 FLAGS = {

@@ -77,17 +77,11 @@ class _Includes:
 
 
 class Statement(typing.NamedTuple):
-    """One binding as it is written.
+    """One binding as it is written."""
 
-    Attributes:
-        name: SCOPE/CLASS.FIELD, or that of a macro.
-        text: the value, references as @SCOPE/CLASS() and %MACRO.
-        where: "FILE:LINE", or what stands for the command line.
-    """
-
-    name: str
-    text: str
-    where: str
+    name: str  # SCOPE/CLASS.FIELD, or that of a macro
+    text: str  # the value, references as @SCOPE/CLASS() and %MACRO
+    where: str  # "FILE:LINE", or what stands for the command line
 
 
 class _AsWritten(config_parser.ParserDelegate):

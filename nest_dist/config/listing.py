@@ -15,30 +15,20 @@ PACKAGE = "nest_dist."
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One field that gin can bind.
-
-    Attributes:
-        type: with its range.
-        default: as gin writes it; None if it has to be bound.
-    """
+    """One field that gin can bind."""
 
     name: str
-    type: str
-    default: str | None
+    type: str  # with its range
+    default: str | None  # as gin writes it; None if it has to be bound
     meaning: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Configurable:
-    """One class that gin can configure.
+    """One class that gin can configure."""
 
-    Attributes:
-        name: in gin.
-        room: of the package, such as "data"; the module of a class of the user's own.
-    """
-
-    name: str
-    room: str
+    name: str  # in gin
+    room: str  # of the package, such as "data"; the module of a class of the user's own
     summary: str
     parameters: tuple[Parameter, ...]
 

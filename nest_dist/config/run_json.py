@@ -82,15 +82,10 @@ def select(document: Json, *path: str | int) -> Json:
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """One bound value.
+    """One bound value."""
 
-    Attributes:
-        path: from the run, such as "Run.step.optimizer.beta_1".
-        binding: its name in gin, such as "AdamW.beta_1"; the path if several objects share it.
-    """
-
-    path: str
-    binding: str
+    path: str  # from the run, such as "Run.step.optimizer.beta_1"
+    binding: str  # its name in gin, such as "AdamW.beta_1"; the path if several objects share it
     value: Json
     meaning: settings.Meaning
 

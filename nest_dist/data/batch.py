@@ -66,20 +66,13 @@ class Corrupt(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class ImageSpec:
-    """Shape and type of the images at a stage of the pipeline.
+    """Shape and type of the images at a stage of the pipeline."""
 
-    Attributes:
-        height: in pixels; None where it differs from picture to picture.
-        width: likewise.
-        dtype: of NumPy, or "encoded".
-        views: images that are made of one picture.
-    """
-
-    height: int | None
-    width: int | None
+    height: int | None  # in pixels; None where it differs from picture to picture
+    width: int | None  # likewise
     channels: int
-    dtype: str = "uint8"
-    views: int = 1
+    dtype: str = "uint8"  # of NumPy, or "encoded"
+    views: int = 1  # images that are made of one picture
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -102,19 +95,12 @@ ENCODED = ImageSpec(None, None, 3, "encoded")
 
 @dataclasses.dataclass(frozen=True)
 class RowGroups:
-    """How a source stores examples that it cannot fetch one by one.
+    """How a source stores examples that it cannot fetch one by one."""
 
-    Attributes:
-        lengths: examples of each row group, at least 1.
-        bytes: of each row group in memory.
-        virtual_shards: contiguous pieces of each batch, each with a sequence of its own.
-        window: row groups of a virtual shard that are shuffled together.
-    """
-
-    lengths: tuple[int, ...]
-    bytes: tuple[int, ...]
-    virtual_shards: int
-    window: int
+    lengths: tuple[int, ...]  # examples of each row group, at least 1
+    bytes: tuple[int, ...]  # of each row group in memory
+    virtual_shards: int  # contiguous pieces of each batch, each with a sequence of its own
+    window: int  # row groups of a virtual shard that are shuffled together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,15 +165,10 @@ class Source(abc.ABC):
 
 @dataclasses.dataclass(eq=False)
 class Arrays(Source):
-    """A small data set in memory: images [N, H, W, C] and labels [N].
+    """A small data set in memory: images [N, H, W, C] and labels [N]."""
 
-    Attributes:
-        images: uint8.
-        labels: integers in [0, len(class_names)).
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # uint8
+    labels: np.ndarray  # integers in [0, len(class_names))
     class_names: tuple[str, ...]
 
     def __post_init__(self) -> None:

@@ -121,14 +121,11 @@ class Repeated(sequences.Order):
     Rows are repeated within their virtual shard; without row groups, the batch consists of as many
     equal parts with the same examples in the same order.
 
-    Attributes:
-        inner: of a batch without repetitions.
-        repeats: rows of an example.
     Source: M. Berman et al., MultiGrain, arXiv 1902.05509, section 3.2.
     """
 
-    inner: sequences.Order
-    repeats: int
+    inner: sequences.Order  # of a batch without repetitions
+    repeats: int  # rows of an example
 
     @property
     def group_shards(self) -> int:  # type: ignore[override]

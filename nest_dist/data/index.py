@@ -73,12 +73,9 @@ class WindowShuffle(sequences.Sequences):
     on. The line of an example is its number along all pieces of all epochs. So each example comes
     once an epoch, shards stay within one example of each other, and a row group is fetched by one
     shard, or by two where a cut goes through it.
-
-    Attributes:
-        groups: of the source, of whose virtual shards the batch is a multiple.
     """
 
-    groups: batch.RowGroups
+    groups: batch.RowGroups  # of the source, of whose virtual shards the batch is a multiple
     global_batch: int
     seed: int | None
 

@@ -27,15 +27,10 @@ Phases: typing.TypeAlias = tuple[tuple[int, tuple[int, ...]], ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Turn:
-    """The sources of one turn, in their order.
+    """The sources of one turn, in their order."""
 
-    Attributes:
-        sources: the number of the source of each draw [D].
-        weights: draws of each source in a turn.
-    """
-
-    sources: np.ndarray
-    weights: tuple[int, ...]
+    sources: np.ndarray  # the number of the source of each draw [D]
+    weights: tuple[int, ...]  # draws of each source in a turn
 
     @functools.cached_property
     def _draws(self) -> list[np.ndarray]:

@@ -64,17 +64,13 @@ def split_name(split: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """Every `step`-th example of [start, stop), or all others.
-
-    Attributes:
-        others: whether the examples outside are meant.
-    """
+    """Every `step`-th example of [start, stop), or all others."""
 
     start: int
     stop: int
     step: int
     length: int
-    others: bool
+    others: bool  # whether the examples outside are meant
 
     def __len__(self) -> int:
         return int(self.before(self.length))

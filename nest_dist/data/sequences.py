@@ -14,17 +14,11 @@ ORDER_KEY = 1 << 63
 
 
 class Rows(typing.NamedTuple):
-    """The examples of some rows of a batch.
+    """The examples of some rows of a batch."""
 
-    Attributes:
-        examples: of each row, or `PADDING`.
-        groups: row groups that hold them; empty where the source has none.
-        ahead: row groups that are needed next.
-    """
-
-    examples: np.ndarray
-    groups: tuple[int, ...] = ()
-    ahead: tuple[int, ...] = ()
+    examples: np.ndarray  # of each row, or `PADDING`
+    groups: tuple[int, ...] = ()  # row groups that hold them; empty where the source has none
+    ahead: tuple[int, ...] = ()  # row groups that are needed next
 
 
 class Order(abc.ABC):

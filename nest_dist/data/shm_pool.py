@@ -31,17 +31,11 @@ OWNER = "owner"
 
 
 class Descriptor(typing.NamedTuple):
-    """A batch in shared memory.
+    """A batch in shared memory."""
 
-    Attributes:
-        segment: name of the shared memory with its arrays.
-        pickled: the batch without the bytes of its arrays.
-        sizes: of these, in order.
-    """
-
-    segment: str
-    pickled: bytes
-    sizes: tuple[int, ...]
+    segment: str  # name of the shared memory with its arrays
+    pickled: bytes  # the batch without the bytes of its arrays
+    sizes: tuple[int, ...]  # of these, in order
 
     def arrays(self, segment: np.ndarray) -> list[np.ndarray]:
         """The bytes of each array in those of a segment."""

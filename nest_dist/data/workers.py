@@ -40,20 +40,13 @@ class Loaded:
 
 @dataclasses.dataclass(frozen=True)
 class WorkerPool:
-    """How one process loads its batches; it changes when they are ready, never their content.
-
-    Attributes:
-        threads: that transform examples, in each worker, or in the process itself.
-        workers: processes beside it; 0 uses threads only.
-        read_ahead_bytes: memory of waiting batches and of row groups, over all workers.
-        row_group_bytes: memory of row groups.
-    """
+    """How one process loads its batches; it changes when they are ready, never their content."""
 
     name: str
-    threads: int
-    workers: int
-    read_ahead_bytes: int
-    row_group_bytes: int = 0
+    threads: int  # that transform examples, in each worker, or in the process itself
+    workers: int  # processes beside it; 0 uses threads only
+    read_ahead_bytes: int  # memory of waiting batches and of row groups, over all workers
+    row_group_bytes: int = 0  # memory of row groups
 
     def batches(
         self, dataset: grain.MapDataset, batch_bytes: int, pieces: int, closing: retries.Closing

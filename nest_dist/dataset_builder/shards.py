@@ -24,17 +24,12 @@ REPORT = "report.jsonl"
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything that decides the bytes of the shards.
-
-    Attributes:
-        about: its "format", "name" and "fingerprint", for the manifest.
-        labels: the label to write for each label of the source.
-    """
+    """Everything that decides the bytes of the shards."""
 
     data: inputs.Input
-    about: dict[str, str]
+    about: dict[str, str]  # its "format", "name" and "fingerprint", for the manifest
     class_names: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: tuple[int, ...]  # the label to write for each label of the source
     shards: int
     restart_markers: bool = False
 

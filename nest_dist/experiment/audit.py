@@ -19,25 +19,15 @@ _TREATMENT = ("rate", "decay", "frozen")  # factors of learning rate and weight 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One parameter.
+    """One parameter."""
 
-    Attributes:
-        name: its path in the tree, with slashes.
-        shape: unsharded.
-        dtype: as stored.
-        axes: the mesh axes that shard each dimension.
-        device_bytes: size of the shard on each device.
-        treatment: learning rate, weight decay, or frozen.
-        rule: the name pattern that decides its sharding.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    axes: tuple[tuple[str, ...], ...]
-    device_bytes: int
-    treatment: parameter_rules.Treatment
-    rule: str
+    name: str  # its path in the tree, with slashes
+    shape: tuple[int, ...]  # unsharded
+    dtype: str  # as stored
+    axes: tuple[tuple[str, ...], ...]  # the mesh axes that shard each dimension
+    device_bytes: int  # size of the shard on each device
+    treatment: parameter_rules.Treatment  # learning rate, weight decay, or frozen
+    rule: str  # the name pattern that decides its sharding
 
 
 def entries(

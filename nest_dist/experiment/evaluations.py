@@ -17,17 +17,11 @@ Step = Callable[[states.Params, objectives.Batch], evaluation.Measured]
 
 
 class Outcome(typing.NamedTuple):
-    """What an evaluation says.
+    """What an evaluation says."""
 
-    Attributes:
-        metrics: under their names in TensorBoard, on every process.
-        notes: lines for the user, likewise.
-        confused: of the primary process alone, if it was measured.
-    """
-
-    metrics: Mapping[str, float]
-    notes: tuple[str, ...] = ()
-    confused: evaluators.Confused | None = None
+    metrics: Mapping[str, float]  # under their names in TensorBoard, on every process
+    notes: tuple[str, ...] = ()  # lines for the user, likewise
+    confused: evaluators.Confused | None = None  # of the primary process alone, if it was measured
 
 
 def make(

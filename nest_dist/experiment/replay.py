@@ -30,17 +30,11 @@ TOPOLOGY = ("devices", "mesh", "processes", "versions", "data_fingerprint")
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """The steps whose means are one line of `metrics.jsonl`.
+    """The steps whose means are one line of `metrics.jsonl`."""
 
-    Attributes:
-        first: step.
-        last: step, which the line has.
-        logged: the line.
-    """
-
-    first: int
-    last: int
-    logged: Mapping[str, float]
+    first: int  # step
+    last: int  # step, which the line has
+    logged: Mapping[str, float]  # the line
 
 
 @dataclasses.dataclass(frozen=True)

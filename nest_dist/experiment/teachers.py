@@ -21,19 +21,13 @@ from nest_dist.train.objectives import distillation
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TeacherWeights:
-    """Trained weights, read for the images of a run.
-
-    Attributes:
-        model: with the image of the run.
-        params: flat, float32.
-        class_names: of its outputs; empty if they are not known.
-    """
+    """Trained weights, read for the images of a run."""
 
     source: str
-    model: nest.NesT
-    params: Mapping[str, np.ndarray]
+    model: nest.NesT  # with the image of the run
+    params: Mapping[str, np.ndarray]  # flat, float32
     normalize: inputs.Normalize
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # of its outputs; empty if they are not known
 
     def __str__(self) -> str:
         count = sum(leaf.size for leaf in self.params.values())
@@ -77,15 +71,11 @@ Load = Callable[[runs.Run], TeacherWeights]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class OnMesh:
-    """A teacher as the step of a run computes it.
-
-    Attributes:
-        sharding: mesh and rules, the same as for the model that learns.
-    """
+    """A teacher as the step of a run computes it."""
 
     weights: TeacherWeights
     config: distillation.Distillation
-    sharding: rules.ShardingContext
+    sharding: rules.ShardingContext  # mesh and rules, the same as for the model that learns
 
     @functools.cached_property
     def model(self) -> nest.NesT:

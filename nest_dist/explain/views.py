@@ -13,19 +13,12 @@ from nest_dist.model import nest
 
 
 class Views(typing.NamedTuple):
-    """Views of a batch.
+    """Views of a batch."""
 
-    Attributes:
-        probabilities: of all classes, float32 [B, classes].
-        gradcat: paths and scores of `k` classes of each image.
-        activation: class activation maps of the last level, float32 [B, k, H, W].
-        attention: that tokens receive at each level, float32 [B, H, W].
-    """
-
-    probabilities: np.ndarray
-    gradcat: gradcat.GradCat
-    activation: np.ndarray
-    attention: tuple[np.ndarray, ...]
+    probabilities: np.ndarray  # of all classes, float32 [B, classes]
+    gradcat: gradcat.GradCat  # paths and scores of `k` classes of each image
+    activation: np.ndarray  # class activation maps of the last level, float32 [B, k, H, W]
+    attention: tuple[np.ndarray, ...]  # that tokens receive at each level, float32 [B, H, W]
 
 
 def views(

@@ -12,17 +12,11 @@ Grid = tuple[int, int]  # rows, columns
 
 @dataclasses.dataclass(frozen=True)
 class Geometry:
-    """The grids into which an image is cut.
+    """The grids into which an image is cut."""
 
-    Attributes:
-        image_sides: height and width in pixels.
-        block_side: tokens along each side of a block, the same at every level.
-        grids: rows and columns of blocks at each level, first level first.
-    """
-
-    image_sides: Grid
-    block_side: int
-    grids: tuple[Grid, ...]
+    image_sides: Grid  # height and width in pixels
+    block_side: int  # tokens along each side of a block, the same at every level
+    grids: tuple[Grid, ...]  # rows and columns of blocks at each level, first level first
 
 
 def geometry(

@@ -33,13 +33,9 @@ DEEP_MODES = ("I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
-    """Makes a model's images from pictures.
+    """Makes a model's images from pictures."""
 
-    Attributes:
-        sides: height and width of its images, in pixels.
-    """
-
-    sides: tuple[int, int]
+    sides: tuple[int, int]  # height and width of its images, in pixels
     num_channels: int
     transforms: tuple[batch.Transform, ...]
     normalize: inputs.Normalize

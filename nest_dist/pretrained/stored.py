@@ -29,21 +29,14 @@ SUFFIXES = (".safetensors", ".flax", ".pth")
 
 @dataclasses.dataclass(frozen=True)
 class StoredWeights:
-    """Weights as they are stored, and the model they belong to.
+    """Weights as they are stored, and the model they belong to."""
 
-    Attributes:
-        model: with the image and the classes of the weights.
-        params: by their names in `model`, flat.
-        run: that trained them, as JSON, if it is known.
-        left_out: entries of the file that are no weights.
-    """
-
-    model: nest.NesT
-    params: dict[str, np.ndarray]
+    model: nest.NesT  # with the image and the classes of the weights
+    params: dict[str, np.ndarray]  # by their names in `model`, flat
     form: weights.Format
-    run: run_json.Json | None = None
+    run: run_json.Json | None = None  # that trained them, as JSON, if it is known
     class_names: tuple[str, ...] = ()
-    left_out: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # entries of the file that are no weights
 
 
 def find(

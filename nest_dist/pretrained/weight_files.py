@@ -22,17 +22,11 @@ _READERS = {
 
 @dataclasses.dataclass(frozen=True)
 class WeightFile:
-    """The content of a file.
+    """The content of a file."""
 
-    Attributes:
-        arrays: by name, as the file has them.
-        left_out: entries that are no weights, such as the optimizer's state.
-        metadata: of a safetensors file.
-    """
-
-    arrays: dict[str, np.ndarray]
-    left_out: tuple[str, ...] = ()
-    metadata: dict[str, str] = dataclasses.field(default_factory=dict)
+    arrays: dict[str, np.ndarray]  # by name, as the file has them
+    left_out: tuple[str, ...] = ()  # entries that are no weights, such as the optimizer's state
+    metadata: dict[str, str] = dataclasses.field(default_factory=dict)  # of a safetensors file
 
 
 def read(path: pathlib.Path) -> WeightFile:

@@ -23,15 +23,10 @@ Tree = tree_paths.Tree
 
 @dataclasses.dataclass(frozen=True)
 class OrderedMean:
-    """The mean over `shards` on the devices of a mesh; both numbers are powers of two.
+    """The mean over `shards` on the devices of a mesh; both numbers are powers of two."""
 
-    Attributes:
-        context: with a mesh along `data` alone.
-        shards: of the batch, the same on every mesh.
-    """
-
-    context: rules.ShardingContext
-    shards: int
+    context: rules.ShardingContext  # with a mesh along `data` alone
+    shards: int  # of the batch, the same on every mesh
 
     def __post_init__(self) -> None:
         mesh, name = self.context.mesh, "Step.reproducible_reduction"

@@ -19,16 +19,11 @@ COLOURS = ((31, 119, 180), (214, 90, 10))  # RGB: of training, of the evaluation
 
 
 class Panel(typing.NamedTuple):
-    """One pair of axes.
-
-    Attributes:
-        curves: metric by its label.
-        form: of a number beside the axis.
-    """
+    """One pair of axes."""
 
     title: str
-    curves: Mapping[str, str]
-    form: str = "{:g}"
+    curves: Mapping[str, str]  # metric by its label
+    form: str = "{:g}"  # of a number beside the axis
 
 
 def panels(split: str) -> tuple[Panel, ...]:

@@ -11,19 +11,12 @@ from nest_dist.checkpointing import retention
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """The evaluations so far.
+    """The evaluations so far."""
 
-    Attributes:
-        step: of the last one.
-        best: the best value of the metric; None before the first that is finite.
-        best_step: its step.
-        without: evaluations since then.
-    """
-
-    step: int = 0
-    best: float | None = None
-    best_step: int = 0
-    without: int = 0
+    step: int = 0  # of the last one
+    best: float | None = None  # the best value of the metric; None before the first that is finite
+    best_step: int = 0  # its step
+    without: int = 0  # evaluations since then
 
 
 NONE = History()

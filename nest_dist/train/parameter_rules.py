@@ -18,17 +18,11 @@ Factors = tuple[tuple[str, float], ...]
 
 @dataclasses.dataclass(frozen=True)
 class Treatment:
-    """How one parameter is trained.
+    """How one parameter is trained."""
 
-    Attributes:
-        multiplier: of the learning rate.
-        decay: factor of the optimizer's weight decay.
-        frozen: whether it stays as it is.
-    """
-
-    multiplier: float
-    decay: float
-    frozen: bool
+    multiplier: float  # of the learning rate
+    decay: float  # factor of the optimizer's weight decay
+    frozen: bool  # whether it stays as it is
 
 
 @settings.register
@@ -72,13 +66,9 @@ class ParameterRules:
 
 @dataclasses.dataclass(frozen=True)
 class Treatments:
-    """The treatment of each parameter of a model, by its name.
+    """The treatment of each parameter of a model, by its name."""
 
-    Attributes:
-        rules: with those of the model.
-    """
-
-    rules: ParameterRules
+    rules: ParameterRules  # with those of the model
     block_repeats: tuple[int, ...]
 
     def __call__(self, name: str) -> Treatment:

@@ -11,18 +11,12 @@ from nest_dist.train import inputs, objectives, state
 
 @dataclasses.dataclass(frozen=True)
 class Teacher:
-    """What a teacher computes; its parameters are an argument of the step, and no part of a state.
+    """What a teacher computes; its parameters are an argument of the step, no part of a state."""
 
-    Attributes:
-        model: gives outputs of images [B, H, W, C].
-        normalized: how the images of the model that learns are normalized.
-        columns: its output for each class of the data.
-    """
-
-    model: typing.Any
+    model: typing.Any  # gives outputs of images [B, H, W, C]
     normalize: inputs.Normalize
-    normalized: inputs.Normalize
-    columns: tuple[int, ...]
+    normalized: inputs.Normalize  # how the images of the model that learns are normalized
+    columns: tuple[int, ...]  # its output for each class of the data
 
     def __call__(self, params: state.Params, images: jax.Array) -> jax.Array:
         """Outputs float32 [B, classes], without gradients, of images as the learner has them."""

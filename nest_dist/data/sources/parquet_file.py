@@ -23,15 +23,11 @@ JOINED_BYTES = 1 << 16  # a gap between columns that is read along, rather than 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A Parquet file whose footer has been read.
-
-    Attributes:
-        trying: again, where the storage has trouble.
-    """
+    """A Parquet file whose footer has been read."""
 
     storage: byte_ranges.File
     footer: bytes
-    trying: retries.Retries
+    trying: retries.Retries  # again, where the storage has trouble
 
     @property
     def name(self) -> str:

@@ -72,13 +72,9 @@ def current() -> Closing:
 
 @dataclasses.dataclass(frozen=True)
 class Retries:
-    """Repeats reads that fail.
+    """Repeats reads that fail."""
 
-    Attributes:
-        attempts: at most; the pause between them doubles.
-    """
-
-    attempts: int = 8
+    attempts: int = 8  # at most; the pause between them doubles
 
     def run(self, name: str, read: Callable[[], Result], listed: bool = False) -> Result:
         """The result of `read`.

@@ -118,17 +118,12 @@ class Tars:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples(batch.Source):
-    """Pictures of archives, each with its label.
-
-    Attributes:
-        offsets: of the bytes of each picture in its archive.
-        sizes: of each picture in bytes.
-    """
+    """Pictures of archives, each with its label."""
 
     paths: tuple[str, ...]
     lengths: tuple[int, ...]
-    offsets: np.ndarray
-    sizes: np.ndarray
+    offsets: np.ndarray  # of the bytes of each picture in its archive
+    sizes: np.ndarray  # of each picture in bytes
     labels: np.ndarray
     class_names: tuple[str, ...]
     fingerprint: str

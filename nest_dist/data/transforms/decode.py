@@ -223,19 +223,12 @@ def encode(image: np.ndarray, kind: str) -> bytes:
 
 @dataclasses.dataclass(frozen=True)
 class Description:
-    """What the header of a picture announces.
+    """What the header of a picture announces."""
 
-    Attributes:
-        kind: "jpeg", "png", "webp", "gif", "bmp", "tiff" or "unknown".
-        colour: "rgb", "grey", "cmyk", "alpha", "palette", or "" for the other formats.
-        bits: of each channel; 0 where it is not known.
-        channels: of a TIFF, or its pages if they are grey; 0 for the other formats.
-    """
-
-    kind: str
-    colour: str = ""
-    bits: int = 8
-    channels: int = 0
+    kind: str  # "jpeg", "png", "webp", "gif", "bmp", "tiff" or "unknown"
+    colour: str = ""  # "rgb", "grey", "cmyk", "alpha", "palette", or "" for the other formats
+    bits: int = 8  # of each channel; 0 where it is not known
+    channels: int = 0  # of a TIFF, or its pages if they are grey; 0 for the other formats
 
     @property
     def is_many_channels(self) -> bool:

@@ -31,18 +31,12 @@ NO_MORE = b"\xff\x00" * 8
 
 @dataclasses.dataclass(frozen=True)
 class Jpeg:
-    """A JPEG with what its headers say.
-
-    Attributes:
-        frame: offset of its frame header.
-        scan: offset of the header of its first scan.
-        interval: units between two restart markers; 0 without markers.
-    """
+    """A JPEG with what its headers say."""
 
     encoded: bytes
-    frame: int
-    scan: int
-    interval: int
+    frame: int  # offset of its frame header
+    scan: int  # offset of the header of its first scan
+    interval: int  # units between two restart markers; 0 without markers
 
     @functools.cached_property
     def sides(self) -> tuple[int, int]:

@@ -24,17 +24,11 @@ FIRST_CHUNK_END = 33  # of a PNG: its mark of 8 bytes, and the header in 25
 
 @dataclasses.dataclass(frozen=True)
 class Orientation:
-    """How the stored picture becomes the upright one: transposed first, then mirrored.
+    """How the stored picture becomes the upright one: transposed first, then mirrored."""
 
-    Attributes:
-        transposes: whether rows become columns.
-        flips_rows: whether top and bottom are then exchanged.
-        flips_columns: whether left and right are then exchanged.
-    """
-
-    transposes: bool = False
-    flips_rows: bool = False
-    flips_columns: bool = False
+    transposes: bool = False  # whether rows become columns
+    flips_rows: bool = False  # whether top and bottom are then exchanged
+    flips_columns: bool = False  # whether left and right are then exchanged
 
     def sides(self, H: int, W: int) -> tuple[int, int]:
         """Height and width of one picture from those of the other."""

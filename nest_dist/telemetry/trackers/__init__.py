@@ -11,17 +11,11 @@ Value = bool | float | str
 
 
 class Identity(typing.NamedTuple):
-    """What a tracker knows a run by, the same in all its attempts.
+    """What a tracker knows a run by, the same in all its attempts."""
 
-    Attributes:
-        key: of letters and digits, unlike that of any other run.
-        name: for people.
-        folder: of the run on this host, for what a tracker writes there.
-    """
-
-    key: str
-    name: str
-    folder: pathlib.Path
+    key: str  # of letters and digits, unlike that of any other run
+    name: str  # for people
+    folder: pathlib.Path  # of the run on this host, for what a tracker writes there
 
 
 class Log(typing.Protocol):

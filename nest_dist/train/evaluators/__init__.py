@@ -19,41 +19,25 @@ Level: typing.TypeAlias = int | None
 
 
 class Classes(typing.NamedTuple):
-    """The classes of an evaluation.
+    """The classes of an evaluation."""
 
-    Attributes:
-        names: of each label.
-        own: those of the data set, in its own order; each is among `names`.
-    """
-
-    names: tuple[str, ...]
-    own: tuple[str, ...]
+    names: tuple[str, ...]  # of each label
+    own: tuple[str, ...]  # those of the data set, in its own order; each is among `names`
 
 
 class Seen(typing.NamedTuple):
-    """What the model makes of a batch, on the devices.
+    """What the model makes of a batch, on the devices."""
 
-    Attributes:
-        outputs: of the head, float32 [B, classes].
-        features: of the levels that are asked for, float32 [B, C].
-    """
-
-    outputs: jax.Array
-    features: Mapping[Level, jax.Array]
+    outputs: jax.Array  # of the head, float32 [B, classes]
+    features: Mapping[Level, jax.Array]  # of the levels that are asked for, float32 [B, C]
 
 
 class Examples(typing.NamedTuple):
-    """The examples of a data set, each once, in its order.
+    """The examples of a data set, each once, in its order."""
 
-    Attributes:
-        labels: integers [N].
-        ids: of the examples in the data set, [N].
-        arrays: what the devices computed of them, [N, ...] by name.
-    """
-
-    labels: np.ndarray
-    ids: np.ndarray
-    arrays: Mapping[str, np.ndarray]
+    labels: np.ndarray  # integers [N]
+    ids: np.ndarray  # of the examples in the data set, [N]
+    arrays: Mapping[str, np.ndarray]  # what the devices computed of them, [N, ...] by name
 
 
 class Confused(typing.NamedTuple):
@@ -65,32 +49,20 @@ class Confused(typing.NamedTuple):
 
 
 class Gathered(typing.NamedTuple):
-    """What a measure concludes from.
+    """What a measure concludes from."""
 
-    Attributes:
-        examples: of the data set.
-        reference: examples to learn from; None unless the measure `learns`.
-        classes: of both.
-    """
-
-    examples: Examples
-    reference: Examples | None
-    classes: Classes
+    examples: Examples  # of the data set
+    reference: Examples | None  # examples to learn from; None unless the measure `learns`
+    classes: Classes  # of both
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What a measure says of a data set.
+    """What a measure says of a data set."""
 
-    Attributes:
-        metrics: by name.
-        notes: lines for the user.
-        confused: for pictures and tables, from `Confusion` alone.
-    """
-
-    metrics: Mapping[str, float]
-    notes: tuple[str, ...] = ()
-    confused: Confused | None = None
+    metrics: Mapping[str, float]  # by name
+    notes: tuple[str, ...] = ()  # lines for the user
+    confused: Confused | None = None  # for pictures and tables, from `Confusion` alone
 
 
 class Measure(typing.Protocol):

@@ -42,17 +42,11 @@ def key(level: evaluators.Level) -> str:
 
 
 class Split(typing.NamedTuple):
-    """Features of finite examples, float64 [N, C], with their labels.
+    """Features of finite examples, float64 [N, C], with their labels."""
 
-    Attributes:
-        features: of all examples; 0 where one is not finite.
-        labels: of all examples.
-        finite: whether all features of an example are, bool [N].
-    """
-
-    features: np.ndarray
-    labels: np.ndarray
-    finite: np.ndarray
+    features: np.ndarray  # of all examples; 0 where one is not finite
+    labels: np.ndarray  # of all examples
+    finite: np.ndarray  # whether all features of an example are, bool [N]
 
     def known(self) -> tuple[np.ndarray, np.ndarray]:
         """Features and labels of the finite examples."""

@@ -28,17 +28,11 @@ Params = dict[str, typing.Any]
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A model and its parameters, as a task applies them.
+    """A model and its parameters, as a task applies them."""
 
-    Attributes:
-        model: without a head.
-        params: of the model, and of the task under `PARAMETERS`.
-        key: of what is dropped in training; None drops nothing.
-    """
-
-    model: typing.Any
-    params: Mapping[str, typing.Any]
-    key: jax.Array | None = None
+    model: typing.Any  # without a head
+    params: Mapping[str, typing.Any]  # of the model, and of the task under `PARAMETERS`
+    key: jax.Array | None = None  # of what is dropped in training; None drops nothing
 
     def __call__(
         self,
