@@ -13,19 +13,13 @@ LARGEST_RUN = 1 << 16
 
 @dataclasses.dataclass(frozen=True)
 class Peers:
-    """The processes of a run, and the index of this one.
+    """The processes of a run, and the index of this one."""
 
-    Attributes:
-        host: name or IP address of process 0, to which all connect; empty for one process.
-        port: of JAX's coordination service on that host; the leader has the one below.
-        index: this process, in [0, count).
-        local_devices: the devices of this host that belong to this process; None for all.
-    """
-
-    host: str = ""
-    port: int = 0
+    host: str = ""  # name or IP address of process 0, to which all connect; empty for one process
+    port: int = 0  # of JAX's coordination service on that host; the leader has the one below
     count: int = 1
-    index: int = 0
+    index: int = 0  # this process, in [0, count)
+    # The devices of this host that belong to this process; None for all
     local_devices: list[int] | None = None
 
     @property

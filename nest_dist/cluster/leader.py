@@ -22,18 +22,13 @@ NOTHING_TO_SAVE = "asked to stop before the first step: nothing to save"
 
 @dataclasses.dataclass
 class _Member:
-    """The leader's record of a process.
-
-    Attributes:
-        heard_at: own time of its last message.
-        moved_at: own time of the last change of its tick or phase.
-        pulse: its last pulse; empty before the first.
-    """
+    """The leader's record of a process."""
 
     index: int
     writer: asyncio.StreamWriter
-    heard_at: float
-    moved_at: float
+    heard_at: float  # own time of its last message
+    moved_at: float  # own time of the last change of its tick or phase
+    # Its last pulse; empty before the first
     pulse: protocol.Message = dataclasses.field(default_factory=dict)
     left: bool = False
 

@@ -14,18 +14,13 @@ BINDING = "--gin_bindings"
 
 @dataclasses.dataclass(frozen=True)
 class Value:
-    """One value of a run.
+    """One value of a run."""
 
-    Attributes:
-        path: from the run, such as "Run.step.optimizer.beta_1".
-        binding: its name in gin, with the scope that it was bound in.
-        origin: "FILE:LINE", "--gin_bindings", or "default"; of a macro both where it is read and
-            where it is set.
-    """
-
-    path: str
-    binding: str
+    path: str  # from the run, such as "Run.step.optimizer.beta_1"
+    binding: str  # its name in gin, with the scope that it was bound in
     text: str
+    # "FILE:LINE", "--gin_bindings", or "default"; of a macro both where it is read and where it is
+    # Set
     origin: str
 
 

@@ -19,25 +19,18 @@ ROW_BYTES = 12  # of all arrays but images and labels
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """The rows of this process in every batch, in one or several pieces: a sequence for Grain.
-
-    Attributes:
-        stages: (example, seed, position, view) -> the image after each transform.
-        spec: of the last of them, with all views.
-        pieces: the rows of each.
-        limits: bytes of row groups in memory, for each.
-        replace_corrupt: whether the next example takes the row of one that is corrupt.
-        closing: ends what waits for storage.
-    """
+    """The rows of this process in every batch, in one or several pieces: a sequence for Grain."""
 
     source: batch.Source
     order: sequences.Order
+    # (example, seed, position, view) -> the image after each transform
     stages: Callable[[batch.Example, int, int, int], Iterable[np.ndarray]]
-    spec: batch.ImageSpec
-    pieces: Sequence[np.ndarray]
-    limits: Sequence[int]
+    spec: batch.ImageSpec  # of the last of them, with all views
+    pieces: Sequence[np.ndarray]  # the rows of each
+    limits: Sequence[int]  # bytes of row groups in memory, for each
     labels: targets.Form
-    replace_corrupt: bool
+    replace_corrupt: bool  # whether the next example takes the row of one that is corrupt
+    # Ends what waits for storage
     closing: retries.Closing = dataclasses.field(default_factory=retries.Closing)
 
     @property

@@ -13,20 +13,15 @@ from nest_dist.train import evaluators
 
 @dataclasses.dataclass(frozen=True)
 class OpenEvaluation:
-    """One of `Run.evaluations`.
-
-    Attributes:
-        judges_classes: whether its classes must be those of the model.
-        stored: its data set, with classes in an order of its own.
-        reference_data: of which examples measures learn; None if none does.
-        stored_reference: these examples, in an order of classes of their own.
-    """
+    """One of `Run.evaluations`."""
 
     config: runs.Evaluation
-    judges_classes: bool
-    stored: batch.Source
+    judges_classes: bool  # whether its classes must be those of the model
+    stored: batch.Source  # its data set, with classes in an order of its own
     class_names: tuple[str, ...]
+    # Of which examples measures learn; None if none does
     reference_data: pipeline.EvaluationData | None = None
+    # These examples, in an order of classes of their own
     stored_reference: batch.Source | None = None
 
     @functools.cached_property

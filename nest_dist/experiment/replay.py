@@ -39,34 +39,21 @@ class Window:
 
 @dataclasses.dataclass(frozen=True)
 class Replay:
-    """One step, done again.
+    """One step, done again."""
 
-    Attributes:
-        step: that was examined.
-        restored: the checkpoint from which the steps were done; 0 for the beginning of the run.
-        window: that the step belongs to; None if the log has none.
-        means: of the window, of metrics of the step; empty without a window.
-        differences: from the topology that wrote the checkpoint; empty if bits are the same.
-        losses: of each row of the batch, [B].
-        shares: of each class in each row before mixing, [B, classes].
-        rows: of the worst examples, the worst first.
-        keys: of these examples.
-        images: what the model saw of them, uint8 [N, H, W, C].
-        gradient_norms: by module.
-    """
-
-    step: int
-    restored: int
-    window: Window | None
-    means: Mapping[str, float]
+    step: int  # that was examined
+    restored: int  # the checkpoint from which the steps were done; 0 for the beginning of the run
+    window: Window | None  # that the step belongs to; None if the log has none
+    means: Mapping[str, float]  # of the window, of metrics of the step; empty without a window
+    # From the topology that wrote the checkpoint; empty if bits are the same
     differences: tuple[str, ...]
     class_names: tuple[str, ...]
-    losses: np.ndarray
-    shares: np.ndarray
-    rows: np.ndarray
-    keys: tuple[str, ...]
-    images: np.ndarray
-    gradient_norms: Mapping[str, float]
+    losses: np.ndarray  # of each row of the batch, [B]
+    shares: np.ndarray  # of each class in each row before mixing, [B, classes]
+    rows: np.ndarray  # of the worst examples, the worst first
+    keys: tuple[str, ...]  # of these examples
+    images: np.ndarray  # what the model saw of them, uint8 [N, H, W, C]
+    gradient_norms: Mapping[str, float]  # by module
 
 
 def replay(

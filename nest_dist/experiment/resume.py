@@ -20,26 +20,17 @@ from nest_dist.train import state as states
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """The state and the data position from which a run starts.
+    """The state and the data position from which a run starts."""
 
-    Attributes:
-        step: steps already done.
-        state: after these steps; None at the beginning of a run.
-        left_out: batches of the data's sequence that rewinds have left out so far.
-        class_names: of the checkpoint, or of the data at the beginning of a run.
-        missing: the numbers of the evaluations that are due at this step and are not recorded.
-        history: of evaluations, for `Run.early_stopping`.
-        notes: lines for the user: quarantined checkpoints, changed bindings.
-        weights: of a mixture, with those that the checkpoint kept; None without one.
-    """
-
-    step: int
-    state: states.TrainState | None
-    left_out: int
-    class_names: tuple[str, ...]
+    step: int  # steps already done
+    state: states.TrainState | None  # after these steps; None at the beginning of a run
+    left_out: int  # batches of the data's sequence that rewinds have left out so far
+    class_names: tuple[str, ...]  # of the checkpoint, or of the data at the beginning of a run
+    # The numbers of the evaluations that are due at this step and are not recorded
     missing: tuple[int, ...]
-    history: early_stopping.History
-    notes: tuple[str, ...]
+    history: early_stopping.History  # of evaluations, for `Run.early_stopping`
+    notes: tuple[str, ...]  # lines for the user: quarantined checkpoints, changed bindings
+    # Of a mixture, with those that the checkpoint kept; None without one
     weights: tuple[typing.Any, ...] | None = None
 
 

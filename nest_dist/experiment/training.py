@@ -28,19 +28,15 @@ InitialParams = Callable[[runs.Run, Sequence[str]], tuple[Mapping[str, np.ndarra
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """Opens and closes what a run needs, in the order in which it may fail.
-
-    Attributes:
-        config_gin: the operative configuration as gin.
-        compiled: loads a step that was compiled beforehand; None compiles it here.
-    """
+    """Opens and closes what a run needs, in the order in which it may fail."""
 
     workdir: workdirs.Folder
     experiment: experiments.Experiment
-    config_gin: str
+    config_gin: str  # the operative configuration as gin
     supervision: supervisor.Supervisor
     ledger: goodput.Ledger
     initial_params: InitialParams
+    # Loads a step that was compiled beforehand; None compiles it here
     compiled: Callable[[], jax.stages.Compiled] | None
     held: lease.Lease
 

@@ -13,19 +13,12 @@ from nest_dist.model import attention, encoder, linen, nest
 
 
 class Inside(typing.NamedTuple):
-    """Arrays of one forward pass; lists have an item for each level, first level first.
+    """Arrays of one forward pass; lists have an item for each level, first level first."""
 
-    Attributes:
-        logits: float32 [B, classes]; features [B, C] of a model without head.
-        levels: output of each level, [B, T, N, C].
-        normalized: float32, what the mean before the head averages, [B, T, N, C].
-        attention: weights in the last layer of each level, float32 [B, T, K, N, N]: heads,
-            queries, keys.
-    """
-
-    logits: Array
-    levels: list[Array]
-    normalized: Array
+    logits: Array  # float32 [B, classes]; features [B, C] of a model without head
+    levels: list[Array]  # output of each level, [B, T, N, C]
+    normalized: Array  # float32, what the mean before the head averages, [B, T, N, C]
+    # Weights in the last layer of each level, float32 [B, T, K, N, N]: heads, queries, keys
     attention: list[Array]
 
 

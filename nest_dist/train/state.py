@@ -12,21 +12,14 @@ Params = dict[str, typing.Any]  # nested dictionaries of float32 arrays
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """The state of a run after a step, the same on every process.
+    """The state of a run after a step, the same on every process."""
 
-    Attributes:
-        step: int32 scalar, steps already done.
-        params: of the model.
-        optimizer: the state of the optimizer.
-        ema: exponential moving average of the parameters; None without `Step.ema_decay`.
-        spikes: the state of `Step.spikes`; None without it.
-    """
-
-    step: jax.Array
-    params: Params
-    optimizer: optax.OptState
+    step: jax.Array  # int32 scalar, steps already done
+    params: Params  # of the model
+    optimizer: optax.OptState  # the state of the optimizer
+    # Exponential moving average of the parameters; None without `Step.ema_decay`
     ema: Params | None = None
-    spikes: dict[str, typing.Any] | None = None
+    spikes: dict[str, typing.Any] | None = None  # the state of `Step.spikes`; None without it
 
     @property
     def evaluated(self) -> Params:

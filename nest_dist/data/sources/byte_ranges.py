@@ -16,19 +16,13 @@ CONNECTIONS = 32  # that stay open to a server
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """A file that can be read in ranges.
+    """A file that can be read in ranges."""
 
-    Attributes:
-        name: path or address.
-        authorization: header of requests to that address; never sent on to another server.
-        size: in bytes; None before the first read.
-        version: the ETag, or the time of the last change; None likewise.
-    """
-
-    name: str
+    name: str  # path or address
+    # Header of requests to that address; never sent on to another server
     authorization: str | None = dataclasses.field(default=None, repr=False)
-    size: int | None = None
-    version: str | None = None
+    size: int | None = None  # in bytes; None before the first read
+    version: str | None = None  # the ETag, or the time of the last change; None likewise
 
     def read(self, start: int, length: int) -> bytes:
         """The bytes from `start` on.

@@ -62,16 +62,12 @@ File = typing.TypeVar("File", bound=Named)
 
 @dataclasses.dataclass(frozen=True)
 class Classes(typing.Generic[File]):
-    """The classes of some pictures.
-
-    Attributes:
-        entries: the pictures that have a class, each with its label or its set of classes.
-        passed_over: classes without pictures, then pictures without class.
-    """
+    """The classes of some pictures."""
 
     names: tuple[str, ...]
+    # The pictures that have a class, each with its label or its set of classes
     entries: tuple[tuple[File, int | batch.ClassSet], ...]
-    passed_over: list[PassedOver]
+    passed_over: list[PassedOver]  # classes without pictures, then pictures without class
 
 
 @settings.register

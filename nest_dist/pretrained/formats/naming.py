@@ -17,17 +17,12 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One array of a format.
+    """One array of a format."""
 
-    Attributes:
-        name: in the format.
-        params: names of the model's parameters that the array holds.
-        join: parameters -> array, which has the same elements in another order; None for one
-            parameter as it is.
-    """
-
-    name: str
-    params: tuple[str, ...]
+    name: str  # in the format
+    params: tuple[str, ...]  # names of the model's parameters that the array holds
+    # Parameters -> array, which has the same elements in another order; None for one parameter as
+    # It is
     join: Callable[..., np.ndarray] | None = None
 
     def joined(self, *leaves: np.ndarray) -> np.ndarray:
