@@ -14,19 +14,13 @@ Stored: typing.TypeAlias = Encoded | np.ndarray
 
 
 class Example(typing.TypedDict):
-    """One picture with its classes, as stored.
+    """One picture with its classes, as stored."""
 
-    Attributes:
-        image: uint8 [H, W, C], or the bytes of an encoded picture.
-        labels: of its classes, ascending, each in [0, classes).
-        unknown: likewise, of classes of which nobody knows whether the picture has them.
-        key: by which a person finds the picture again.
-    """
-
-    image: Stored
-    labels: tuple[int, ...]
+    image: Stored  # uint8 [H, W, C], or the bytes of an encoded picture
+    labels: tuple[int, ...]  # of its classes, ascending, each in [0, classes)
+    # Likewise, of classes of which nobody knows whether the picture has them
     unknown: typing.NotRequired[tuple[int, ...]]
-    key: typing.NotRequired[str]
+    key: typing.NotRequired[str]  # by which a person finds the picture again
 
 
 class ClassSet(typing.NamedTuple):
@@ -116,18 +110,14 @@ class Source(abc.ABC):
     """An open data set: examples by index, the same for every process.
 
     It is pickled for worker processes. By default its pictures are encoded and fetched one by one.
-
-    Attributes:
-        fingerprint: changes whenever the content does; a run does not resume with other data.
-        row_groups: that hold the examples, if they cannot be fetched one by one.
-        mixture: of a source that is drawn from several by weight.
     """
 
     class_names: tuple[str, ...]
-    fingerprint: str
+    fingerprint: str  # changes whenever the content does; a run does not resume with other data
     image_spec = ENCODED
+    # That hold the examples, if they cannot be fetched one by one
     row_groups: RowGroups | None = None
-    mixture: Mixture | None = None
+    mixture: Mixture | None = None  # of a source that is drawn from several by weight
 
     @abc.abstractmethod
     def __len__(self) -> int: ...

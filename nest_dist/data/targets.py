@@ -14,13 +14,9 @@ ABSENT, PRESENT, UNKNOWN = 0, 1, 2
 
 
 class Form(typing.Protocol):
-    """How the labels of an example become a row of an array.
+    """How the labels of an example become a row of an array."""
 
-    Attributes:
-        name: of the array in a batch.
-    """
-
-    name: typing.ClassVar[str]
+    name: typing.ClassVar[str]  # of the array in a batch
 
     def empty(self, rows: int, num_classes: int) -> np.ndarray:
         """The array without any example."""

@@ -19,13 +19,9 @@ Beta = typing.Annotated[float, Within(0, 1, open_high=True)]
 
 
 class Optimizer(typing.Protocol):
-    """An optimizer as gin configures it: from gradients to updates.
+    """An optimizer as gin configures it: from gradients to updates."""
 
-    Attributes:
-        peak_learning_rate: the height of the schedule.
-    """
-
-    peak_learning_rate: float
+    peak_learning_rate: float  # the height of the schedule
 
     def build(
         self, learning_rate: optax.Schedule, decay_factor: DecayFactor

@@ -43,15 +43,10 @@ class Entry:
 
 
 class Naming(typing.Protocol):
-    """A format.
+    """A format."""
 
-    Attributes:
-        MARK: a name that every model has in this format, and in no other.
-        GELU: of the code that the format belongs to.
-    """
-
-    MARK: str
-    GELU: linen.Gelu
+    MARK: str  # a name that every model has in this format, and in no other
+    GELU: linen.Gelu  # of the code that the format belongs to
 
     def entries(self, model: nest.NesT) -> Iterable[Entry]:
         """Every array that holds a model.

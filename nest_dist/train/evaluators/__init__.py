@@ -66,14 +66,10 @@ class Finding:
 
 
 class Measure(typing.Protocol):
-    """One measure; a registered dataclass.
+    """One measure; a registered dataclass."""
 
-    Attributes:
-        uses_head: whether it judges the classes that the model predicts.
-        learns: whether it learns from the reference examples of the evaluation.
-    """
-
-    uses_head: typing.ClassVar[bool] = True
+    uses_head: typing.ClassVar[bool] = True  # whether it judges the classes that the model predicts
+    # Whether it learns from the reference examples of the evaluation
     learns: typing.ClassVar[bool] = False
 
     @property

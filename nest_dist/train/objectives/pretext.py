@@ -66,22 +66,16 @@ class Network:
 
 
 class Pretext(abc.ABC):
-    """A task without labels; those that the data have are ignored.
+    """A task without labels; those that the data have are ignored."""
 
-    Attributes:
-        needs: no arrays beside "image".
-        head_bias: of no head.
-        views: images of each picture.
-        of_batch: whether the loss of an example depends on the others of its batch.
-        spoilt_by: fields of `Inputs` that the task does not allow.
-        axes: logical axes of the task's parameters, by name pattern.
-    """
-
-    needs: typing.ClassVar[Mapping[str, jax.typing.DTypeLike]] = {}
-    head_bias: typing.ClassVar[float] = 0.0
-    views: typing.ClassVar[int] = 1
+    needs: typing.ClassVar[Mapping[str, jax.typing.DTypeLike]] = {}  # no arrays beside "image"
+    head_bias: typing.ClassVar[float] = 0.0  # of no head
+    views: typing.ClassVar[int] = 1  # images of each picture
+    # Whether the loss of an example depends on the others of its batch
     of_batch: typing.ClassVar[bool] = False
+    # Fields of `Inputs` that the task does not allow
     spoilt_by: typing.ClassVar[tuple[str, ...]] = ("mixing",)
+    # Logical axes of the task's parameters, by name pattern
     axes: typing.ClassVar[Mapping[str, rules.Axes]]
 
     @abc.abstractmethod
