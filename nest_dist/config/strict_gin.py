@@ -63,11 +63,7 @@ def parse(
 
 
 def build(name: str, text: str) -> typing.Any:
-    """The object of the configurable `name`, from the text of a gin file.
-
-    Raises:
-        BadInput: if the text is no gin, or does not describe the object.
-    """
+    """The object of the configurable `name`, from the text of a gin file."""
     with gin_state.isolated(), _explained({}):
         gin.parse_config(text)
         return gin.get_configurable(name)()

@@ -22,8 +22,6 @@ def order(
 
     Args:
         phases: weights of a mixture.
-    Raises:
-        BadInput: if batch, source and order do not fit together.
     """
     groups = source.row_groups
     if repeats > 1:

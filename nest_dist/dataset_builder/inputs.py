@@ -36,11 +36,7 @@ class Input:
 
 
 def recognised(paths: Sequence[pathlib.Path]) -> str:
-    """The format of the files at some paths.
-
-    Raises:
-        BadInput: if one does not exist.
-    """
+    """The format of the files at some paths."""
     for path in paths:
         if not path.exists():
             raise failures.BadInput(

@@ -19,11 +19,7 @@ Row = tuple[int, list[str]]  # number of the line, and its fields
 
 
 def lines(flag: str, path: str) -> list[tuple[int, str]]:
-    """The lines of a text file that are not empty, with their numbers from 1.
-
-    Raises:
-        BadInput: if it cannot be read, is no text or is empty.
-    """
+    """The lines of a text file that are not empty, with their numbers from 1."""
     try:
         content = pathlib.Path(path).expanduser().read_bytes()
     except OSError as error:

@@ -50,7 +50,6 @@ def stored(
 
     A picture of more than 8 bits, or of many channels, is stored as it is.
 
-
     Raises:
         Undecodable: if it is no complete picture.
     """

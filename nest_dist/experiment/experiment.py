@@ -36,11 +36,7 @@ class Experiment(feed.Feed):
         return any(each.judges_classes for each in self.evaluations)
 
     def in_order(self, class_names: Sequence[str]) -> "Experiment":
-        """The experiment with the labels of a checkpoint.
-
-        Raises:
-            BadInput: if the checkpoint lacks a class of the data.
-        """
+        """The experiment with the labels of a checkpoint."""
         if not self.labelled:
             return self
         whose = "the checkpoint of this workdir"

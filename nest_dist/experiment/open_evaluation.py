@@ -52,8 +52,6 @@ class OpenEvaluation:
 
         Args:
             num_classes: of its head; 0 without one.
-        Raises:
-            BadInput: naming the measure.
         """
         examples = len(self.stored)
         reference = 0 if self.reference is None else len(self.reference)
@@ -90,8 +88,6 @@ def opened(
     Args:
         trained: its training split; None if it is not open.
         absent: replaces all data sets on a machine that lacks them.
-    Raises:
-        BadInput: if data is missing, or has classes that do not fit.
     """
     done = []
     for config in run.evaluations:

@@ -48,11 +48,7 @@ class TeacherWeights:
         return [run_json.dump(self.model), run_json.dump(self.normalize)]
 
     def columns(self, class_names: Sequence[str]) -> tuple[int, ...]:
-        """The output for each class of the data, by name where the teacher's are known.
-
-        Raises:
-            BadInput: if a class is missing, or the numbers differ.
-        """
+        """The output for each class of the data, by name where the teacher's are known."""
         count = self.model.num_logits
         if self.class_names and class_names:
             remedy = "give a teacher that knows each class of the data"

@@ -163,8 +163,6 @@ def adapt(
         class_names: of the data to train on; empty for those of the weights.
         new_head: how a head for other classes begins.
         head_bias: initial bias of a head for other classes.
-    Raises:
-        BadInput: if the models differ in more than image, channels, blocks and classes.
     """
     params, note = transfer.with_classes(stored.params, stored.class_names, class_names)
     if class_names and not stored.class_names and stored.model.num_classes == model.num_classes:

@@ -32,8 +32,6 @@ def predictions(
     Args:
         logits: of a batch of images; called with one size of batch.
         images: float32 [B, H, W, C].
-    Raises:
-        BadInput: if a probability is NaN.
     """
     checks.in_range("top", top, 1)
     found = []

@@ -82,8 +82,6 @@ def of_model(model: nest.NesT, run: run_json.Json | None) -> Preprocessing:
         run: that trained the model, as JSON. None stands for the published weights: ImageNet's
             mean and deviation, and for larger images the centre of a picture whose shorter side
             is 256 / 224 of the model's.
-    Raises:
-        BadInput: if the run uses transforms that are not nest_dist's own.
     """
     sides = model.geometry().image_sides
     transforms: tuple[batch.Transform, ...] = ()

@@ -40,8 +40,6 @@ def write(
         license_id: of the weights, as the Hub writes it.
     Returns:
         The step of the weights.
-    Raises:
-        BadInput: if there is no such checkpoint, or the folder cannot be written.
     """
     checkpoints = workdir / workdirs.CHECKPOINTS
     chosen, _ = reader.Reader(checkpoints).read(step, lambda chosen: chosen)

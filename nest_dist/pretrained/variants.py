@@ -24,11 +24,7 @@ def models() -> dict[str, nest.NesT]:
 
 
 def with_fields(model: nest.NesT, fields: Mapping[str, object]) -> nest.NesT:
-    """The model with other values for some fields.
-
-    Raises:
-        BadInput: for an unknown field, or a value that does not fit.
-    """
+    """The model with other values for some fields."""
     for name in fields:
         if name not in FIELDS:
             raise failures.BadInput(f"{name} is no field of NesT; known are {', '.join(FIELDS)}.")

@@ -72,11 +72,7 @@ def from_format(form: Format, arrays: Arrays, model: nest.NesT) -> dict[str, np.
 
 
 def to_format(form: Format, params: Arrays, model: nest.NesT) -> dict[str, np.ndarray]:
-    """Arrays in a format from the parameters of `model`, in the order of their names.
-
-    Raises:
-        BadInput: listing what is missing, extra or misshaped; or if the format has no such model.
-    """
+    """Arrays in a format from the parameters of `model`, in the order of their names."""
     _require_same_shapes("nest_dist", params, native.entries(model), model)
     return {
         entry.name: np.ascontiguousarray(entry.joined(*(params[name] for name in entry.params)))

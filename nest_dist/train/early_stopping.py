@@ -40,11 +40,7 @@ class EarlyStopping:
         retention.require_metric("EarlyStopping.metric", self.metric)
 
     def require_kept(self, kept: retention.Retention, save_every: int, evaluate_every: int) -> None:
-        """Checks that the checkpoint of the best evaluation stays.
-
-        Raises:
-            BadInput: if it is not retained, or an evaluation has no checkpoint.
-        """
+        """Checks that the checkpoint of the best evaluation stays."""
         if not kept.best or kept.metric != self.metric:
             raise failures.BadInput(
                 f"EarlyStopping.metric is {self.metric}, by which no best checkpoint is retained; "

@@ -180,11 +180,7 @@ def digest_one(update: Callable[[bytes], object], record: bytes) -> None:
 
 
 def write(path: pathlib.Path, records: Iterable[bytes]) -> None:
-    """Writes an ArrayRecord file, which has another name until it is complete.
-
-    Raises:
-        OSError: if the disk is full or the folder cannot be written.
-    """
+    """Writes an ArrayRecord file, which has another name until it is complete."""
 
     def fill(partial: pathlib.Path) -> None:
         writer = array_record_module.ArrayRecordWriter(str(partial), WRITER_OPTIONS)

@@ -87,8 +87,6 @@ class Measure(typing.Protocol):
             classes: of the evaluation.
             examples: of its data set.
             reference: examples to learn from.
-        Raises:
-            BadInput: naming the value.
         """
 
     def observe(self, seen: Seen, labels: jax.Array, classes: Classes) -> Mapping[str, jax.Array]:

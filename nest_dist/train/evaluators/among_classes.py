@@ -40,11 +40,7 @@ class AmongClasses(evaluators.Measure):
             )
 
     def labels(self, classes: evaluators.Classes) -> np.ndarray:
-        """The labels of the classes, ascending.
-
-        Raises:
-            BadInput: for a name that is none of the run's, or a file that cannot be read.
-        """
+        """The labels of the classes, ascending."""
         names = classes.own if self.classes is None else self.classes
         if isinstance(names, str):
             try:

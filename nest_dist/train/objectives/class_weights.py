@@ -46,8 +46,6 @@ class ClassWeights:
 
         Args:
             counts: of the training examples that have each; None where they are not known.
-        Raises:
-            BadInput: for the name of no class, or if counts are missing.
         """
         factors = dict.fromkeys(names, 1.0)
         if self.by_counts:
