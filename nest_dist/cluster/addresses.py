@@ -17,10 +17,10 @@ SILENT_SECONDS = 30.0
 def is_loopback(host: str) -> bool:
     """Whether all that connect to `host` are on one host: it stands for loopback addresses."""
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        resolved = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except OSError:
         return False
-    return all(ipaddress.ip_address(str(entry[4][0])).is_loopback for entry in found)
+    return all(ipaddress.ip_address(str(entry[4][0])).is_loopback for entry in resolved)
 
 
 def listen(host: str, port: int, wait_seconds: float = 0) -> socket.socket:
@@ -35,13 +35,13 @@ def listen(host: str, port: int, wait_seconds: float = 0) -> socket.socket:
     limit = time.monotonic() + wait_seconds
     while True:
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            resolved = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             break
         except OSError as error:
             if time.monotonic() > limit:
                 raise _not_here(host, failures.cause(error)) from None
             time.sleep(0.2)
-    for family, _, _, _, address in found:
+    for family, _, _, _, address in resolved:
         try:
             server = socket.create_server(address, family=family, backlog=BACKLOG)
         except OSError as error:
@@ -50,7 +50,7 @@ def listen(host: str, port: int, wait_seconds: float = 0) -> socket.socket:
             continue
         limit_silence(server)
         return server
-    raise _not_here(host, ", ".join(sorted({str(entry[4][0]) for entry in found})))
+    raise _not_here(host, ", ".join(sorted({str(entry[4][0]) for entry in resolved})))
 
 
 def connect(host: str, port: int, timeout_seconds: float) -> socket.socket:
@@ -77,8 +77,8 @@ def limit_silence(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, option, milliseconds)
 
 
-def _not_here(host: str, found: str) -> failures.BadInput:
+def _not_here(host: str, resolved: str) -> failures.BadInput:
     return failures.BadInput(
-        f"the coordinator is {host} ({found}), which is no address of process 0's host; give one, "
+        f"the coordinator is {host} ({resolved}), which is no address of process 0's host; give one, "
         "as --coordinator=ADDRESS:PORT."
     )

@@ -39,15 +39,15 @@ def run(options: cli.Options) -> None:
         checks.one_of(flag, value, weights.FORMATS)
     path = _checked_out(out, options.to)
     hints = _hints(options.gin_bindings or ())
-    found = {where: stored_weights.find(where, options.step, hints) for where in sources}
-    for where, stored in found.items():
+    by_path = {where: stored_weights.find(where, options.step, hints) for where in sources}
+    for where, stored in by_path.items():
         if stored.form != wanted:
             raise failures.BadInput(
                 f"--from is {wanted}, but {where} holds {stored.form} weights; set "
                 f"--from={stored.form}."
             )
         print(f"{where}: {stored.form} weights of {load.describe(stored.model)}")
-    stored = averages.mean(found) if options.average else found[sources[0]]
+    stored = averages.mean(by_path) if options.average else by_path[sources[0]]
     arrays = weights.to_format(options.to, stored.params, stored.model)
     weight_files.write(path, lambda partial: _fill(partial, arrays, options.to, stored))
     if stored.left_out:

@@ -45,12 +45,12 @@ def _prepare(folder: pathlib.Path, workers: int, options: cli.Options) -> None:
     print(f"looking through {_names(paths)} ({form})", flush=True)
     columns = options.image_column, options.label_column
     reading = inputs.Options(options.split, options.labels, *columns, options.label_separator)
-    found = retries.Retries().run(str(paths[0]), lambda: inputs.opened(form, paths, reading))
-    if found.root and found.root != f"{paths[0]}/":
-        print(f"taking {found.root}, which holds the class folders", flush=True)
-    about = {"format": form, "name": _names(paths), "fingerprint": found.stamp}
+    data = retries.Retries().run(str(paths[0]), lambda: inputs.opened(form, paths, reading))
+    if data.root and data.root != f"{paths[0]}/":
+        print(f"taking {data.root}, which holds the class folders", flush=True)
+    about = {"format": form, "name": _names(paths), "fingerprint": data.stamp}
     plan = planning.plan(
-        folder, found, about, options.class_names, options.shards, options.restart_markers
+        folder, data, about, options.class_names, options.shards, options.restart_markers
     )
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -139,20 +139,20 @@ def missing(selector: str) -> list[str]:
     macros = {scope for scope, name in config._CONFIG if name == "gin.macro"}
     for (_, name), parameters in config._CONFIG.items():
         fields.setdefault(name.rpartition(".")[2], set()).update(parameters)
-    found = []
+    names = []
     for scope, name in sorted(reachable(selector)):
         short = name.rpartition(".")[2]
         if name == "gin.macro" and scope and scope not in macros:
-            found.append(f"%{scope}")
+            names.append(f"%{scope}")
         if dataclasses.is_dataclass(cls := classes.get(short)):
-            found += [
+            names += [
                 f"{short}.{field.name}"
                 for field in settings.fields(cls)
                 if field.default is dataclasses.MISSING
                 and field.default_factory is dataclasses.MISSING
                 and field.name not in fields.get(short, ())
             ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(names))
 
 
 def bound() -> dict[Key, dict[str, typing.Any]]:

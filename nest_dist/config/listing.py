@@ -90,17 +90,17 @@ def _searched(configurable: Configurable, text: str) -> Configurable | None:
 
 def _meanings(cls: type) -> dict[str, str]:
     """What the sections `Attributes` of a class and its bases say of each field."""
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         if base.__module__.startswith(("flax.", "builtins")):
             continue
         name = ""
         for line in _section(inspect.cleandoc(base.__doc__ or "").splitlines(), "Attributes:"):
             if match := re.match(r"    (\w+): (.*)", line):
-                name, found[match[1]] = match[1], match[2]
+                name, meanings[match[1]] = match[1], match[2]
             elif name:
-                found[name] += f" {line.strip()}"
-    return found
+                meanings[name] += f" {line.strip()}"
+    return meanings
 
 
 def _section(lines: Sequence[str], title: str) -> Iterator[str]:

@@ -12,7 +12,7 @@ SHARD_BYTES = 256 << 20
 
 def plan(
     folder: pathlib.Path,
-    found: inputs.Input,
+    data: inputs.Input,
     about: dict[str, str],
     class_names: str | None,
     count: int | None,
@@ -21,12 +21,12 @@ def plan(
     """The plan of a split; without a file of class names it shares those of its sibling splits.
 
     Args:
-        class_names: path of a text file; None takes the names of a sibling, else those of `found`.
+        class_names: path of a text file; None takes the names of a sibling, else those of `data`.
         count: of shards; None chooses it by their size.
     Raises:
         BadInput: for an unknown class, or a count that does not fit.
     """
-    source = found.source
+    source = data.source
     wanted: Sequence[str] = source.class_names
     whose = about["name"]
     if class_names:
@@ -38,22 +38,22 @@ def plan(
                 wanted, whose = tuple(manifest.read(sibling.parent).classes), str(sibling.parent)
                 break
     if count is None:
-        count = min(-(-found.bytes // SHARD_BYTES) or 1, len(source))
+        count = min(-(-data.bytes // SHARD_BYTES) or 1, len(source))
     checks.in_range("--shards", count, 1, len(source))
     return shards.Plan(
-        data=found,
+        data=data,
         about=about,
         class_names=tuple(wanted),
-        labels=_labels(found, wanted, whose),
+        labels=_labels(data, wanted, whose),
         shards=count,
         restart_markers=restart_markers,
     )
 
 
-def _labels(found: inputs.Input, wanted: Sequence[str], whose: str) -> tuple[int, ...]:
+def _labels(data: inputs.Input, wanted: Sequence[str], whose: str) -> tuple[int, ...]:
     """The label to write for each label of an input."""
-    names = found.source.class_names
-    if found.numbered and len(names) <= len(wanted) and not set(names) <= set(wanted):
+    names = data.source.class_names
+    if data.numbered and len(names) <= len(wanted) and not set(names) <= set(wanted):
         return tuple(range(len(names)))
     return classes.table(
         names,

@@ -13,14 +13,14 @@ from nest_dist.pretrained import weights
 _SHARED = (*weights.ARCHITECTURE, "image_size", "block_side", "num_classes", "gelu")
 
 
-def mean(found: Mapping[str, stored_weights.StoredWeights]) -> stored_weights.StoredWeights:
+def mean(by_path: Mapping[str, stored_weights.StoredWeights]) -> stored_weights.StoredWeights:
     """Weights whose parameters are the means, added in float64; all else is as of the first.
 
     Raises:
         BadInput: if their models or classes differ.
     Source: arXiv 2203.05482, section 2, the uniform soup.
     """
-    (first_path, first), *others = found.items()
+    (first_path, first), *others = by_path.items()
     for path, stored in others:
         for field in _SHARED:
             one, other = getattr(first.model, field), getattr(stored.model, field)
@@ -37,7 +37,7 @@ def mean(found: Mapping[str, stored_weights.StoredWeights]) -> stored_weights.St
     return dataclasses.replace(
         first,
         params={
-            name: np.mean([np.float64(it.params[name]) for it in found.values()], axis=0).astype(
+            name: np.mean([np.float64(it.params[name]) for it in by_path.values()], axis=0).astype(
                 leaf.dtype
             )
             for name, leaf in first.params.items()

@@ -34,15 +34,15 @@ def predictions(
         images: float32 [B, H, W, C].
     """
     checks.in_range("top", top, 1)
-    found = []
+    predicted = []
     for row in np.asarray(jax.nn.softmax(in_batches(logits, images))):
         if np.isnan(row).any():  # would sort as the least likely of all
             raise failures.BadInput(
                 "the probabilities of a picture are NaN; the weights are not finite or overflow: "
                 "give an earlier step or other weights."
             )
-        found.append(likeliest(row, names, top))
-    return found
+        predicted.append(likeliest(row, names, top))
+    return predicted
 
 
 def likeliest(row: np.ndarray, names: Sequence[str], top: int) -> list[Prediction]:

@@ -111,10 +111,10 @@ def _panel(panel: Panel, lines: Sequence[Mapping[str, typing.Any]], last: int) -
 
 def _points(lines: Sequence[Mapping[str, typing.Any]], name: str) -> list[tuple[int, float]]:
     """Step and value of a metric, thinned out evenly; NaN is null in JSON."""
-    found = [
+    points = [
         (line["step"], float(line[name]))
         for line in lines
         if isinstance(line.get(name), (int, float)) and math.isfinite(line[name])
     ]
-    every = math.ceil(len(found) / MOST_POINTS)
-    return found[::-1][:: every or 1][::-1]  # the last one stays
+    every = math.ceil(len(points) / MOST_POINTS)
+    return points[::-1][:: every or 1][::-1]  # the last one stays

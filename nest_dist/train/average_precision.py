@@ -44,12 +44,12 @@ def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
         scores: float32 [N, classes].
         labels: uint8 [N, classes], values of `targets`; what is unknown is left out.
     """
-    found = []
+    precisions = []
     for label in np.flatnonzero((labels == targets.PRESENT).any(axis=0)):
         known = labels[:, label] != targets.UNKNOWN
         present = labels[known, label] == targets.PRESENT
-        found.append(average_precision(scores[known, label], present))
-    return math.fsum(found) / len(found) if found else math.nan
+        precisions.append(average_precision(scores[known, label], present))
+    return math.fsum(precisions) / len(precisions) if precisions else math.nan
 
 
 def average_precision(scores: np.ndarray, present: np.ndarray) -> float:

@@ -75,7 +75,7 @@ class OfFeatures(evaluators.Measure):
     def levels(self) -> tuple[evaluators.Level, ...]:
         return (self.level,)
 
-    def found(
+    def finding(
         self, name: str, predicted: np.ndarray, asked: Split, known: Split, *more: str
     ) -> evaluators.Finding:
         """The accuracy of predictions under a name, notes on what is not finite, and `more`."""

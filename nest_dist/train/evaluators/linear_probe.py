@@ -48,7 +48,7 @@ class LinearProbe(features.OfFeatures):
                     f"{self._name} was still improving after {self.most_iterations} iterations; "
                     "raise LinearProbe.most_iterations or .penalty"
                 )
-        return self.found(self._name, predicted, asked, learnt, *more)
+        return self.finding(self._name, predicted, asked, learnt, *more)
 
     def fit(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
         """Weights [C, classes], intercepts [classes], and whether they are the minimum.
@@ -78,12 +78,12 @@ class LinearProbe(features.OfFeatures):
             )
             return float(value + self.penalty / 2 * (weights**2).sum()), gradient.ravel()
 
-        found = optimize.minimize(
+        optimum = optimize.minimize(
             loss,
             np.zeros(shape).ravel(),
             jac=True,
             method="L-BFGS-B",
             options={"maxiter": self.most_iterations, "ftol": 1e-12, "gtol": 1e-6},
         )
-        weights, intercept = np.split(found.x.reshape(shape), [C])
-        return weights, intercept[0], bool(found.success)
+        weights, intercept = np.split(optimum.x.reshape(shape), [C])
+        return weights, intercept[0], bool(optimum.success)
