@@ -77,8 +77,8 @@ def limit_silence(connection: socket.socket) -> None:
         connection.setsockopt(socket.IPPROTO_TCP, option, milliseconds)
 
 
-def _not_here(host: str, resolved: str) -> failures.BadInput:
+def _not_here(host: str, reason: str) -> failures.BadInput:
     return failures.BadInput(
-        f"the coordinator is {host} ({resolved}), which is no address of process 0's host; give one, "
+        f"the coordinator is {host} ({reason}), which is no address of process 0's host; give one, "
         "as --coordinator=ADDRESS:PORT."
     )
