@@ -62,7 +62,8 @@ def frozen(cls: Class) -> Class:
             own(self)
 
     cls.__post_init__ = post_init  # type: ignore[attr-defined]
-    return dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
+    made: Class = dataclasses.dataclass(frozen=True)(cls)  # type: ignore[assignment]
+    return made
 
 
 def fields(owner: typing.Any) -> Iterator["dataclasses.Field[typing.Any]"]:
@@ -89,7 +90,7 @@ def check(instance: object) -> None:
         for item in value if isinstance(value, tuple) else (value,):
             if isinstance(item, int | float | str):
                 for within in _ranges(annotations[field.name]):
-                    within.check(name, item)
+                    within.check(name, typing.cast(float, item))  # or a text, of a length
             if isinstance(item, int | float) and not abs(item) < LARGEST:
                 raise failures.BadInput(
                     f"{name} is {str(item)[:20]}; give a number below {LARGEST:.0e}."

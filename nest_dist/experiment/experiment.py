@@ -102,6 +102,9 @@ class Experiment(feed.Feed):
         learning_rate = config.schedule.build(
             config.optimizer.peak_learning_rate, self.intervals.num_steps, self.steps_per_epoch
         )
+        num_outputs, taught = run.model.num_logits, None
+        if self.teacher is not None:
+            taught = self.teacher.build(config.inputs.normalize, self.class_names, num_outputs)
         return step.TrainStep(
             model=run.model.clone(kernels=self.kernels.form),
             inputs=config.inputs,
@@ -109,7 +112,7 @@ class Experiment(feed.Feed):
                 config.objective,
                 self.class_names,
                 self.training_source.class_counts(),
-                run.model.num_logits,
+                num_outputs,
             ),
             optimizer=treatments.around(
                 config.optimizer.build(learning_rate, treatments.decay), config.clipping
@@ -123,8 +126,7 @@ class Experiment(feed.Feed):
             skip_nonfinite=config.nonfinite.policy == "skip",
             spikes=config.spikes,
             treatments=treatments,
-            teacher=self.teacher
-            and self.teacher.build(config.inputs.normalize, self.class_names, run.model.num_logits),
+            teacher=taught,
             observe=functools.partial(histograms.measure_every, every) if every else None,
         )
 

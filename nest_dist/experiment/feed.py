@@ -98,7 +98,7 @@ class Feed:
             assert opened.reference_data is not None
             assert opened.reference is not None
             data, source = opened.reference_data, opened.reference
-        labels = targets.OneClass() if opened.config.measures else self.labels
+        labels: targets.Form = targets.OneClass() if opened.config.measures else self.labels
         load = functools.partial(data.batches, labels=labels)
         return self._on_devices(load, source, shapes, stop_is_next)
 

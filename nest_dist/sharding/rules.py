@@ -206,7 +206,7 @@ def on_devices(shapes: tree_paths.Tree, values: Mapping[str, np.ndarray]) -> tre
 
     def to_devices(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
         array = np.asarray(values[name]).astype(leaf.dtype, copy=False)
-        return jax.make_array_from_callback(leaf.shape, leaf.sharding, array.__getitem__)
+        return jax.make_array_from_callback(leaf.shape, leaf.sharding, lambda it: array[it])
 
     return tree_paths.map_named(to_devices, shapes)
 

@@ -122,7 +122,7 @@ class Scale(typing.NamedTuple):
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Features [N, C] of mean 0 and deviation 1."""
-        return (features - self.mean) / self.deviation
+        return typing.cast(np.ndarray, (features - self.mean) / self.deviation)
 
 
 def scale(features: np.ndarray) -> Scale:

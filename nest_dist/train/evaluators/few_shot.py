@@ -105,4 +105,4 @@ def ridge(known: np.ndarray, labels: np.ndarray, penalty: float, asked: np.ndarr
         gram = inputs.T @ inputs + strength * np.eye(C)
         weights = np.linalg.solve(gram, inputs.T @ (wanted - intercept))
     scores = scale(asked) @ weights + intercept
-    return present[scores.argmax(axis=1)]
+    return typing.cast(np.ndarray, present[scores.argmax(axis=1)])

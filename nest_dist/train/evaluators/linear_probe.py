@@ -36,7 +36,8 @@ class LinearProbe(features.OfFeatures):
 
     def conclude(self, gathered: evaluators.Gathered) -> evaluators.Finding:
         asked, learnt = self.splits(gathered)
-        predicted, more = np.full(len(asked.labels), classification.NO_CLASS), []
+        more: list[str] = []
+        predicted = np.full(len(asked.labels), classification.NO_CLASS)
         known, labels = learnt.known()
         if len(labels):
             scale = features.scale(known)
