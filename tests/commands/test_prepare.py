@@ -248,14 +248,6 @@ def start(*arguments, **more):
     return harness.Process([*commands.NEST_DIST, "prepare", *arguments], **more)
 
 
-def wait_until(condition, process):
-    def there():
-        assert process.running(), process.said()
-        return condition()
-
-    harness.wait_until(there, process.said)
-
-
 def test_killed_at_any_time_it_goes_on_and_writes_the_same(photographs_tar, rng, tmp_path):
     flags = [photographs_tar, "--shards=24", "--split=train"]
     with start(*flags, f"--output={tmp_path / 'whole'}") as whole:
@@ -265,7 +257,7 @@ def test_killed_at_any_time_it_goes_on_and_writes_the_same(photographs_tar, rng,
     whole_before = {}
     for target in sorted(rng.sample(range(1, 20), 2)):
         with start(*flags) as process:
-            wait_until(lambda at=target: len(list(folder.glob("*.json"))) > at, process)
+            harness.wait_in(process, lambda at=target: len(list(folder.glob("*.json"))) > at)
             workers = psutil.Process(process.pid).children(recursive=True)
             process.kill()
             assert process.wait() == -signal.SIGKILL
@@ -291,7 +283,7 @@ def test_killed_at_any_time_it_goes_on_and_writes_the_same(photographs_tar, rng,
 def test_a_killed_worker_ends_the_command(photographs_tar, tmp_path):
     flags = [photographs_tar, "--shards=24", "--split=train", f"--output={tmp_path}"]
     with start(*flags, "--workers=2") as process:
-        wait_until(lambda: list((tmp_path / "train").glob("0*.json")), process)
+        harness.wait_in(process, lambda: list((tmp_path / "train").glob("0*.json")))
         worker = next(
             child
             for child in psutil.Process(process.pid).children()
@@ -307,7 +299,7 @@ def test_a_killed_worker_ends_the_command(photographs_tar, tmp_path):
 def test_ctrl_c_ends_the_command_and_its_workers(photographs_tar, tmp_path):
     flags = [photographs_tar, "--shards=24", "--split=train", f"--output={tmp_path}"]
     with start(*flags) as process:
-        wait_until(lambda: list((tmp_path / "train").glob("0*.json")), process)
+        harness.wait_in(process, lambda: list((tmp_path / "train").glob("0*.json")))
         workers = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait() == 130

@@ -22,14 +22,6 @@ def served(process):
     return held(process) and not all(held(process, it) for it in threads)
 
 
-def wait_for(moment, process):
-    def there():
-        assert process.running(), process.said()
-        return MOMENTS[moment](process)
-
-    harness.wait_until(there, process.said)
-
-
 MOMENTS = {
     "importing": held,
     "waiting": served,
@@ -51,8 +43,9 @@ def test_a_stop_before_the_meeting_reaches_all(moment, victim, tmp_path):
     with harness.Group.of(2, train, environment=harness.environment()) as group:
         late = group.processes[1 - victim]
         late.send_signal(signal.SIGSTOP)
-        wait_for(moment, group.processes[victim])
-        group.processes[victim].terminate()
+        process = group.processes[victim]
+        harness.wait_in(process, lambda: MOMENTS[moment](process))
+        process.terminate()
         late.send_signal(signal.SIGCONT)
         assert group.wait() == [76, 76], group.said()
         assert {commands.cause(process.said()) for process in group.processes} == {
@@ -69,7 +62,7 @@ def test_a_stop_of_one_whose_peers_stay_away_ends_it(tmp_path):
     with harness.Group.of(2, train, environment=harness.environment()) as group:
         first, missing = group.processes
         missing.kill()
-        wait_for("waiting", first)
+        harness.wait_in(first, lambda: served(first))
         first.terminate()
         assert first.wait() == 76, first.said()
         assert (

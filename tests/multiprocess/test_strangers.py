@@ -41,18 +41,10 @@ def listening(group):
     }
 
 
-def wait_for(group, text):
-    def said():
-        assert group.running(), group.said()
-        return all(text in process.said() for process in group.processes)
-
-    harness.wait_until(said, group.said)
-
-
 @pytest.mark.medium
 def test_processes_of_one_host_listen_on_loopback_alone():
     with watched() as group:
-        wait_for(group, "tick 2\n")
+        group.wait_for("tick 2\n")
         assert listening(group) == {"127.0.0.1"}
         assert group.wait() == [0, 0], group.said()
 
@@ -64,7 +56,7 @@ def test_processes_of_one_host_listen_on_loopback_alone():
 )
 def test_processes_of_several_hosts_listen_at_the_address_of_the_coordinator(flags, variables):
     with watched(*flags, coordinator=OWN, **variables) as group:
-        wait_for(group, "tick 2\n")
+        group.wait_for("tick 2\n")
         found = listening(group)
         assert OWN in found
         # On CPUs, Gloo listens at the address that this host's name stands for.
@@ -77,7 +69,7 @@ def test_one_process_listens_nowhere():
     program = [sys.executable, "-m", "support.watched"]
     environment = harness.environment(PYTHONPATH=harness.module_path())
     with harness.Group([program], environment=environment) as group:
-        wait_for(group, "tick 2\n")
+        group.wait_for("tick 2\n")
         assert listening(group) == set()
 
 
@@ -117,7 +109,7 @@ def test_a_stranger_who_registers_at_the_coordinator_of_jax_ends_no_run():
     program = [sys.executable, "-m", "support.watched"]
     environment = harness.environment(PYTHONPATH=harness.module_path())
     with harness.Group([[*program, *each] for each in peers], environment=environment) as group:
-        wait_for(group, "tick 5\n")
+        group.wait_for("tick 5\n")
         code = (
             "import sys; from jax._src.lib import _jax;"
             "client = _jax.get_distributed_runtime_client(sys.argv[1], 1, init_timeout=10);"

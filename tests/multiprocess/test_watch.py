@@ -28,15 +28,6 @@ class Watched(harness.Group):
             for peer, words in zip(peers, own, strict=True)
         ]
 
-    def wait_for(self, text):
-        """Until all have said it."""
-
-        def there():
-            assert self.running(), self.said()
-            return all(text in process.said() for process in self.processes)
-
-        harness.wait_until(there, self.said)
-
     def causes(self, but=()):
         """With which they ended, those with the numbers `but` aside."""
         return {

@@ -99,12 +99,7 @@ def reached(workdir, step, processes):
 
 def wait_for_step(workdir, step, processes):
     """Returns once a running attempt has written metrics of a step."""
-
-    def there():
-        assert processes.running(), processes.said()
-        return reached(workdir, step, processes)
-
-    harness.wait_until(there, processes.said)
+    harness.wait_in(processes, lambda: reached(workdir, step, processes))
 
 
 def cause(said):

@@ -40,6 +40,16 @@ def wait_until(condition, what, timeout=PATIENCE_SECONDS, errors=()):
         time.sleep(0.01)
 
 
+def wait_in(processes, condition):
+    """Waits for a condition of a process or a group, whose end before that fails the test."""
+
+    def met():
+        assert processes.running(), processes.said()
+        return condition()
+
+    wait_until(met, processes.said)
+
+
 def environment(devices=1, **variables):
     """This process's environment, for a program on so many CPU devices."""
     cpus = {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(devices)}
@@ -164,6 +174,10 @@ class Group:
 
     def running(self):
         return any(process.running() for process in self.processes)
+
+    def wait_for(self, text):
+        """Until all have said it."""
+        wait_in(self, lambda: all(text in process.said() for process in self.processes))
 
     def ended(self, but=()):
         """Whether all have ended, those with the numbers `but` aside."""
