@@ -6,31 +6,19 @@ import os
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One device as JAX counts them: half a chip of v2 and v3, one chip from v4 on.
+    """One device as JAX counts them: half a chip of v2 and v3, one chip from v4 on."""
 
-    Attributes:
-        generation: as in accelerator types and topologies, "v5e" or "h200".
-        bfloat16_flops: peak floating-point operations a second, of matrices without zeros left out.
-        memory_bytes: of HBM.
-        memory_bytes_per_second: from and to HBM.
-        link_bytes_per_second: sum over the links to its neighbours; of GPUs what one sends.
-        cycles_per_second: clock rate.
-        host_chips: of a host of a large slice of TPUs.
-        host_cores: virtual cores of such a host.
-        devices: JAX devices that make a chip.
-        is_gpu: whether it is one of NVIDIA's.
-    """
-
-    generation: str
+    generation: str  # as in accelerator types and topologies, "v5e" or "h200"
+    # Peak floating-point operations a second, of matrices without zeros left out
     bfloat16_flops: float
-    memory_bytes: float
-    memory_bytes_per_second: float
-    link_bytes_per_second: float
-    cycles_per_second: float
-    host_chips: int = 0
-    host_cores: int = 0
-    devices: int = 1
-    is_gpu: bool = False
+    memory_bytes: float  # of HBM
+    memory_bytes_per_second: float  # from and to HBM
+    link_bytes_per_second: float  # sum over the links to its neighbours; of GPUs what one sends
+    cycles_per_second: float  # clock rate
+    host_chips: int = 0  # of a host of a large slice of TPUs
+    host_cores: int = 0  # virtual cores of such a host
+    devices: int = 1  # JAX devices that make a chip
+    is_gpu: bool = False  # whether it is one of NVIDIA's
 
     @property
     def usable_bytes(self) -> float:

@@ -8,19 +8,13 @@ from nest_dist.base import chips
 
 @dataclasses.dataclass(frozen=True)
 class Feed:
-    """A run on chips and on the hosts that feed them.
-
-    Attributes:
-        host_cores: of a host, as virtual machines count them.
-        chip_images_per_second: that a chip can take.
-        core_images_per_second: that a core can make; None if nobody has measured it.
-    """
+    """A run on chips and on the hosts that feed them."""
 
     chips: int
     host_chips: int
-    host_cores: int
-    chip_images_per_second: float
-    core_images_per_second: float | None
+    host_cores: int  # of a host, as virtual machines count them
+    chip_images_per_second: float  # that a chip can take
+    core_images_per_second: float | None  # that a core can make; None if nobody has measured it
     images: float
 
     @property
