@@ -135,8 +135,9 @@ def _fields(name: str) -> dict[str, "dataclasses.Field[typing.Any]"]:
     """The fields of a class that is imported already: reading a file must not run a module."""
     module, _, cls_name = name.rpartition(".")
     cls = getattr(sys.modules.get(module), cls_name, None)
-    known = settings.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    return {field.name: field for field in known}
+    if not dataclasses.is_dataclass(cls):
+        return {}
+    return {field.name: field for field in settings.fields(cls)}
 
 
 def _object(cls: typing.Any, fields: dict[str, Json]) -> Json:
