@@ -75,7 +75,6 @@ def publish(repository: str, folder: pathlib.Path, private: bool, replace: bool)
 
     Args:
         repository: OWNER/NAME; made if it does not exist.
-        folder: of the files.
         private: whether a new repository is seen by its owner alone.
         replace: adds the commit to a repository that has files.
     Returns:

@@ -173,9 +173,7 @@ def require_own(
     """Refuses a GPU that two processes of the run would use. Needs no device.
 
     Args:
-        seen: as of `require`.
         local: positions in `seen` that belong to this process; None for all.
-        decide: as of `processes`.
     Raises:
         BadInput: on all processes alike; it names both.
     """

@@ -24,8 +24,6 @@ def order(
 ) -> sequences.Sequences:
     """The order of a source that is drawn evenly.
 
-    Args:
-        groups: of the source, if it has any.
     Raises:
         BadInput: if the batch is no multiple of the virtual shards.
     """

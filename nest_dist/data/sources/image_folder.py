@@ -171,11 +171,7 @@ class Files(batch.Source):
 def by_folder(
     files: Sequence[File], folders: Sequence[str] = (), holder: str = ""
 ) -> Classes[File]:
-    """The classes of pictures by the names of their folders, those without pictures included.
-
-    Args:
-        folders: that are known to exist.
-    """
+    """The classes of pictures by the names of their folders, those without pictures included."""
     known = {posixpath.dirname(file.name) for file in files}
     paths = sorted(path for path in {*known, *folders} - {""} if posixpath.dirname(path) == holder)
     label_of = {path: label for label, path in enumerate(paths)}
@@ -190,8 +186,6 @@ def by_folder(
 def holders_of_classes(files: Sequence[Named], path: pathlib.Path) -> list[str]:
     """The folders of class folders with pictures, "" for the top, without class folders.
 
-    Args:
-        path: of the input, for error texts.
     Raises:
         BadInput: if there are no pictures.
     """

@@ -16,7 +16,6 @@ def as_bytes(values: np.ndarray, value_range: Range | None) -> np.ndarray:
     """Values of any type as uint8; uint8 as it is.
 
     Args:
-        values: of a picture.
         value_range: what becomes 0 and 255, values outside are clipped. None is that of the type,
             65535 for 16 bits and 1 for floats, if the picture uses at least half of it: else it
             may be one of fewer bits in a larger type, of whose levels few would be left.

@@ -53,11 +53,7 @@ class Network:
         return self.model.apply({"params": self.params}, images, masked=masked, **training)
 
     def own(self, axes: Mapping[str, rules.Axes]) -> Params:
-        """The parameters of the task, gathered for use.
-
-        Args:
-            axes: see `Pretext`.
-        """
+        """The parameters of the task, gathered for use."""
 
         def gathered(name: str, value: jax.Array) -> jax.Array:
             return rules.gathered(value, rules.axes_of(f"{PARAMETERS}/{name}", axes)[1])
@@ -93,8 +89,6 @@ class Pretext(abc.ABC):
         """Loss of each example [B], float32, and its values by metric, [B] each.
 
         Args:
-            network: the model in training.
-            augment: makes the model's inputs.
             batch: a batch; a microbatch too, unless `of_batch`.
             key: of the step's inputs.
         """

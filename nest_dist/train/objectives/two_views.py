@@ -93,7 +93,6 @@ class TwoViews(pretext.Pretext):
         """Loss of each example [B] and its terms, [B] each.
 
         Args:
-            own: parameters.
             features: [B, 2, C].
             weights: [B], 1 for an example and 0 for what does not count.
         """
