@@ -88,6 +88,7 @@ class Measure(typing.Protocol):
             examples: of its data set.
             reference: examples to learn from.
         """
+        return None
 
     def observe(self, seen: Seen, labels: jax.Array, classes: Classes) -> Mapping[str, jax.Array]:
         """Numbers [B, ...] of each example, on the devices; equal names have equal values."""
