@@ -10,7 +10,6 @@ import numpy as np
 from jax import Array
 
 from nest_dist.model import encoder, linen, on_cpu, patching
-from nest_dist.model.kernels import pool
 from nest_dist.sharding import halo, rules
 
 
@@ -58,10 +57,15 @@ class Aggregation(nn.Module):
         """Whether a kernel computes norm and pool; it needs complete images."""
         context = rules.active()
         complete = context is None or context.shards("rows") == 1
-        fused = self.kernels == "fused" and not self.is_initializing()
-        return fused and complete and pool.serves(image.shape)
+        if not complete or self.kernels != "fused" or self.is_initializing():
+            return False
+        from nest_dist.model.kernels import pool  # Pallas: long to import
+
+        return pool.serves(image.shape)
 
     def _pooled(self, image: Array, bias: Array) -> Array:
+        from nest_dist.model.kernels import pool
+
         def on_device(params: typing.Any, image: Array) -> Array:
             return pool.pooled(image, params["bias"], params["norm"])
 
@@ -108,7 +112,7 @@ def max_pool(image: Array, axis: str | None) -> Array:
     """
 
     def of_rows(image: Array, padding: halo.Padding) -> Array:
-        return jax.lax.platform_dependent(
+        return on_cpu.instead(
             image,
             cpu=functools.partial(on_cpu.max_pool, padding=padding),
             default=lambda image: nn.max_pool(image, (3, 3), (2, 2), (padding, (0, 1))),
