@@ -82,7 +82,7 @@ def _by_host(shard: np.ndarray, starts: np.ndarray, leaf_shape: tuple[int, ...])
     index = np.asarray(_flat_index(starts, shard.shape, leaf_shape)).reshape(-1)
     bits = shard if shard.dtype == np.bool_ else shard.view(f"u{shard.dtype.itemsize}")
     hashes = mixed(bits.reshape(-1).astype(np.uint32), index)
-    return np.sum(hashes, dtype=np.uint32, keepdims=True)
+    return np.array([np.sum(hashes, dtype=np.uint32)])
 
 
 @functools.partial(jax.jit, static_argnums=2)

@@ -35,7 +35,11 @@ def main() -> None:
         bindings = ["Run.num_epochs = 1000", "Cosine.warmup_epochs = 2", *options.gin_bindings]
         flags = [f"--gin_bindings={binding}" for binding in bindings]
         flags += ["--gin_file=runs/quickstart.gin", f"--workdir={workdir}"]
-        environment = harness.environment(XDG_CACHE_HOME=f"{folder}/cache")
+        environment = harness.environment(
+            XDG_CACHE_HOME=f"{folder}/cache",
+            PYTHONDONTWRITEBYTECODE="",  # a user's Python keeps what it compiles
+            PYTHONPYCACHEPREFIX=f"{folder}/bytecode",
+        )
         for attempt in range(options.rounds + 1):
             command = [*commands.NEST_DIST, "train", *flags]
             with harness.Group.of(2, command, environment=environment) as group:
