@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from nest_dist.model import encoder, linen, on_cpu, patching
+from nest_dist.model.kernels import pool
 from nest_dist.sharding import halo, rules
 
 
@@ -57,15 +58,10 @@ class Aggregation(nn.Module):
         """Whether a kernel computes norm and pool; it needs complete images."""
         context = rules.active()
         complete = context is None or context.shards("rows") == 1
-        if not complete or self.kernels != "fused" or self.is_initializing():
-            return False
-        from nest_dist.model.kernels import pool  # Pallas: long to import
-
-        return pool.serves(image.shape)
+        fused = self.kernels == "fused" and not self.is_initializing()
+        return fused and complete and pool.serves(image.shape)
 
     def _pooled(self, image: Array, bias: Array) -> Array:
-        from nest_dist.model.kernels import pool
-
         def on_device(params: typing.Any, image: Array) -> Array:
             return pool.pooled(image, params["bias"], params["norm"])
 

@@ -12,6 +12,9 @@ from jax import Array
 
 from nest_dist.base import rng
 from nest_dist.model import attention, linen, patching
+from nest_dist.model.kernels import attention as attention_kernels
+from nest_dist.model.kernels import border
+from nest_dist.model.kernels import mlp as mlp_kernels
 from nest_dist.sharding import rules
 
 Remat = typing.Literal["none", "dots", "layer"]
@@ -200,7 +203,6 @@ class EncoderLayer(nn.Module):
 
         XLA cancels the change of layout here against the opposite one outside of the level.
         """
-        from nest_dist.model.kernels import attention, border, mlp  # Pallas: long to import
 
         def on_device(
             params: typing.Any,
@@ -212,10 +214,12 @@ class EncoderLayer(nn.Module):
             embeddings = None if position is None else position[0]
             with jax.named_scope("attention"):
                 norm, branch = params["attention_norm"], params["attention"]
-                blocks = attention.branch(of_attention, blocks, norm, branch, embeddings)
+                blocks = attention_kernels.branch(of_attention, blocks, norm, branch, embeddings)
             with jax.named_scope("mlp"):
                 norm, branch = params["mlp_norm"], params["mlp"]
-                return mlp.branch(of_mlp, blocks, norm, branch, columns if self.joins else None)
+                return mlp_kernels.branch(
+                    of_mlp, blocks, norm, branch, columns if self.joins else None
+                )
 
         B, _, N, C = blocks.shape
         side, (_, columns) = math.isqrt(N), self.grid

@@ -6,7 +6,7 @@ import jax
 
 from nest_dist.base import failures
 from nest_dist.model import encoder, nest, on_gpu
-from nest_dist.model.kernels import interpretation
+from nest_dist.model.kernels import attention, call, mlp
 from nest_dist.sharding import rules
 
 # Kinds of devices for which nobody has compiled the kernels.
@@ -70,7 +70,7 @@ def _obstacle_on_tpu(model: nest.NesT, sharding: rules.ShardingContext) -> tuple
     """Why our kernels do not serve, as a clause, and what would help, ending in "or "."""
     device = sharding.mesh.devices.flat[0]
     kind = f"the devices are of the kind {device.device_kind}"
-    if device.platform != "tpu" and not interpretation.is_on():
+    if device.platform != "tpu" and not call.is_interpreted():
         return f"{kind}, and the kernels are for TPUs", ""
     if device.device_kind in OLD:
         return f"{kind}, and the kernels are for v4 and newer", ""
@@ -85,9 +85,6 @@ def _obstacle_on_tpu(model: nest.NesT, sharding: rules.ShardingContext) -> tuple
             return f"NesT.{name} is {rate}", "set it to 0, or "
     if (precision := jax.config.values["jax_default_matmul_precision"]) not in FAST:
         return f"products are computed in {precision}", ""
-    # Pallas takes long to import.
-    from nest_dist.model.kernels import attention, call, mlp
-
     if (D := model.dim // model.heads) not in attention.HEADS:
         few = ", ".join(map(str, attention.HEADS))
         return f"heads have {D} channels, not {few}", "change NesT.heads, or "

@@ -1,25 +1,15 @@
 """TensorBoard's file of events."""
 
 import pathlib
-import sys
 import time
 from collections.abc import Mapping
 
 import numpy as np
+import tensorboardX
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2, summary_pb2
 
 from nest_dist.telemetry import pictures
-
-# tensorboardX does without this client for buckets, which takes 0.3 s to import: events are written
-# on this host.
-_CLIENT = "google.cloud.storage"
-if _hidden := _CLIENT not in sys.modules:
-    sys.modules[_CLIENT] = None  # type: ignore[assignment]
-import tensorboardX  # noqa: E402
-from tensorboardX import summary  # noqa: E402
-from tensorboardX.proto import event_pb2, summary_pb2  # noqa: E402
-
-if _hidden:
-    del sys.modules[_CLIENT]
 
 
 class Events(tensorboardX.SummaryWriter):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nest_dist.base import tree_paths
-from nest_dist.model.kernels import attention, interpretation, mlp
+from nest_dist.model.kernels import attention, call, mlp
 
 BRANCHES = {"attention": attention, "mlp": mlp}
 
@@ -58,7 +58,7 @@ def errors(branch, form, products, arguments):
         exact = jax.tree.map(np.asarray, computed(module.plain)(*arguments))
     low = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), arguments)
     if form == "branch":
-        with interpretation.interpreted(products):
+        with call.interpreted(products):
             found = jax.device_get(computed(module.branch)(*low))
     else:
         found = computed(lambda *given: module.plain(*given, rounded))(*low)

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 
-from nest_dist.model.kernels import border, call, interpretation, norm
+from nest_dist.model.kernels import border, call, norm
 
 Params = Mapping[str, typing.Any]
 Residuals = tuple[Array, Array, Array | None, Array, Array, Array, Array]
@@ -119,7 +119,7 @@ def _with_residuals(
     out_bias: Array,
 ) -> tuple[Array, Residuals]:
     (B, T, N, C), columns = border.shape(x)
-    products = interpretation.products()
+    products = call.products()
     grid = call.grid(call.blocks_at_once(N, C), B, T, columns)
     matrices = w.astype(products), bias, out.T.astype(products), out_bias
     y, kept, log_sums = call.run(
@@ -145,7 +145,7 @@ def _with_residuals(
 def _gradients(heads: int, residuals: Residuals, of_y: Array) -> tuple[Array | None, ...]:
     factor, x, position, kept, log_sums, w, out = residuals
     (B, T, N, C), columns = border.shape(x)
-    products = interpretation.products()
+    products = call.products()
     grid = call.grid(call.blocks_at_once(N, C) / 2, B, T, columns)
     matrices = w.T.astype(products), out.astype(products)
     sums = [grid.total(*shape) for shape in ((3 * C, C), (C, 1), (C, C), (1, C))]

@@ -1,9 +1,11 @@
-"""How every kernel is called: its grid over blocks, its products."""
+"""How every kernel is called: its grid over blocks, its products, its interpretation on a CPU."""
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +13,9 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from nest_dist.model.kernels import interpretation
 from nest_dist.sharding import rules
 
+Products = typing.Literal["float32", "bfloat16"]
 Ref = typing.Any  # memory of a kernel; Pallas has no public type for it
 Kernel = Callable[..., None]
 Rounding = Callable[[Array], Array]
@@ -29,6 +31,34 @@ TWO_CORES = ("TPU v4", "TPU v5")
 # Of what stays the same while a core works: the compiler would keep two copies.
 ONCE = pl.Buffered(1)
 
+_INTERPRETED: contextvars.ContextVar[Products | None] = contextvars.ContextVar(
+    "interpreted", default=None
+)
+
+
+@contextlib.contextmanager
+def interpreted(products: Products = "float32") -> Iterator[None]:
+    """While this is open, kernels run on the CPU; memory that nothing wrote is NaN.
+
+    Args:
+        products: type of the matrices that a kernel multiplies.
+    """
+    token = _INTERPRETED.set(products)
+    try:
+        yield
+    finally:
+        _INTERPRETED.reset(token)
+
+
+def is_interpreted() -> bool:
+    """Whether `interpreted` is open."""
+    return _INTERPRETED.get() is not None
+
+
+def products() -> Products:
+    """The type of the matrices that kernels multiply: on a TPU bfloat16, as by its default."""
+    return _INTERPRETED.get() or "bfloat16"
+
 
 def exact(matrix: Array) -> Array:
     """The matrix itself: the `Rounding` that changes nothing."""
@@ -37,7 +67,7 @@ def exact(matrix: Array) -> Array:
 
 def dot(left: Array, right: Array, contracted: tuple[int, int] = NN) -> Array:
     """The product of two matrices, summed in float32."""
-    if interpretation.is_on():  # XLA for CPUs lacks some products of bfloat16
+    if is_interpreted():  # XLA for CPUs lacks some products of bfloat16
         left, right = left.astype(jnp.float32), right.astype(jnp.float32)
     dimensions = (((contracted[0],), (contracted[1],)), ((), ()))
     return jax.lax.dot_general(left, right, dimensions, preferred_element_type=jnp.float32)
@@ -45,7 +75,7 @@ def dot(left: Array, right: Array, contracted: tuple[int, int] = NN) -> Array:
 
 def reciprocal(x: Array) -> Array:
     """1 / x: as exact as the products."""
-    return 1 / x if interpretation.products() == "float32" else pl.reciprocal(x, approx=True)
+    return 1 / x if products() == "float32" else pl.reciprocal(x, approx=True)
 
 
 def blocks_at_once(N: int, C: int) -> float:
@@ -206,7 +236,7 @@ def run(
             dimension_semantics=("parallel", "arbitrary", "arbitrary"),
             vmem_limit_bytes=memory or memory_limit(_kind()),
         ),
-        interpret=interpretation.is_on() and pltpu.InterpretParams(uninitialized_memory="nan"),
+        interpret=pltpu.InterpretParams(uninitialized_memory="nan") if is_interpreted() else False,
     )(*(array for array, _ in inputs))
     return results
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.experimental import pallas as pl
 
-from nest_dist.model.kernels import border, call, interpretation, norm
+from nest_dist.model.kernels import border, call, norm
 
 Params = Mapping[str, typing.Any]
 Block = tuple[int, int]  # of a step: image and block
@@ -91,7 +91,7 @@ def _with_residuals(
     out_bias: Array,
 ) -> tuple[Array, tuple[Array, ...]]:
     B, T, N, C = x.shape
-    products = interpretation.products()
+    products = call.products()
     grid = call.grid(call.blocks_at_once(N, C), B, T, columns)
     matrices = w.astype(products), bias, out.astype(products), out_bias
     y, hidden = call.run(
@@ -114,7 +114,7 @@ def _gradients(
     factor, x, hidden, w, out = residuals
     B, T, N, C = x.shape
     M = w.shape[1]
-    products = interpretation.products()
+    products = call.products()
     grid = call.grid(call.blocks_at_once(N, C) / 2, B, T, columns)
     of_x, *totals = call.run(
         _backward if columns is None else _backward_from_image,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support import branches
 
-from nest_dist.model.kernels import interpretation, pool
+from nest_dist.model.kernels import call, pool
 
 # Images, blocks, tokens, channels, heads.
 SMALL = (3, 1, 16, 32, 2)
@@ -73,7 +73,7 @@ def test_a_norm_and_pool_and_its_gradients_are_exact(H, C):
     with jax.enable_x64(True):
         exact = computed(pool.plain, arguments)
     low = jax.tree.map(lambda array: jnp.asarray(array, jnp.float32), arguments)
-    with interpretation.interpreted():
+    with call.interpreted():
         found = computed(pool.pooled, low)
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
         # Of 24 bits, over sums of a few hundred products.

@@ -11,7 +11,7 @@ from support import family, layouts
 from nest_dist import NesT
 from nest_dist.base import failures, tree_paths
 from nest_dist.model import fused
-from nest_dist.model.kernels import interpretation
+from nest_dist.model.kernels import call
 
 SMALL = {
     "image_size": 32,
@@ -62,7 +62,7 @@ def plain():
     ],
 )
 def test_kernels_drop_the_same_and_give_the_same(changes, mesh):
-    with interpretation.interpreted():
+    with call.interpreted():
         found = computed(NesT(**SMALL, **changes, kernels="fused"), mesh and layouts.layout(**mesh))
     (loss, logits), gradients = found
     (plain_loss, plain_logits), plain_gradients = plain()
@@ -83,7 +83,7 @@ def test_by_kernels_too_hidden_patches_become_the_token():
     hidden = jax.random.bernoulli(jax.random.key(2), 0.5, (2, 8, 8))
     masked = hidden, jax.random.normal(jax.random.key(3), (16,))
     plainly = jax.jit(model.apply)({"params": params}, images, masked=masked)
-    with interpretation.interpreted():
+    with call.interpreted():
         by_kernels = jax.jit(model.clone(kernels="fused").apply)(
             {"params": params}, images, masked=masked
         )
@@ -109,7 +109,7 @@ def test_by_kernels_too_hidden_patches_become_the_token():
 )
 def test_what_the_kernels_do_not_serve_is_plain_or_refused_with_its_reason(changes, mesh, reason):
     layout = layouts.layout(**(mesh or {"data": 1}))
-    with interpretation.interpreted():
+    with call.interpreted():
         chosen = fused.choose(NesT(**{**SMALL, **changes}), layout)
         assert chosen.form == "plain"
         with pytest.raises(failures.BadInput, match=rf"NesT.kernels is 'fused', but {reason}"):
