@@ -4,9 +4,9 @@
 
 Two processes train a model whose step takes about 100 ms on one core, and take turns: a number of
 steps, as they are and with one comparison among them (`Watch.compare_every_steps` is this number).
-The share is that of turns next to each other, so a comparison every 1,000 steps takes a tenth of
-that every 100. The pulse, which each second tells the leader how far the process is, is timed on
-its own, with what the leader makes of it: its share of a second is the share of a core.
+The share is that of turns next to each other, by the clock and by the processor time of a process.
+A comparison every 1,000 steps takes a tenth of that every 100. The pulse, which each second tells
+the leader how far the process is, is timed on its own, with what the leader makes of it.
 """
 
 import argparse
@@ -53,31 +53,36 @@ def main() -> None:
 
 
 def compare(rounds: int, steps: int) -> None:
-    """Prints the seconds of a step, and the share that one comparison takes of a turn."""
+    """Prints the times of a step, and the share that one comparison takes of a turn."""
     experiment = build.build(runs.load(["runs/quickstart.gin"], BINDINGS))
     step, state = experiment.compiled_train_step(), experiment.init_state()
     batches = experiment.training_batches(0)
     batch = next(batches)
     batches.close()
 
-    def turn(compared: bool) -> float:
+    def turn(compared: bool) -> tuple[float, float]:
         nonlocal state
         jax.block_until_ready(state)
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         for number in range(steps):
             if compared and number == steps // 2:
                 replicas.require_equal(state.params, number)
             state, _ = step(state, batch)
         jax.block_until_ready(state)
-        return time.perf_counter() - started
+        return time.perf_counter() - started, time.process_time() - used
 
     turn(True)  # compiles
     without, with_one = zip(*((turn(False), turn(True)) for _ in range(rounds)), strict=True)
-    if processes.is_primary():
-        share = statistics.median(b / a - 1 for a, b in zip(without, with_one, strict=True))
-        once = 1000 * share * statistics.median(without)
-        print(f"a step takes {1000 * statistics.median(without) / steps:.0f} ms")
-        print(f"a comparison takes {once:.1f} ms, {share:.2%} of the {steps} steps between two")
+    if not processes.is_primary():
+        return
+    for index, name in enumerate(("clock", "processor")):
+        pairs = [(a[index], b[index]) for a, b in zip(without, with_one, strict=True)]
+        alone = statistics.median(a for a, _ in pairs) / steps
+        share = statistics.median(b / a - 1 for a, b in pairs)
+        print(
+            f"{name}: a step takes {1000 * alone:.0f} ms; one comparison in {steps} steps adds "
+            f"{share:.2%}"
+        )
 
 
 def pulse() -> None:
