@@ -47,7 +47,8 @@ def main() -> None:
                 used = [_processor_seconds(process.pid) for process in group.processes]
                 if attempt:
                     for cause, spent in injections.seconds_of_start(group).items():
-                        seconds[cause].append(spent)
+                        if cause != "down":  # it reaches back to the last record before the kill
+                            seconds[cause].append(spent)
                     seconds["processor, of one process"].append(statistics.mean(used))
                 harness.wait_until(
                     lambda: list(workdir.glob("checkpoints/[0-9]*[0-9]")), group.said
