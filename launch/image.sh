@@ -28,7 +28,8 @@ case ${1:-} in
       *) fail "DEVICE is '${2:-}', which is unknown; known are cpu, tpu, cuda." ;;
     esac
     "${PYTHON:-python3}" -m venv "$prefix"
-    pip --no-compile --require-hashes --requirement "$top/launch/$requirements"
+    # Compiled here: the user of the image may not write there, and each start would compile it.
+    pip --require-hashes --requirement "$top/launch/$requirements"
     ;;
   program) pip --no-deps --no-build-isolation "$top" ;;
   *) fail "the step is '${1:-}', which is unknown; known are packages, program." ;;

@@ -17,6 +17,8 @@ export JAX_PLATFORMS=cpu
 # Many tests start the same small programs; each is compiled once.
 export JAX_COMPILATION_CACHE_DIR=$top/.pytest_cache/compiled
 export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0.2
+# Nor does each of hundreds of starts compile all that it imports.
+unset PYTHONDONTWRITEBYTECODE
 
 case $* in
   quick) tests=(tests/unit -m "not slow and not medium") ;;

@@ -10,6 +10,7 @@ so it may run beside a step, in another thread.
 
 import collections
 import functools
+import typing
 from collections.abc import Iterable, Mapping
 
 import jax
@@ -21,6 +22,9 @@ from nest_dist.base import tree_paths
 # Shards below this many elements are joined and share one program: compiling one for each shape
 # would take longer than the sums.
 LARGE = 1 << 16
+# Devices whose memory this process reads: it adds up small shards itself, sooner than a program for
+# them is compiled.
+BY_HOST = ("cpu",)
 
 
 class Fingerprint:
@@ -30,7 +34,7 @@ class Fingerprint:
         """Starts the computation; the buffers of `tree` may be donated right after it."""
         leaves = tree_paths.flatten(tree)
         self._names = list(leaves)
-        self._sums: list[tuple[list[int], jax.Array]] = []
+        self._sums: list[tuple[list[int], jax.Array | np.ndarray]] = []
         small = collections.defaultdict(list)
         for row, leaf in enumerate(leaves.values()):
             for shard in leaf.addressable_shards:
@@ -40,7 +44,9 @@ class Fingerprint:
                 # The data of an only shard has the sharding of its leaf. Each spelling of that
                 # sharding would compile the program again.
                 data = jax.device_put(shard.data, shard.device)
-                if data.size < LARGE:
+                if data.size < LARGE and shard.device.platform in BY_HOST:
+                    self._sums.append(([row], _by_host(np.asarray(data), starts, leaf.shape)))
+                elif data.size < LARGE:
                     index = _flat_index(starts, data.shape, leaf.shape)
                     small[shard.device].append((row, data, index.reshape(-1)))
                 else:
@@ -70,6 +76,13 @@ def differing(expected: Mapping[str, str], actual: Mapping[str, str]) -> list[st
     """The leaves whose fingerprints differ, or that only one of the two has."""
     names = sorted(expected.keys() | actual.keys())
     return [name for name in names if expected.get(name) != actual.get(name)]
+
+
+def _by_host(shard: np.ndarray, starts: np.ndarray, leaf_shape: tuple[int, ...]) -> np.ndarray:
+    index = np.asarray(_flat_index(starts, shard.shape, leaf_shape)).reshape(-1)
+    bits = shard if shard.dtype == np.bool_ else shard.view(f"u{shard.dtype.itemsize}")
+    hashes = mixed(bits.reshape(-1).astype(np.uint32), index)
+    return np.array([np.sum(hashes, dtype=np.uint32)])
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -104,7 +117,7 @@ def words(leaf: jax.Array) -> jax.Array:
     return jax.lax.bitcast_convert_type(leaf, width).astype(jnp.uint32)
 
 
-def mixed(words: jax.Array, indices: jax.Array | np.ndarray) -> jax.Array:
+def mixed(words: typing.Any, indices: jax.Array | np.ndarray) -> typing.Any:
     """A hash of each word with its index."""
     # For a fixed index each operation can be undone, so different bits give different numbers.
     # The two odd factors are 2**32 over the golden ratio and the first of murmur3's finaliser.

@@ -260,9 +260,10 @@ def _detached(state: orbax.State) -> orbax.State:
     Orbax reads the memory of CPU devices while it writes. A step that receives such an array as a
     donation would wait for the write.
     """
-    return _copied(state) if jax.default_backend() == "cpu" else state
+    return copied(state) if jax.default_backend() == "cpu" else state
 
 
 @jax.jit
-def _copied(state: orbax.State) -> orbax.State:
+def copied(state: orbax.State) -> orbax.State:
+    """A copy on the same devices."""
     return jax.tree.map(jnp.copy, state)

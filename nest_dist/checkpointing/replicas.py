@@ -6,6 +6,7 @@ the same part must have the same sum. The sums are exchanged without a collectiv
 
 import collections
 import hashlib
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -21,7 +22,7 @@ Sum = tuple[str, str, int]
 
 
 class Differ(failures.Failure):
-    """Replicas differ; a restart goes on from the last checkpoint, before which they agreed."""
+    """Replicas, or two results of a step, differ; a restart goes on from the last checkpoint."""
 
     exit_code = failures.PEER_LOST
 
@@ -37,6 +38,23 @@ def require_equal(tree: tree_paths.Tree, step: int) -> None:
             f"the parameters on {', '.join(odd)} differ from those of other devices after step "
             f"{step}: memory or a computation is at fault; the run goes on from the checkpoint "
             "before. Where it comes again, leave that device out."
+        )
+
+
+def require_same(first: Sequence[Sum], second: Sequence[Sum], step: int) -> None:
+    """Compares `local_sums` of a step that was done twice; all processes call it at the same steps.
+
+    Raises:
+        Differ: on every process, naming the devices and the step. Gradients are exchanged inside a
+            step, so these may be more devices than the one at fault.
+    """
+    pairs = zip(first, second, strict=True)
+    own = [device for (device, _, one), (_, _, other) in pairs if one != other]
+    if odd := processes.decide("done twice", own, lambda each: list(itertools.chain(*each))):
+        raise Differ(
+            f"step {step}, done twice, gave two results on {', '.join(odd)}: memory or a "
+            "computation is at fault; the run goes on from the checkpoint before. Where it comes "
+            "again, leave that device out."
         )
 
 

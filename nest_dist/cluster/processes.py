@@ -85,6 +85,14 @@ def is_primary() -> bool:
     return jax.process_index() == 0
 
 
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error of JAX tells that another process is gone."""
+    signs = ("Gloo", "closed by peer", "heartbeat", "UNAVAILABLE")
+    from_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
+    from_jax = from_jax and not isinstance(error, failures.Failure)
+    return from_jax and any(sign in str(error) for sign in signs)
+
+
 class Exchange:
     """Exchanges values with the other processes, by the coordination service.
 

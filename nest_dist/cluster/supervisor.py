@@ -11,17 +11,13 @@ import math
 import os
 import signal
 import socket
-import sys
 import threading
 import time
-import traceback
 import typing
-from collections.abc import Iterator
-
-import jax
 
 from nest_dist.base import failures
 from nest_dist.cluster import (
+    activity,
     discovery,
     leader,
     meeting,
@@ -38,9 +34,6 @@ STALL_SECONDS = 30.0
 # How long a process whose collective failed waits for the termination notice with the cause.
 REASON_SECONDS = protocol.SILENT_SECONDS + 5
 STUCK_SECONDS = 600.0
-# Of a stack that is shown.
-_FRAMES = 4
-_PACKAGE = os.path.dirname(os.path.dirname(__file__))
 _UNSAVED = "; the run goes on from the checkpoint before"
 
 
@@ -52,18 +45,16 @@ class Supervisor:
 
     def __init__(self) -> None:
         """Serves SIGTERM, SIGINT and SIGHUP, if they are held back."""
-        self._lock = threading.Condition()
-        self._sending = threading.Lock()
+        self._lock, self._sending = threading.Condition(), threading.Lock()
         self._peers = discovery.Peers()
         self._met = threading.Event()
-        self._tick = -1  # before `begin`
-        self._holding = False
+        self._tick, self._holding = -1, False  # before `begin`
         self._stop_at: int | None = None
         self._stop_agreed_at = math.inf
         self._stop_requested = self._interrupted = False  # by a signal to this process
         self._now = self._heard_at = 0.0  # own time of the watch
         self._stuck_seconds = STUCK_SECONDS
-        self._phase, self._phase_since, self._waited = "start", time.monotonic(), 0.0
+        self._activity = activity.Activity()
         self._ending = False  # by itself, whatever the leader says
         # Set when all are done or at the termination notice; on process 0 after the others' end.
         self._terminated = threading.Event()
@@ -110,7 +101,7 @@ class Supervisor:
         self._stuck_seconds = stuck_seconds
         if self._leader is not None:
             self._leader.stuck_seconds = stuck_seconds
-        self._enter("step")
+        self._activity.enter("step")
         self._tick = 0
 
     def tick(self) -> bool:
@@ -136,15 +127,9 @@ class Supervisor:
                 return False
         raise failures.Unsaved(f"asked to stop, and no data comes{_UNSAVED}.")
 
-    @contextlib.contextmanager
-    def phase(self, name: str) -> Iterator[None]:
+    def phase(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Names the work of the main thread while this is open, in one or two words."""
-        before = self._phase
-        self._enter(name)
-        try:
-            yield
-        finally:
-            self._enter(before)
+        return self._activity.during(name)
 
     def __enter__(self) -> "Supervisor":
         return self
@@ -167,7 +152,7 @@ class Supervisor:
             self._terminated.wait()
             if self._leader is not None:  # process 0 goes last, since JAX ends who misses it
                 self._leader.over.wait()
-        elif _is_lost_peer(error):
+        elif processes.is_lost_peer(error):
             # The leader knows the cause; its termination notice ends this process, too.
             time.sleep(REASON_SECONDS)
             raise failures.PeerLost(
@@ -207,15 +192,6 @@ class Supervisor:
         """Step time and data wait of the slowest process and the median; on process 0, else {}."""
         return {} if self._leader is None else self._leader.pace.metrics
 
-    def _enter(self, phase: str) -> None:
-        self._waited = self._waited_so_far()
-        self._phase, self._phase_since = phase, time.monotonic()
-
-    def _waited_so_far(self) -> float:
-        """Seconds in which the main thread waited for data."""
-        current = time.monotonic() - self._phase_since if self._phase == "data_wait" else 0.0
-        return self._waited + current
-
     # The methods below run in the threads of supervisor and signals; `_send` in the main one, too.
 
     def _watch(self) -> None:
@@ -227,10 +203,11 @@ class Supervisor:
             time.sleep(protocol.PULSE_SECONDS)
             self._now = now = own_time()
             silence = now - self._heard_at
-            if silence > protocol.silence_limit(self._phase, self._stuck_seconds):
+            if silence > protocol.silence_limit(self._activity.phase, self._stuck_seconds):
                 self._lose_leader(f"has not answered for {silence:.0f} s")
             if now > self._stop_agreed_at + STOP_SECONDS:
-                cause = f"the stop took longer than {STOP_SECONDS:.0f} s ({self._phase}){_UNSAVED}"
+                phase = self._activity.phase
+                cause = f"the stop took longer than {STOP_SECONDS:.0f} s ({phase}){_UNSAVED}"
                 self._end(failures.PREEMPTED, cause, self._peers.index)
             self._pulse()
 
@@ -268,16 +245,7 @@ class Supervisor:
     def _pulse(self) -> None:
         with self._lock:
             tick, held = self._tick, self._holding
-        seconds = time.monotonic() - self._phase_since
-        self._send(
-            "pulse",
-            tick=tick,
-            held=held,
-            phase=self._phase,
-            seconds=seconds,
-            waited=self._waited_so_far(),
-            stack=_main_stack(),
-        )
+        self._send("pulse", tick=tick, held=held, **self._activity.status())
 
     def _lose_leader(self, how: str) -> None:
         if not self._ending and self._peers.count > 1:
@@ -328,21 +296,3 @@ class Supervisor:
 def _print_error(text: str) -> None:
     with contextlib.suppress(OSError):  # a log on a full disk must not prevent the end
         os.write(2, text.encode() + b"\n")
-
-
-def _is_lost_peer(error: BaseException) -> bool:
-    signs = ("Gloo", "closed by peer", "heartbeat", "UNAVAILABLE")
-    from_jax = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
-    from_jax = from_jax and not isinstance(error, failures.Failure)
-    return from_jax and any(sign in str(error) for sign in signs)
-
-
-def _main_stack() -> str:
-    """The innermost frame of the main thread, and the frames of this package that led to it."""
-    frame = sys._current_frames().get(typing.cast(int, threading.main_thread().ident))
-    frames: list[str] = []
-    for inner, line in traceback.walk_stack(frame) if frame else ():
-        code = inner.f_code
-        if not frames or _PACKAGE in code.co_filename:
-            frames.append(f"{os.path.basename(code.co_filename)}:{line} {code.co_name}")
-    return " < ".join(frames[:_FRAMES]) or "its end"

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import importlib
 import io
 import logging
@@ -253,8 +254,12 @@ def _run(arguments: list[str]) -> int:
     options = Options(**chosen, arguments=others)
     if "process_id" not in COMMANDS[name].flags:
         stop_signals.release()  # without a supervisor, which would serve them
-    module = name.replace("-", "_")
-    importlib.import_module(f"nest_dist.commands.{module}").run(options)
+    # What imports make stays, and the collector would go through all of it again and again.
+    gc.disable()
+    command = importlib.import_module(f"nest_dist.commands.{name.replace('-', '_')}")
+    gc.freeze()
+    gc.enable()
+    command.run(options)
     return 0
 
 

@@ -22,6 +22,9 @@ from nest_dist.cluster import jax_private, processes
 from nest_dist.config import workdir as workdirs
 
 HEARTBEAT_SECONDS = 20.0
+# Programs that took longer are kept. JAX's own limit of 1 s leaves out evaluations of small models,
+# which every restart would compile again.
+MIN_COMPILE_SECONDS = 0.1
 _HIT = "/jax/compilation_cache/cache_hits"
 _UNREADABLE_ENTRY = "persistent compilation cache"
 
@@ -44,6 +47,7 @@ def enabled(workdir: workdirs.Folder, say: Callable[[str], None]) -> Iterator[No
         folder = None
     if folder:
         jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_COMPILE_SECONDS)
     # Seconds of the last compilation for this workdir of which nothing was cached.
     last = folder and folder / f"{hashlib.sha256(str(workdir).encode()).hexdigest()[:12]}.seconds"
     hits: list[str] = []

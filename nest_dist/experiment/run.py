@@ -184,10 +184,13 @@ class Watch:
         stuck_seconds: without a step, after which training counts as stuck.
         compare_every_steps: steps between two comparisons of the parameters' replicas, which also
             precede each checkpoint; None compares nothing.
+        repeat_every_steps: steps between two that are done twice, whose results must have the same
+            bits. It needs memory for a second state; None repeats no step.
     """
 
     stuck_seconds: typing.Annotated[float, Within(1)] = 600
     compare_every_steps: typing.Annotated[int, Within(1)] | None = None
+    repeat_every_steps: typing.Annotated[int, Within(1)] | None = None
 
 
 @gin.configurable

@@ -141,7 +141,7 @@ class Session:
         batches = self.experiment.training_batches(first_batch, self.supervision.stop_is_next)
         with contextlib.closing(batches), self._profiler(start.step) as profiler:
             callbacks = loop.LoopCallbacks(
-                step=self._compared(step, start.step),
+                step=self._watched(step, start.step),
                 batches=self.gallery.training(batches, start.step),
                 steps_done=lambda current: int(current.step),
                 evaluate=functools.partial(self.evaluate, show=True),
@@ -176,20 +176,30 @@ class Session:
 
         return step
 
-    def _compared(self, step: Step, first_step: int) -> Step:
-        """The step; before it, every so many steps, replicas of the parameters are compared."""
-        if (every := self.experiment.run.watch.compare_every_steps) is None:
+    def _watched(self, step: Step, first_step: int) -> Step:
+        """The step; every so many, replicas are compared before it, or it is done twice."""
+        watch, steps = self.experiment.run.watch, itertools.count(first_step)
+        if watch.compare_every_steps is None and watch.repeat_every_steps is None:
             return step
-        steps = itertools.count(first_step)
 
-        def compared(
+        def watched(
             state: states.TrainState, batch: object
         ) -> tuple[states.TrainState, typing.Any]:
-            if (done := next(steps)) > first_step and done % every == 0:
-                replicas.require_equal(state.params, done)
-            return step(state, batch)
+            done = next(steps)
 
-        return compared
+            def is_due(every: int | None) -> bool:
+                return every is not None and done > first_step and done % every == 0
+
+            if is_due(watch.compare_every_steps):
+                replicas.require_equal(state.params, done)
+            if not is_due(watch.repeat_every_steps):
+                return step(state, batch)
+            sums = replicas.local_sums(step(manager.copied(state), batch)[0])
+            result = step(state, batch)
+            replicas.require_same(sums, replicas.local_sums(result[0]), done + 1)
+            return result
+
+        return watched
 
     def _profiler(self, steps_done: int) -> profile.Profiler:
         cadence = self.experiment.run.cadence

@@ -108,7 +108,7 @@ def max_pool(image: Array, axis: str | None) -> Array:
     """
 
     def of_rows(image: Array, padding: halo.Padding) -> Array:
-        return jax.lax.platform_dependent(
+        return on_cpu.instead(
             image,
             cpu=functools.partial(on_cpu.max_pool, padding=padding),
             default=lambda image: nn.max_pool(image, (3, 3), (2, 2), (padding, (0, 1))),

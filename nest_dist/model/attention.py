@@ -52,7 +52,7 @@ class BlockAttention(nn.Module):
         if self.multi_query:
             key, value = key.squeeze(-2), value.squeeze(-2)  # [B, T, N, D]
         elif dropout_keys is None:
-            return jax.lax.platform_dependent(query, key, value, cpu=on_cpu.attend, default=attend)
+            return on_cpu.instead(query, key, value, cpu=on_cpu.attend, default=attend)
         return attend(query, key, value, dropout_keys, self.dropout)
 
 

@@ -68,7 +68,7 @@ def dot_general(
         # Blocks on several devices cannot share one dimension with the examples.
         return plain(tokens, kernel)
     (_, contracted), _ = dimension_numbers
-    return jax.lax.platform_dependent(
+    return on_cpu.instead(
         tokens,
         kernel,
         cpu=functools.partial(on_cpu.dot_general, contracted=len(contracted)),
@@ -94,7 +94,7 @@ def projections(tokens: Array, *kernels: Array) -> tuple[Array, ...]:
         # Heads on several devices would have to move to become heads of one kernel.
         last_with_first = (((tokens.ndim - 1,), (0,)), ((), ()))
         return tuple(dot_general(tokens, kernel, last_with_first) for kernel in kernels)
-    return jax.lax.platform_dependent(tokens, *kernels, cpu=on_cpu.projections, default=plain)
+    return on_cpu.instead(tokens, *kernels, cpu=on_cpu.projections, default=plain)
 
 
 def _sharded(axis: str) -> bool:

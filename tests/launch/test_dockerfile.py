@@ -44,7 +44,7 @@ def test_each_device_has_its_pinned_packages(device, requirements, programs, tmp
     install = "-m pip --disable-pip-version-check --no-cache-dir install --quiet"
     assert calls[:3] == [
         f"-m venv {prefix}",
-        f"{install} --no-compile --require-hashes --requirement {source}/launch/{requirements}",
+        f"{install} --require-hashes --requirement {source}/launch/{requirements}",
         f"{install} --no-deps --no-build-isolation {source}",
     ]
     assert image.variables["PATH"].startswith("/opt/nest_dist/bin:")

@@ -1,13 +1,12 @@
-"""Hosts with caches of their own: each finds its compiled programs again."""
+"""Hosts with caches of their own: each finds its compiled programs again, or compiles anew."""
 
 import pytest
 from support import commands, harness
 
 
 @pytest.mark.slow
-def test_each_host_keeps_what_it_compiled(tmp_path, monkeypatch):
+def test_each_host_keeps_what_it_compiled_until_that_is_damaged(tmp_path, monkeypatch):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     hosts = [tmp_path / "first", tmp_path / "second"]
 
     def compiled():
@@ -34,3 +33,8 @@ def test_each_host_keeps_what_it_compiled(tmp_path, monkeypatch):
         assert any(name.startswith("jit_step-") for name in programs), before
     assert "programs from the cache of an earlier start: " in train(tmp_path / "again")
     assert compiled() == before
+    for number, file in enumerate(sorted(it for host in hosts for it in host.rglob("*-*"))):
+        if file.is_file():
+            content = file.read_bytes()
+            file.write_bytes((content[: len(content) // 2], bytes(len(content)), b"")[number % 3])
+    assert "was corrupt and is now empty" in train(tmp_path / "damaged")

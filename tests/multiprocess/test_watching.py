@@ -79,7 +79,6 @@ def watched(tmp_path_factory):
         # Compiled programs go to the cache of the user, as they do by default.
         patch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
         return watch(Watched(tmp_path_factory.mktemp("watched")))
 
 

@@ -69,6 +69,16 @@ def test_the_numbers_do_not_depend_on_the_sharding(name, spec):
     assert fingerprints({**LEAVES, name: leaf}) == fingerprints(LEAVES)
 
 
+@pytest.mark.parametrize("spec", [(), ("two",)])
+def test_a_cpu_finds_the_numbers_that_other_devices_compute(spec, monkeypatch):
+    mesh = jax.make_mesh((2, 2), ("one", "two"), devices=jax.devices()[:4])
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    leaves = {**LEAVES, "halves": jax.device_put(LEAVES["halves"], sharding)}
+    by_host = fingerprints(leaves)
+    monkeypatch.setattr(fingerprint, "BY_HOST", ())
+    assert fingerprints(leaves) == by_host
+
+
 def test_the_sums_of_several_processes_are_added_modulo_their_bits():
     sums = [{"a": 2**32 - 1, "b": 0}, {"a": 2, "b": 0}]
     assert fingerprint.combine(sums) == {"a": "00000001", "b": "00000000"}

@@ -54,6 +54,14 @@ def test_where_two_alone_hold_a_part_both_are_named():
     assert replicas.differing([sums]) == ["device 1 of process 0", "device 3 of process 0"]
 
 
+def test_two_results_of_a_step_name_the_devices_that_gave_them():
+    first, second = (replicas.local_sums(placed(flipped=it)) for it in ((), [2]))
+    replicas.require_same(first, replicas.local_sums(placed()), 5)
+    text = "^step 5, done twice, gave two results on device 2 of process 0: memory or a computation"
+    with pytest.raises(replicas.Differ, match=text):
+        replicas.require_same(first, second, 5)
+
+
 def test_elements_that_change_places_are_noticed():
     one, two = placed(devices=2), placed(devices=2)
     swapped = one["layer"]["kernel"][::-1]
