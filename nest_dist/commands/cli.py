@@ -254,7 +254,10 @@ def _run(arguments: list[str]) -> int:
     if "process_id" not in COMMANDS[name].flags:
         stop_signals.release()  # without a supervisor, which would serve them
     module = name.replace("-", "_")
-    importlib.import_module(f"nest_dist.commands.{module}").run(options)
+    command = importlib.import_module(f"nest_dist.commands.{module}")
+    if "jax" in sys.modules:
+        importlib.import_module("nest_dist.cluster.jax_private").forget_absent_tpus()
+    command.run(options)
     return 0
 
 

@@ -137,8 +137,8 @@ def test_every_node_of_a_path_lies_in_the_node_above():
 def test_the_child_of_the_current_block_with_the_largest_mean_is_chosen():
     """Two roots side by side; the second has the evidence, its lower left child most of it."""
     top = np.array([[1.0, 0, 0, 1], [0, 0, 5, 0]])
-    below = np.array([[9.0, 9, 0, 3], [9, 9, 1, 2]]).repeat(2, 0).repeat(2, 1)
-    below[2, 4] = 8  # one token
+    below = np.array([[9.0, 9, 0, 3], [9, 9, 4, 2]]).repeat(2, 0).repeat(2, 1)
+    below[0, 4] = 8  # one token alone
     assert gradcat.walk([below, top], [(2, 4), (1, 2)]).tolist() == [6, 1]
     assert gradcat.walk([below * 0, top], [(2, 4), (1, 2)]).tolist() == [2, 1]
 
