@@ -26,8 +26,8 @@ def test_training_and_evaluating_load_no_library_of_other_commands(tmp_path):
         ("train", *commands.tiny_flags(workdir, *BINDINGS)),
         ("evaluate", f"--workdir={workdir}"),
     ):
-        done = harness.run([*commands.NEST_DIST, *arguments], environment=environment)
-        assert done.returncode == 0, done.stderr
+        command = [*commands.NEST_DIST, *arguments]
+        harness.run(command, environment=environment, succeeds=True)
     assert not list(stubs.glob("*.used"))
-    harness.python("-c", "import pyarrow", environment=environment)
+    harness.python("-c", "import pyarrow", environment=environment, succeeds=True)
     assert list(stubs.glob("*.used")) == [stubs / "pyarrow.py.used"]
