@@ -156,7 +156,7 @@ for ((i = 0; i < processes; i++)); do
     exec {alive}>&-
     "$python" -m nest_dist "$@" "${peers[@]}" 2>&1 | (
       trap '' INT TERM HUP
-      exec sed -u -e '/^\[Gloo\] Rank .* is connected/d' -e "s/^/[$i] /"
+      exec sed -u "s/^/[$i] /"
     )
   ) 2>/dev/null &
   pids+=($!)

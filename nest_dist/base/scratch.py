@@ -1,13 +1,14 @@
-"""Folders of a process in the temporary folder of this host."""
+"""Folders of a process, in the temporary folder of this host or beside what they become."""
 
 import contextlib
 import fcntl
+import glob
 import os
 import pathlib
 import shutil
 import tempfile
 
-_PREFIX = "nest_dist_scratch_"
+_MARK = "scratch_"
 
 
 class Scratch:
@@ -17,13 +18,15 @@ class Scratch:
         folder: empty at first.
     """
 
-    def __init__(self) -> None:
-        made = pathlib.Path(tempfile.mkdtemp(prefix="nest_dist_"))
+    def __init__(self, beside: pathlib.Path | None = None) -> None:
+        """Makes the folder: a hidden one beside a path, or one in the temporary folder."""
+        parent, prefix = _home(beside)
+        made = pathlib.Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
         # The lock falls with this process, however that ends.
         self._lock = os.open(made, os.O_RDONLY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         # Only now may another process look whether its owner lives.
-        self.folder = made.rename(made.with_name(made.name.replace("nest_dist_", _PREFIX)))
+        self.folder = made.rename(parent / f"{prefix}{_MARK}{made.name.removeprefix(prefix)}")
 
     def remove(self) -> None:
         """Removes the folder with all that it contains."""
@@ -31,11 +34,19 @@ class Scratch:
         os.close(self._lock)
 
 
-def remove_leftovers() -> None:
-    """Removes the folders that killed processes of this host have left."""
-    for folder in pathlib.Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+def remove_leftovers(beside: pathlib.Path | None = None) -> None:
+    """Removes the folders that killed processes have left; `beside` as of `Scratch`."""
+    parent, prefix = _home(beside)
+    for folder in parent.glob(f"{glob.escape(prefix)}{_MARK}*"):
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             stack.callback(os.close, lock)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _home(beside: pathlib.Path | None) -> tuple[pathlib.Path, str]:
+    """The folder of the folders, and how their names begin."""
+    if beside is None:
+        return pathlib.Path(tempfile.gettempdir()), "nest_dist_"
+    return beside.parent, f".{beside.name}."

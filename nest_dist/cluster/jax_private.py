@@ -1,6 +1,7 @@
 """JAX's private names that have no public twin: this file alone reaches them."""
 
 import contextlib
+import importlib.util
 import inspect
 import typing
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,24 @@ def coordination_client() -> typing.Any:
         from jax._src import distributed
 
         return distributed.global_state.client
+
+
+def forget_absent_tpus() -> None:
+    """Keeps JAX from asking libtpu for TPUs on a machine that has none, nor GPUs of NVIDIA.
+
+    Where libtpu is installed to rehearse, it would answer with lines of errors that are none.
+
+    Raises:
+        Failure: if this version of JAX has no such functions.
+    """
+    if jax.config.jax_platforms or not importlib.util.find_spec("libtpu"):
+        return
+    with _reaching("hardware_utils.num_available_tpu_chips_and_device_id"):
+        from jax._src import hardware_utils
+
+        tpus, _ = hardware_utils.num_available_tpu_chips_and_device_id()
+        if tpus == 0 and not hardware_utils.has_visible_nvidia_gpu():
+            jax.config.update("jax_platforms", "cpu")
 
 
 @contextlib.contextmanager

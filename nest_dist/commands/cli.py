@@ -259,6 +259,8 @@ def _run(arguments: list[str]) -> int:
     command = importlib.import_module(f"nest_dist.commands.{name.replace('-', '_')}")
     gc.freeze()
     gc.enable()
+    if "jax" in sys.modules:
+        importlib.import_module("nest_dist.cluster.jax_private").forget_absent_tpus()
     command.run(options)
     return 0
 

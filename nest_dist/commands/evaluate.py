@@ -1,5 +1,6 @@
 """`nest-dist evaluate`: weights from a run or from anywhere, on the data of a run or on any."""
 
+import contextlib
 import csv
 import json
 import pathlib
@@ -9,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from nest_dist.base import checks, failures
 from nest_dist.checkpointing import reader
-from nest_dist.cluster import processes, supervisor
+from nest_dist.cluster import library_output, processes, supervisor
 from nest_dist.commands import cli, predict
 from nest_dist.config import run_json
 from nest_dist.config import workdir as workdirs
@@ -38,8 +39,9 @@ def run(options: cli.Options) -> None:
     """Prints the metrics of one set of weights, from the primary process."""
     checks.one_of("--format", options.format, FORMATS)
     bindings = [*_of_measures(options.measures), *(options.gin_bindings or ())]
-    with supervisor.Supervisor() as supervision:
-        supervision.start(**cli.hosts(options))
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(supervisor.Supervisor()).start(**cli.hosts(options))
+        opened.enter_context(library_output.diverted(options.workdir))
         elsewhere = options.workdir is None and options.checkpoint is not None
         weighed = _without_run if elsewhere else _with_run
         experiment, (measured, class_names, params) = weighed(options, bindings)

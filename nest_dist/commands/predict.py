@@ -224,7 +224,10 @@ def _draw(
     images = pretrained.preprocess.images([prediction["image"] for prediction in found])
     captions = [
         pictures.Caption(
-            [*map(_described, prediction["top_5"][:2]), pathlib.Path(prediction["image"]).name]
+            [
+                *map(_described, prediction["top_5"][:2]),
+                str(pathlib.Path(*pathlib.Path(prediction["image"]).parts[-2:])),
+            ]
         )
         for prediction in found
     ]

@@ -1,12 +1,13 @@
 """`nest-dist replay`: a step of a run, done again and looked into."""
 
+import contextlib
 import json
 import pathlib
 import typing
 
 from nest_dist.base import checks, failures, files
 from nest_dist.checkpointing import reader
-from nest_dist.cluster import processes, supervisor
+from nest_dist.cluster import library_output, processes, supervisor
 from nest_dist.commands import cli, predict, train
 from nest_dist.config import workdir as workdirs
 from nest_dist.experiment import build
@@ -28,8 +29,9 @@ def run(options: cli.Options) -> None:
         raise failures.BadInput("give --step=N or --example=KEY, one of them.")
     checks.one_of("--format", options.format, predict.FORMATS)
     workdir = workdirs.for_reading(options.arguments[0])
-    with supervisor.Supervisor() as supervision:
-        supervision.start(**cli.hosts(options))
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(supervisor.Supervisor()).start(**cli.hosts(options))
+        opened.enter_context(library_output.diverted(workdir))
         configured = runs.load([str(workdir / workdirs.CONFIGURATION)], options.gin_bindings or ())
         experiment = build.build(configured, teacher=train.teacher)
         checkpoints = reader.Reader(workdir / workdirs.CHECKPOINTS)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from nest_dist.base import failures, tree_paths
-from nest_dist.cluster import lease, supervisor
+from nest_dist.cluster import lease, library_output, supervisor
 from nest_dist.commands import cli
 from nest_dist.config import workdir as workdirs
 from nest_dist.experiment import build, preflight, teachers, training
@@ -25,14 +25,14 @@ def run(options: cli.Options) -> None:
     """Trains to the last step, or until a stop is requested."""
     ledger = goodput.Ledger()
     with (
-        contextlib.redirect_stdout(_Lossy(sys.stdout)),
+        contextlib.redirect_stdout(library_output.Lossy(sys.stdout)),
         supervisor.Supervisor() as supervision,
     ):
         with ledger.during("meet"):
             supervision.start(**cli.hosts(options))
         workdir = workdirs.for_writing(options.workdir)
         configured, config_gin = runs.parse(options.gin_file or (), options.gin_bindings or ())
-        with lease.Lease(workdir) as held:
+        with library_output.diverted(workdir), lease.Lease(workdir) as held:
             preflight.same_program(configured, workdir)
             experiment = build.build(configured, teacher=teacher)
             preflight.same_data(experiment)
@@ -96,22 +96,3 @@ def teacher(run: runs.Run, may_be_untrained: bool = False) -> teachers.TeacherWe
         loaded.preprocess.normalize,
         loaded.class_names,
     )
-
-
-class _Lossy:
-    """A text stream: a closed terminal, a lost reader or a full disk must not end a run."""
-
-    def __init__(self, stream: typing.TextIO) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._stream, name)

@@ -71,18 +71,15 @@ def _path(large: np.ndarray, model: nest.NesT, path: np.ndarray, scale: int) -> 
     """The image, dim outside the leaf, with an outline for the block of each level."""
     boxes = [gradcat.box(model, level, int(block)) for level, block in enumerate(path)]
     drawn = (large * DIMMED).astype(np.uint8)
-    leaf = tuple(
-        slice(scale * start, scale * (start + length))
-        for start, length in ((boxes[0].top, boxes[0].height), (boxes[0].left, boxes[0].width))
-    )
-    drawn[leaf] = large[leaf]
     for level, box in reversed(list(enumerate(boxes))):
         # Each inside the one around it, so that shared borders stay visible.
         inset = 3 * (len(boxes) - 1 - level) + 1
-        first = scale * box.left + inset, scale * box.top + inset
-        last = scale * (box.left + box.width) - inset, scale * (box.top + box.height) - inset
+        left, top = scale * box.left + inset, scale * box.top + inset
+        right, bottom = left + scale * box.width - 2 * inset, top + scale * box.height - 2 * inset
+        if level == 0:
+            drawn[top:bottom, left:right] = large[top:bottom, left:right]
         colour = OUTLINES[min(level, len(OUTLINES) - 1)]
-        cv2.rectangle(drawn, first, (last[0] - 1, last[1] - 1), colour, 2)
+        cv2.rectangle(drawn, (left, top), (right - 1, bottom - 1), colour, 2)
     return drawn
 
 

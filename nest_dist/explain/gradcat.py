@@ -52,23 +52,22 @@ def gradcat(
 
     A token's score is the sum over its channels of feature times gradient of the class's logit,
     with features counted from the mean token of the level: what the logit would lose, to first
-    order, if this were a mean token. At each level from the last, the scores of the current block
-    are averaged over its four partitions, and the one with the largest mean is the block of the
-    level below.
+    order, if this were a mean token. From the last level down, the next node is the child of the
+    current block whose own tokens have the largest mean score.
 
-    The paper says less, and three things are decided by what finds an object that was planted in
-    one block (`tests/unit/explain/test_gradcat.py`):
+    The paper says less, and four things are decided by what finds an object that was planted in
+    one block, in models of two and of three levels (`tests/unit/explain/test_gradcat.py`):
 
     - The sign. The paper prints the gradient with a minus sign and describes it as the direction of
       ascent. With plus nearly all objects are found, with minus next to none.
+    - The features of a child are its own, as its level gives them. The paper's words also allow the
+      quarter of the parent's tokens above it. There attention has carried what the child knows all
+      over the parent: trained models of three levels then find 11 and 70 of 100 objects, not 100.
     - Features count from the mean token. What all tokens share speaks for the class, too, but says
-      nothing of the place; with it the path follows the background.
+      nothing of the place.
     - Gradients take the standard deviations in LayerNorms for constants (arXiv 2202.07304). A norm
-      undoes any scaling of a token, so at the last level the plain product is zero for each.
-
-    This is tested on a model of two levels. In one of three levels, trained on such pictures until
-    its logits hardly differed from picture to picture, the path found 12 of 100 objects. So compare
-    it with the maps beside it.
+      undoes any scaling of a token, so at the last level the plain product is zero for each; it
+      finds 18 and 40 of 100 objects.
 
     Args:
         model: with a head.
@@ -78,7 +77,7 @@ def gradcat(
             likeliest of each image.
         top: how many of them.
     Raises:
-        BadInput: if the model has no head or blocks of one token, or a class does not exist.
+        BadInput: if the model has no head, or a class does not exist.
     Source: arXiv 2105.12723, algorithm 1.
 
     Example:
@@ -97,14 +96,9 @@ def gradcat(
 
 
 def require_explainable(model: nest.NesT) -> None:
-    """Checks that a model has classes, and blocks with partitions."""
+    """Checks that a model has classes."""
     if model.num_classes == 0:
         raise failures.BadInput("the model has no head; fine-tune it on classes first.")
-    if model.geometry().block_side < 2 and model.num_hierarchies > 1:
-        raise failures.BadInput(
-            "the model has blocks of one token, which have no partitions to choose from; explain a "
-            "model with a larger NesT.block_side."
-        )
 
 
 def wanted_classes(
@@ -166,40 +160,31 @@ def found(
     model: nest.NesT, logits: jax.Array, classes: jax.Array, scores: Sequence[jax.Array]
 ) -> GradCat:
     """Paths from scores [B, k, H, W] of each level, with the logits [B, classes]."""
-    geometry = model.geometry()
     arrays = tuple(np.asarray(level) for level in scores)
     labels = np.asarray(classes)
     return GradCat(
         labels,
         np.take_along_axis(np.asarray(logits), labels, axis=1),
-        walk(arrays, geometry.grids, geometry.block_side),
+        walk(arrays, model.geometry().grids),
         arrays,
     )
 
 
-def walk(
-    scores: Sequence[np.ndarray], grids: Sequence[patching.Grid], block_side: int
-) -> np.ndarray:
+def walk(scores: Sequence[np.ndarray], grids: Sequence[patching.Grid]) -> np.ndarray:
     """The block of each level with the most evidence, int32 [..., levels], first level first.
 
     Args:
         scores: of each level, [..., H, W] tokens.
     """
-    *_, (rows, columns) = grids
-    top = scores[-1]
-    means = top.reshape(*top.shape[:-2], rows, block_side, columns, block_side).mean((-3, -1))
-    row, column = _largest(means)
-    path = [row * columns + column]
-    for level in range(len(grids) - 1, 0, -1):
-        half = _halves(block_side)
-        blocks = scores[level].reshape(
-            *scores[level].shape[:-2], grids[level][0], block_side, grids[level][1], block_side
-        )
-        quarters = np.einsum("...rncm,qn,pm->...rcqp", blocks, half, half)
+    means = [_of_blocks(level, grid) for level, grid in zip(scores, grids, strict=True)]
+    row, column = _largest(means[-1])
+    path = [row * grids[-1][1] + column]
+    for of_level, (rows, columns) in zip(means[-2::-1], grids[-2::-1], strict=True):
+        children = of_level.reshape(*row.shape, rows // 2, 2, columns // 2, 2)
         lead = np.indices(row.shape, sparse=True)
-        down, right = _largest(quarters[(*lead, row, column)])
+        down, right = _largest(children[(*lead, row, slice(None), column)])
         row, column = 2 * row + down, 2 * column + right
-        path.append(row * grids[level - 1][1] + column)
+        path.append(row * columns + column)
     return np.stack(path[::-1], axis=-1).astype(np.int32)
 
 
@@ -233,10 +218,11 @@ def _score_image(features: jax.Array, gradients: jax.Array, grid: patching.Grid)
     return patching.to_map(products, grid)
 
 
-def _halves(block_side: int) -> np.ndarray:
-    """Weights [2, block_side] of the means over both halves; a middle token belongs to both."""
-    first = np.clip(block_side / 2 - np.arange(block_side), 0, 1)
-    return np.stack([first, first[::-1]]) / (block_side / 2)
+def _of_blocks(scores: np.ndarray, grid: patching.Grid) -> np.ndarray:
+    """Means [..., rows, columns] of the tokens of each block."""
+    *lead, H, W = scores.shape
+    rows, columns = grid
+    return scores.reshape(*lead, rows, H // rows, columns, W // columns).mean((-3, -1))
 
 
 def _largest(means: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -4,9 +4,8 @@ import json
 import os
 import pathlib
 import re
-import shutil
 
-from nest_dist.base import failures, hub
+from nest_dist.base import failures, hub, scratch
 from nest_dist.checkpointing import catalog, reader
 from nest_dist.config import run_json
 from nest_dist.config import workdir as workdirs
@@ -59,9 +58,12 @@ def write(
     )
     arrays = weights.to_format("nest_dist", stored.params, stored.model)
     document = {**run, "class_names": stored.class_names}
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.new")
+    made = None
     try:
-        partial.mkdir(parents=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        scratch.remove_leftovers(folder)
+        made = scratch.Scratch(folder)
+        (partial := made.folder / "repository").mkdir()
         safetensors_file.write(
             partial / hub.FILES[0],
             arrays,
@@ -78,7 +80,8 @@ def write(
             f"{folder} cannot be written ({failures.cause(error)}); choose another folder."
         ) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if made is not None:
+            made.remove()
     return chosen
 
 

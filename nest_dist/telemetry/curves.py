@@ -61,6 +61,12 @@ def ticks(low: float, high: float) -> list[float]:
     return [number * size for number in range(first, last + 1)]
 
 
+def labels(values: Sequence[float], form: str) -> list[str]:
+    """The values as texts that differ: with more digits than `form` has, where that needs them."""
+    texts = [[form.replace(".0", f".{it}").format(x + 0.0) for x in values] for it in range(5)]
+    return next((each for each in texts if len(set(each)) == len(each)), texts[-1])
+
+
 def _panel(panel: Panel, lines: Sequence[Mapping[str, typing.Any]], last: int) -> np.ndarray:
     canvas = np.full((HEIGHT, WIDTH, 3), 255, np.uint8)
     curves = {label: _points(lines, name) for label, name in panel.curves.items()}
@@ -78,11 +84,13 @@ def _panel(panel: Panel, lines: Sequence[Mapping[str, typing.Any]], last: int) -
         y = TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
         return round(x), round(y)
 
-    for value in ticks(low, high):
+    marks = ticks(low, high)
+    for value, text in zip(marks, labels(marks, panel.form), strict=True):
         y = position(0, value)[1]
         cv2.line(canvas, (LEFT, y), (WIDTH - RIGHT, y), GREY, 1)
-        text = panel.form.format(value + 0.0)
         pictures.write(canvas, text, (LEFT - 8 - pictures.width_of(text), y + 5), BLACK)
+    step_at = LEFT - 16 - pictures.width_of("step"), HEIGHT - 12
+    pictures.write(canvas, "step", step_at, BLACK)
     for step in ticks(0, last):
         x, text = position(step, low)[0], f"{step:,.0f}"
         cv2.line(canvas, (x, HEIGHT - BOTTOM), (x, HEIGHT - BOTTOM + 4), BLACK, 1)

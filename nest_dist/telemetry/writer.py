@@ -1,15 +1,24 @@
 """TensorBoard's file of events."""
 
 import pathlib
+import sys
 import time
+import typing
 from collections.abc import Mapping
 
 import numpy as np
-import tensorboardX
-from tensorboardX import summary
-from tensorboardX.proto import event_pb2, summary_pb2
 
 from nest_dist.telemetry import pictures
+
+# tensorboardX loads PyTorch where it is installed, for seconds; we give it none of its arrays.
+_modules = typing.cast(dict[str, typing.Any], sys.modules)
+_modules.setdefault("torch", None)
+import tensorboardX  # noqa: E402
+from tensorboardX import summary  # noqa: E402
+from tensorboardX.proto import event_pb2, summary_pb2  # noqa: E402
+
+if _modules["torch"] is None:
+    del _modules["torch"]
 
 
 class Events(tensorboardX.SummaryWriter):

@@ -4,12 +4,13 @@ import json
 import os
 import pathlib
 import shutil
+import signal
 import sys
 
 import cv2
 import numpy as np
 import pytest
-from support import fake_hub, program
+from support import fake_hub, harness, program
 
 import nest_dist
 from nest_dist.base import failures
@@ -240,3 +241,26 @@ def test_a_folder_that_cannot_be_written_is_refused(run, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(failures.BadInput, match=r"cannot be written \(.+\); choose another folder"):
         push.write(tmp_path / "file" / "out", run, None, "me/digits", "mit")
+
+
+KILLED = """
+import os, signal, sys
+from nest_dist.commands import cli
+from nest_dist.pretrained.formats import safetensors_file
+safetensors_file.write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+cli.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_a_push_that_was_killed_leaves_nothing_behind_the_next(run, tmp_path):
+    folder = tmp_path / "out" / "digits"
+    push_there = ("push", run, "me/digits", LICENSED, f"--output={folder}")
+    done = harness.python("-c", KILLED, *push_there, environment=harness.environment())
+    assert done.returncode == -signal.SIGKILL
+    assert not folder.exists()
+    assert len(list(folder.parent.iterdir())) == 1
+    program.succeeds(*push_there)
+    assert list(folder.parent.iterdir()) == [folder]
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert folder.stat().st_mode == folder.parent.stat().st_mode

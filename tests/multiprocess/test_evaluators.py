@@ -3,6 +3,8 @@
 import pytest
 from support import commands
 
+from nest_dist.cluster import library_output
+
 pytestmark = pytest.mark.slow
 
 BINDINGS = (
@@ -24,6 +26,9 @@ def test_two_processes_measure_what_one_does_to_the_bit(tmp_path):
         flags = commands.tiny_flags(workdir, *BINDINGS)
         code, said = commands.local(processes, devices, "train", *flags)
         assert code == 0, said
+        assert "[Gloo]" not in said
+        if processes == 2:
+            assert "is connected to 1 peer" in (workdir / library_output.NAME).read_text()
         (line,) = commands.evaluations(workdir)
         tables = [path.read_text() for path in sorted((workdir / "evaluations").iterdir())]
         found[processes] = line, tables

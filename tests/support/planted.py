@@ -12,7 +12,7 @@ from nest_dist import NesT
 
 SIDE, OBJECT_SIDE = 32, 8
 CLASSES = 3
-STEPS, BATCH, RATE = 200, 32, 4e-3
+STEPS, WARMUP, BATCH, RATE = 200, 20, 32, 4e-3
 NOISE = 0.1
 # A ball: round, and brightest in the middle.
 _ACROSS = np.abs(np.arange(OBJECT_SIDE) - (OBJECT_SIDE - 1) / 2)
@@ -63,7 +63,7 @@ def learnt(levels: int) -> Learnt:
     """A NesT after a short training on such pictures."""
     model = NesT(
         image_size=SIDE,
-        patch_size=2 if levels == 3 else 4,
+        patch_size=4,
         dim=16,
         heads=2,
         num_hierarchies=levels,
@@ -72,7 +72,8 @@ def learnt(levels: int) -> Learnt:
     )
     rng = np.random.default_rng(0)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))["params"]
-    optimizer = optax.adam(optax.cosine_decay_schedule(RATE, STEPS))
+    # Without a warm-up, a model of three levels does not tell the classes apart in so few steps.
+    optimizer = optax.adam(optax.warmup_cosine_decay_schedule(0, RATE, WARMUP, STEPS))
     state = optimizer.init(params)
 
     @jax.jit  # a loop inside of it would make XLA's convolutions on a CPU slow

@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import shlex
 
 import pytest
 from support import readme
@@ -102,6 +103,31 @@ def test_the_loop_over_learning_rates_binds_them(rate):
     binding = re.search(r'--gin_bindings="(.+)"', loop)[1].replace("$rate", rate)
     run = runs.load(["runs/quickstart.gin"], [binding])
     assert run.step.optimizer.peak_learning_rate == float(rate)
+
+
+def commands_of_pages():
+    """Each line of a code block that starts `nest-dist`, with its page; `...` is left out."""
+    for page in PAGES:
+        blocks = "".join(re.findall(r"^```.*?^```$", text(page), flags=re.MULTILINE | re.DOTALL))
+        for line in re.sub(r"\\\n *", "", blocks).splitlines():
+            words = line.split("nest-dist ")
+            if len(words) == 2 and words[0].strip() in ("", ".venv/bin/"):
+                yield page, re.split(r" {2,}", words[1])[0].replace(" ...", "")
+
+
+@pytest.mark.parametrize(("page", "line"), [*commands_of_pages()])
+def test_every_command_of_a_page_has_flags_files_and_bindings_that_are_there(page, line):
+    name, *rest = shlex.split(line)
+    flags = [word.removeprefix("--").partition("=") for word in rest if word.startswith("--")]
+    command = cli.COMMANDS[name]
+    assert {flag for flag, *_ in flags} <= set(command.flags)
+    assert command.arguments or len(flags) == len(rest)
+    files, bindings = (
+        [value.replace("$rate", "1e-3") for flag, _, value in flags if flag == wanted]
+        for wanted in ("gin_file", "gin_bindings")
+    )
+    if any(file.startswith("runs/") for file in files):
+        runs.load(files, bindings)
 
 
 def test_the_run_of_photographs_is_shown_as_it_is():

@@ -169,5 +169,7 @@ def test_trouble_of_the_storage_is_one_line_and_75_wherever_it_comes_from():
     full = OSError(errno.ENOSPC, "No space left on device", "/run/config.gin")
     assert failures.known(full).exit_code == 2
     assert "'/run/config.gin'; make room there, or let the user" in str(failures.known(full))
+    many = OSError(errno.EMFILE, "Too many open files", "/run/config.gin")
+    assert "; raise the limit of open files (ulimit -Hn)." in str(failures.known(many))
     unknown = OSError(errno.ENOENT, "No such file", "/run/config.gin")
     assert failures.known(unknown) is unknown

@@ -1,5 +1,6 @@
 """Folders in the temporary folder: gone with their process, or at the next start."""
 
+import os
 import sys
 import tempfile
 
@@ -54,3 +55,14 @@ def test_the_next_start_removes_what_a_killed_process_has_left_and_nothing_else(
     scratch.remove_leftovers()
     assert sorted(temporary.iterdir()) == sorted([*others, own.folder])
     own.remove()
+
+
+def test_a_folder_beside_a_path_is_found_by_that_path_alone(tmp_path):
+    wanted, other = tmp_path / "out[1]", tmp_path / "out"
+    killed, living = scratch.Scratch(wanted), scratch.Scratch(other)
+    os.close(killed._lock)  # as if its process had ended
+    for path in (other, wanted):
+        assert killed.folder.name.startswith(".out[1].")
+        scratch.remove_leftovers(path)
+    assert list(tmp_path.iterdir()) == [living.folder]
+    living.remove()

@@ -6,6 +6,7 @@ import tomllib
 import jax
 import pytest
 from jax._src import clusters, distributed
+from support import harness
 
 from nest_dist.base import failures
 from nest_dist.cluster import jax_private
@@ -51,3 +52,15 @@ def test_a_private_name_that_is_gone_is_named_with_the_remedy(owner, name, reach
     assert name in text
     assert text.endswith("; install 'jax>=0.10,<0.13'.")
     assert "\n" not in text
+
+
+def test_libtpu_is_not_asked_for_tpus_that_are_not_here():
+    """It would print errors to the file descriptor of stderr, in any program on such a machine."""
+    program = (
+        "import jax; from nest_dist.cluster import jax_private; jax_private.forget_absent_tpus(); "
+        "print(jax.default_backend())"
+    )
+    environment = {**harness.environment(), "JAX_PLATFORMS": ""}
+    done = harness.python("-c", program, environment=environment, succeeds=True)
+    if done.stdout.strip() == "cpu":
+        assert done.stderr == ""

@@ -16,11 +16,18 @@ from nest_dist.model import inspection
 PICTURES = 100
 
 
-@pytest.fixture(scope="module")
-def case():
-    """A learnt model of two levels, pictures that it has not seen, their labels and leaves."""
-    levels = 2
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
+def case(request):
+    """A learnt model of so many levels, pictures it has not seen, their labels and leaves."""
+    levels = request.param
     return planted.learnt(levels), *planted.pictures(np.random.default_rng(1), PICTURES, levels)
+
+
+@pytest.mark.medium
+def test_the_model_knows_the_classes(case):
+    (model, variables), images, labels, _ = case
+    logits = jax.jit(model.apply)(variables, images)
+    assert np.mean(np.argmax(logits, -1) == labels) >= 0.98
 
 
 @pytest.mark.slow
@@ -37,9 +44,7 @@ def test_a_planted_object_is_found_in_its_block(case):
 def test_with_the_sign_that_the_paper_prints_it_is_not_found(case):
     (model, variables), images, labels, leaves = case
     found = nest_dist.gradcat(model, variables, images, labels)
-    geometry = model.geometry()
-    descent = [-scores for scores in found.scores]
-    path = gradcat.walk(descent, geometry.grids, geometry.block_side)
+    path = gradcat.walk([-scores for scores in found.scores], model.geometry().grids)
     assert np.mean(path[:, 0, 0] == leaves) <= 0.1
 
 
@@ -58,8 +63,16 @@ def test_painting_over_the_leaf_costs_more_than_painting_over_another(case):
     assert np.mean(of_leaf < of_another) >= 0.9
 
 
-def random_case(name, count=3):
-    model = family.small(name)
+@pytest.mark.slow
+def test_no_path_changes_under_another_batch_size(case):
+    (model, variables), images, labels, _ = case
+    together = nest_dist.gradcat(model, variables, images, labels)
+    few = nest_dist.gradcat(model, variables, images[:7], labels[:7])
+    np.testing.assert_array_equal(few.path, together.path[:7])
+
+
+def random_case(name, count=3, **changes):
+    model = family.small(name, **changes)
     H, W = model.geometry().image_sides
     images = np.random.default_rng(0).standard_normal((count, H, W, model.num_channels))
     return model, {"params": family.random_params(model)}, images.astype(np.float32)
@@ -121,17 +134,13 @@ def test_every_node_of_a_path_lies_in_the_node_above():
             assert 2 * inner.height == outer.height
 
 
-def test_the_largest_partition_of_the_current_block_is_chosen():
-    """Two roots side by side, blocks of 2 x 2 tokens: the second root, its lower left quarter."""
+def test_the_child_of_the_current_block_with_the_largest_mean_is_chosen():
+    """Two roots side by side; the second has the evidence, its lower left child most of it."""
     top = np.array([[1.0, 0, 0, 1], [0, 0, 5, 0]])
-    below = np.zeros((4, 8))
-    path = gradcat.walk([below, top], [(2, 4), (1, 2)], 2)
-    assert path.tolist() == [6, 1]
-
-
-def test_the_middle_token_of_an_odd_block_belongs_to_both_halves():
-    top = np.array([[0.0, 0, 0], [0, 9, 0], [0, 0, 1]])
-    assert gradcat.walk([np.zeros((6, 6)), top], [(2, 2), (1, 1)], 3).tolist() == [3, 0]
+    below = np.array([[9.0, 9, 0, 3], [9, 9, 4, 2]]).repeat(2, 0).repeat(2, 1)
+    below[0, 4] = 8  # one token alone
+    assert gradcat.walk([below, top], [(2, 4), (1, 2)]).tolist() == [6, 1]
+    assert gradcat.walk([below * 0, top], [(2, 4), (1, 2)]).tolist() == [2, 1]
 
 
 @pytest.mark.medium
@@ -162,11 +171,14 @@ def test_classes_that_do_not_exist_are_refused(classes, message):
         gradcat.wanted_classes(classes, 3, 5)
 
 
-def test_models_that_cannot_be_explained_are_refused():
+def test_a_model_without_a_head_is_refused():
     with pytest.raises(failures.BadInput, match="the model has no head; fine-tune it on classes"):
         gradcat.require_explainable(family.small("multi_head", num_classes=0))
-    with pytest.raises(failures.BadInput, match="blocks of one token, which have no partitions"):
-        gradcat.require_explainable(family.small("multi_head", block_side=1))
+
+
+def test_blocks_of_one_token_have_a_path():
+    model, variables, images = random_case("multi_head", block_side=1)
+    assert nest_dist.gradcat(model, variables, images, classes=1).path.shape == (3, 1, 2)
 
 
 def test_probabilities_are_those_of_the_model():

@@ -167,3 +167,9 @@ def test_images_that_do_not_fit_are_refused_in_one_line(images, message):
     model = family.small("multi_head")
     with refusal(message):
         jax.eval_shape(model.init, jax.random.key(0), images)
+
+
+def test_a_model_whose_classes_nobody_counted_says_what_to_bind():
+    model = family.small("multi_head", num_classes=None)
+    with pytest.raises(failures.BadInput, match="no data is there to count classes in; bind num_"):
+        model.num_logits  # noqa: B018

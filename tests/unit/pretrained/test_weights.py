@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import pathlib
@@ -8,7 +9,7 @@ import pytest
 from support import drawn, family, paper
 
 from nest_dist.base import failures, tree_paths
-from nest_dist.pretrained import recognition, weights
+from nest_dist.pretrained import averages, description, recognition, stored, weights
 from nest_dist.pretrained.formats import native
 
 OFFICIAL = pathlib.Path(__file__).parents[2] / "golden" / "official_parameters.json"
@@ -218,3 +219,21 @@ def test_what_timm_cannot_hold_is_refused(name, message):
     model = family.small(name)
     with pytest.raises(failures.BadInput, match=message):
         weights.to_format("timm", params_of(model), model)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": family.small("multi_head", mlp_ratio=2)}, "weights of one model"),
+        ({"class_names": ("b", "a")}, "in another order; average only weights of the same classes"),
+    ],
+)
+def test_the_mean_of_weights_that_do_not_belong_together_is_refused(changes, message):
+    first = stored.StoredWeights(family.small("multi_head"), {}, "nest_dist", None, ("a", "b"))
+    with pytest.raises(failures.BadInput, match=message):
+        averages.mean({"one": first, "other": dataclasses.replace(first, **changes)})
+
+
+def test_a_file_of_the_first_version_says_how_its_weights_are_kept():
+    with pytest.raises(failures.BadInput, match=r"^old.safetensors was written by nest_dist 0.1, "):
+        description.read(pathlib.Path("old.safetensors"), {"nest_dist.configuration": "{}"})

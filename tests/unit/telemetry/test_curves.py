@@ -65,3 +65,16 @@ def test_long_runs_keep_their_last_point():
 )
 def test_ticks_are_round(low, high, expected):
     assert curves.ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "form", "expected"),
+    [
+        ([2.0, 2.5, 3.0], "{:,.0f}", ["2.0", "2.5", "3.0"]),
+        ([1000.0, 2000.0], "{:,.0f}", ["1,000", "2,000"]),
+        ([0.99, 0.995, 1.0], "{:.0%}", ["99.0%", "99.5%", "100.0%"]),
+        ([1e-4, 2e-4], "{:g}", ["0.0001", "0.0002"]),
+    ],
+)
+def test_numbers_beside_an_axis_differ(values, form, expected):
+    assert curves.labels(values, form) == expected
