@@ -4,11 +4,13 @@ import dataclasses
 import difflib
 import math
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import typeguard
 
 from nest_dist.base import failures
+
+LONGEST_SHOWN = 100  # characters of a value in an error text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,17 +45,44 @@ def type_of(name: str, value: typing.Any, annotation: typing.Any) -> None:
     wanted = annotation.__name__ if isinstance(annotation, type) else str(annotation)
     every_item = typeguard.CollectionCheckStrategy.ALL_ITEMS
     try:
-        if annotation in (int, float) and isinstance(value, bool):
+        if any(isinstance(it, bool) for it in members(value)) and not _takes_bools(annotation):
             raise typeguard.TypeCheckError("bool is no number")
         typeguard.check_type(value, annotation, collection_check_strategy=every_item)
     except typeguard.TypeCheckError:
         if values := _literals(annotation):
-            raise failures.BadInput(f"{name} is {value!r}; give {' or '.join(values)}.") from None
+            raise failures.BadInput(
+                f"{name} is {_shown(value)}; give {' or '.join(values)}."
+            ) from None
         hint = f"; write @{value.__name__}() to make one" if isinstance(value, type) else ""
         raise failures.BadInput(
-            f"{name} is {value!r}, of type {type(value).__name__}; give a value of type "
+            f"{name} is {_shown(value)}, of type {type(value).__name__}; give a value of type "
             f"{wanted.replace('typing.', '')}{hint}."
         ) from None
+
+
+def members(value: typing.Any) -> Iterator[typing.Any]:
+    """What a tuple holds, tuples in it included; of any other value the value itself."""
+    for member in value if isinstance(value, tuple) else ():
+        yield from members(member)
+    if not isinstance(value, tuple):
+        yield value
+
+
+def _shown(value: typing.Any) -> str:
+    """A value in a line, an object as gin names it."""
+    if dataclasses.is_dataclass(value):
+        of_class = isinstance(value, type)
+        return f"@{value.__name__}" if of_class else f"@{type(value).__name__}()"
+    if isinstance(value, (tuple, list)):
+        opening, closing = "()" if isinstance(value, tuple) else "[]"
+        end = "," * (len(value) == 1 and isinstance(value, tuple))
+        return f"{opening}{', '.join(map(_shown, value))}{end}{closing}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."
+
+
+def _takes_bools(annotation: typing.Any) -> bool:
+    return annotation in (bool, typing.Any) or any(map(_takes_bools, typing.get_args(annotation)))
 
 
 def _literals(annotation: typing.Any) -> list[str]:

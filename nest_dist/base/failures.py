@@ -12,6 +12,9 @@ INTERRUPTED = 130
 # With which a process ends itself otherwise than well; BUILD.md has the table.
 EXIT_CODES = (1, USAGE, PEER_LOST, PREEMPTED, INTERRUPTED)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE)  # EPIPE: who reads it has ended
+# Of a path that names nothing, or something of another kind.
+NO_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 # Of storage that fails for the moment; a restart may meet it in order.
 TROUBLE = {
     *(errno.EIO, errno.ESTALE, errno.EREMOTEIO, errno.ENOTCONN, errno.ETIMEDOUT, errno.EBUSY),
@@ -104,8 +107,18 @@ def known(error: BaseException) -> BaseException:
         return BadInput("a path begins with ~ and the name of no user of this host; correct it.")
     if isinstance(error, OSError) and error.errno == errno.EMFILE:
         return BadInput(f"{first_line(error)}; raise the limit of open files (ulimit -Hn).")
-    if isinstance(error, OSError) and error.errno in (*FORBIDDEN, errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (*FORBIDDEN, *FULL):
         return BadInput(f"{first_line(error)}; make room there, or let the user {os.getuid()} in.")
+    if isinstance(error, FileNotFoundError) and not error.filename:
+        return BadInput("the working folder of this program is gone; change to one that is there.")
+    if isinstance(error, OSError) and error.errno in NO_PATH:
+        return BadInput(f"{first_line(error)}; correct the path, or bring back what was there.")
+    no_thread = isinstance(error, RuntimeError) and "can't start new thread" in str(error)
+    if isinstance(error, MemoryError) or no_thread:
+        return Failure(
+            f"the memory or the threads of this user do not suffice ({first_line(error)}); raise "
+            "its limits (ulimit -v, ulimit -u), or take a smaller batch or model."
+        )
     if isinstance(error, OSError) and error.errno in TROUBLE:
         return Unavailable(
             f"{first_line(error)}; start the same command again when the storage answers."

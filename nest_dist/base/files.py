@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import json
 import os
 import pathlib
 import time
@@ -50,6 +51,18 @@ def write_durably(path: pathlib.Path, writer: Callable[[pathlib.Path], object]) 
 def write_text_durably(path: pathlib.Path, text: str) -> None:
     """`write_durably` of a text in UTF-8."""
     write_durably(path, lambda new: new.write_bytes(text.encode()))
+
+
+def parsed(text: str | bytes) -> typing.Any:
+    """The value of a JSON text, which may come from anyone.
+
+    Raises:
+        ValueError: if it is no JSON, or nested too deep.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("JSON of too many levels") from None
 
 
 def make_folder(path: pathlib.Path) -> None:

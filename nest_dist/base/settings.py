@@ -29,16 +29,20 @@ class Meaning:
 
     effect: Effect = Effect.CHANGES  # on a run that resumes from a checkpoint
     in_step: bool = True  # whether the compiled training step depends on the field
+    throughout: bool = False  # whether all below the field means the same, whatever it says itself
 
 
-def means(effect: Effect, *, in_step: bool | None = None, **field: typing.Any) -> typing.Any:
+def means(
+    effect: Effect, *, in_step: bool | None = None, throughout: bool = False, **field: typing.Any
+) -> typing.Any:
     """A field of a dataclass, with the meaning of its change; `field` as of `dataclasses.field`.
 
     A field without it inherits the meaning of the field that holds its object. A field without
     `in_step` inherits that value alone. So `RandAugment.magnitude` means what
     `TrainingData.transforms` means, which has none, and so what `Run.data` does: another run.
     """
-    metadata = {"effect": effect} | ({} if in_step is None else {"in_step": in_step})
+    metadata: dict[str, object] = {"effect": effect, "throughout": throughout}
+    metadata |= {} if in_step is None else {"in_step": in_step}
     return dataclasses.field(metadata=metadata, **field)
 
 
@@ -87,19 +91,21 @@ def check(instance: object) -> None:
     for field in fields(instance):
         name, value = f"{cls.__name__}.{field.name}", getattr(instance, field.name)
         checks.type_of(name, value, hints[field.name])
-        for item in value if isinstance(value, tuple) else (value,):
-            if isinstance(item, int | float | str):
+        for member in checks.members(value):
+            if isinstance(member, int | float | str):
                 for within in _ranges(annotations[field.name]):
-                    within.check(name, typing.cast(float, item))  # or a text, of a length
-            if isinstance(item, int | float) and not abs(item) < LARGEST:
+                    within.check(name, typing.cast(float, member))  # or a text, of a length
+            if isinstance(member, str) and "\0" in member:
+                raise failures.BadInput(f"{name} is {member!r}, with a NUL; leave it out.")
+            if isinstance(member, int | float) and not abs(member) < LARGEST:
                 raise failures.BadInput(
-                    f"{name} is {str(item)[:20]}; give a number below {LARGEST:.0e}."
+                    f"{name} is {str(member)[:20]}; give a number below {LARGEST:.0e}."
                 )
 
 
 def of_field(field: "dataclasses.Field[typing.Any]", holder: Meaning) -> Meaning:
     """The meaning of a field, from its metadata and from the field that holds its object."""
-    return dataclasses.replace(holder, **field.metadata)
+    return holder if holder.throughout else dataclasses.replace(holder, **field.metadata)
 
 
 def _ranges(annotation: object) -> Iterator[checks.Within]:

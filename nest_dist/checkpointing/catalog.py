@@ -104,7 +104,7 @@ class Catalog:
         for name, content in ((METADATA, text), (MARKER, marker)):
             files.again(functools.partial(files.write_text_durably, pending / name, content))
         if pending != folder:
-            if folder.exists():
+            if os.path.lexists(folder):
                 self.quarantine(step, f"{folder} was in the way of a checkpoint")
             files.again(lambda: pending.rename(folder))
             files.sync(self.directory)
@@ -155,7 +155,7 @@ class Catalog:
     def evaluation(self, step: int) -> dict[str, float] | None:
         """The recorded metrics, NaN if not finite; empty before, None if they are corrupt."""
         try:
-            metrics = json.loads(self._read(step, EVALUATION) or b"{}")
+            metrics = files.parsed(self._read(step, EVALUATION) or b"{}")
             return {name: math.nan if it is None else float(it) for name, it in metrics.items()}
         except (ValueError, TypeError, AttributeError):
             return None
@@ -206,6 +206,6 @@ class Catalog:
 
 def _version(metadata: bytes | None) -> int | None:
     try:
-        return int(json.loads(metadata or b"")["format_version"])
+        return int(files.parsed(metadata or b"")["format_version"])
     except (ValueError, KeyError, TypeError):
         return None

@@ -84,8 +84,13 @@ class Leader:
         self._stop_at: int | None = None
         self._termination_notice: bytes | None = None
         self._over_at = math.inf
-        run = self._run(own, server)
-        threading.Thread(target=asyncio.run, args=(run,), name="leader", daemon=True).start()
+        loop = asyncio.new_event_loop()  # here, where a failure has somebody to tell it to
+
+        def serve() -> None:
+            with asyncio.Runner(loop_factory=lambda: loop) as runner:
+                runner.run(self._run(own, server))
+
+        threading.Thread(target=serve, name="leader", daemon=True).start()
 
     async def _run(self, own: socket.socket, server: socket.socket | None) -> None:
         serving: list[object] = []  # asyncio itself keeps no reference

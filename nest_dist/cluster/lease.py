@@ -246,7 +246,7 @@ def _parsed(text: bytes | None) -> Record | None:
     if text is None:
         return None
     with contextlib.suppress(ValueError):
-        record = json.loads(text)
+        record = files.parsed(text)
         if isinstance(record, dict):
             return record
     return {}

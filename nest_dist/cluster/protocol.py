@@ -34,7 +34,7 @@ import time
 import typing
 from collections.abc import Mapping
 
-from nest_dist.base import failures
+from nest_dist.base import failures, files
 from nest_dist.cluster import secret
 
 PULSE_SECONDS = 1.0
@@ -102,10 +102,7 @@ def decode(line: bytes, kinds: Kinds) -> Message:
         ValueError: for whatever is none of these kinds, and for an exit code that is not in the
             table of them.
     """
-    try:
-        message = json.loads(line)
-    except RecursionError:
-        raise ValueError("brackets in brackets") from None
+    message = files.parsed(line)
     if not isinstance(message, dict) or message.get("kind") not in tuple(kinds):
         raise ValueError("no message")
     decoded: Message = {"kind": message["kind"]}

@@ -13,6 +13,7 @@ from nest_dist.base import failures
 
 VARIABLE = "NEST_DIST_SECRET"
 SHORTEST = 16  # characters; a launcher makes 64
+LONGEST = 4096
 
 
 def read(path: str | None) -> bytes:
@@ -25,7 +26,9 @@ def read(path: str | None) -> bytes:
     if path is not None:
         file, where = pathlib.Path(path).expanduser(), f"--secret_file {path}"
         try:
-            text, mode = file.read_text().strip(), file.stat().st_mode
+            with file.open("rb") as opened:  # a device may have no end
+                text = opened.read(LONGEST + 1).decode().strip()
+            mode = file.stat().st_mode
         except (OSError, ValueError) as error:
             raise failures.BadInput(
                 f"{where} cannot be read ({failures.cause(error)}); give a file with a secret."
@@ -38,6 +41,10 @@ def read(path: str | None) -> bytes:
         raise failures.BadInput(
             f"the secret of {where} has {len(text)} characters; give {SHORTEST} or more, as "
             "`openssl rand -hex 32` makes them."
+        )
+    if len(text) > LONGEST:
+        raise failures.BadInput(
+            f"{where} has over {LONGEST} characters; give a file with a secret."
         )
     return text.encode(errors="surrogateescape")
 

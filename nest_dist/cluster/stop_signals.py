@@ -9,10 +9,13 @@ in the thread that starts it. `start_resource_tracker` gives it a thread that en
 `listen` handlers that pass on what comes in this moment.
 """
 
+import gc
 import signal
 import threading
+import types
 from collections.abc import Callable
 
+AGAIN_SECONDS = 0.05
 STOPS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
 
 
@@ -26,8 +29,21 @@ def hold_back() -> None:
 
 
 def release() -> None:
-    """Gives all signals their ordinary effect again."""
+    """Gives all signals their ordinary effect again; Ctrl-C has it at every moment."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS | {signal.SIGUSR1})
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    """Python ignores what is raised in a callback of its garbage collector, and JAX has one."""
+    while frame is not None:
+        if any(frame.f_code is getattr(it, "__code__", None) for it in gc.callbacks):
+            main = threading.main_thread().ident or 0
+            threading.Timer(AGAIN_SECONDS, signal.pthread_kill, (main, number)).start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
 
 
 def listen(handle: Callable[[int], None]) -> None:

@@ -240,6 +240,14 @@ def _run(arguments: list[str]) -> int:
             f"{name} takes flags only, not {others[0]!r}; write --flag=VALUE, in quotes where "
             "the value has spaces."
         )
+    os.getcwd()  # where there is none, libraries fail later, each in its own way
+    texts = (flag for flag in COMMANDS[name].flags if FLAGS[flag].kind == "string")
+    empty = [f"--{flag}" for flag in texts if values[flag].value == ""]
+    if "" in others or empty:  # as of a variable of the shell that is not set
+        raise failures.BadInput(
+            f"{name} got {empty[0] if empty else 'an argument'} without a text; give one, or leave "
+            "it out."
+        )
     # Grain reads absl's global flags, which must be marked as parsed; we define none of them.
     flags.FLAGS.mark_as_parsed()
     # Log lines of XLA and Orbax are for their developers; TF_CPP_MIN_LOG_LEVEL shows XLA's.
@@ -251,6 +259,8 @@ def _run(arguments: list[str]) -> int:
     for library in ("asyncio", "concurrent.futures"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     chosen = {flag: values[flag].value for flag in COMMANDS[name].flags}
+    # gin takes bytes that are no UTF-8, as in a path, only as it would write them itself.
+    chosen["gin_bindings"] = [_escaped(text) for text in chosen.get("gin_bindings") or ()]
     options = Options(**chosen, arguments=others)
     if "process_id" not in COMMANDS[name].flags:
         stop_signals.release()  # without a supervisor, which would serve them
@@ -274,6 +284,10 @@ def _unknown_flag(name: str, flag: str, error: flags.Error) -> str:
     bindings = importlib.import_module("nest_dist.experiment.binding_names").bindings_like(flag)
     meant = f"as in {' or '.join(bindings)} = VALUE" if bindings else "NAME.FIELD = VALUE"
     return f"{name} has no flag --{flag}; a value of the run is given to --gin_bindings, {meant}."
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\u{ord(it):04x}" if "\ud800" <= it <= "\udfff" else it for it in text)
 
 
 def _flag_values(command: Command) -> flags.FlagValues:

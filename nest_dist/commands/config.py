@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nest_dist.base import failures, files, lengths, text_chart
+from nest_dist.base import checks, failures, files, lengths, text_chart
 from nest_dist.commands import cli
 from nest_dist.config import listing, origins, run_json, shipped, strict_gin, workdir
 from nest_dist.data import sources
@@ -24,6 +24,7 @@ from nest_dist.train import schedules
 
 DIFF = "diff"
 POINTS = 512  # of a curve
+MOST_EXAMPLES = 1 << 40
 SCHEDULE = "schedule.png"
 
 
@@ -123,6 +124,8 @@ def _print_schedules(configured: runs.Run, options: cli.Options) -> None:
     examples = options.examples
     if examples is None:
         examples = len(retries.opened("the training split", configured.data.source))
+    else:
+        checks.in_range("--examples", examples, 1, MOST_EXAMPLES)
     curves = _curves(configured, examples)
     last = len(next(iter(curves.values()))) - 1
     steps_per_epoch = examples / configured.global_batch
@@ -159,7 +162,7 @@ def _curves(configured: runs.Run, examples: int) -> dict[str, list[float]]:
     step, steps_per_epoch = configured.step, examples / configured.global_batch
     steps = _num_steps(configured, steps_per_epoch)
     rate = step.schedule.build(step.optimizer.peak_learning_rate, steps, steps_per_epoch)
-    points = jnp.linspace(0, steps, POINTS)
+    points = jnp.linspace(0, float(steps), POINTS)
     curves = {"learning rate": jax.vmap(rate)(points).tolist()}
     if step.ema_decay is not None:
         curves["EMA decay"] = schedules.ema_decay(step.ema_decay, points).tolist()
@@ -193,5 +196,4 @@ def _document(name: str, bindings: Sequence[str]) -> run_json.Json:
     """The JSON of a workdir's run, or of gin files."""
     if name.endswith(".gin"):
         return run_json.dump(runs.load([name], bindings))
-    stored = json.loads((workdir.for_reading(name) / run_json.NAME).read_text())
-    return {key: stored[key] for key in ("class", "fields")}
+    return run_json.read(workdir.for_reading(name) / run_json.NAME)

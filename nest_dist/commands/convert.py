@@ -1,5 +1,6 @@
 """`nest-dist convert`: weights from one format to another, without loss."""
 
+import os
 import pathlib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,8 @@ def run(options: cli.Options) -> None:
         needed = "at least three, IN IN OUT" if options.average else "two, IN and OUT"
         raise failures.BadInput(f"convert got {given} paths; give {needed}.")
     *sources, out = options.arguments
-    if twice := [where for where in sources if sources.count(where) > 1]:
+    real = [os.path.realpath(where) for where in sources]
+    if twice := [where for where, it in zip(sources, real, strict=True) if real.count(it) > 1]:
         raise failures.BadInput(f"--average got {twice[0]} twice; give each path once.")
     wanted = getattr(options, "from")
     for flag, value in (("--from", wanted), ("--to", options.to)):

@@ -3,12 +3,11 @@
 import contextlib
 import csv
 import json
-import pathlib
 import sys
 import typing
 from collections.abc import Mapping, Sequence
 
-from nest_dist.base import checks, failures
+from nest_dist.base import checks, failures, files
 from nest_dist.checkpointing import reader
 from nest_dist.cluster import library_output, processes, supervisor
 from nest_dist.commands import cli, predict
@@ -39,6 +38,8 @@ def run(options: cli.Options) -> None:
     """Prints the metrics of one set of weights, from the primary process."""
     checks.one_of("--format", options.format, FORMATS)
     bindings = [*_of_measures(options.measures), *(options.gin_bindings or ())]
+    if options.output is not None:
+        files.output_folder(options.output)  # refused before anything is measured
     with contextlib.ExitStack() as opened:
         opened.enter_context(supervisor.Supervisor()).start(**cli.hosts(options))
         opened.enter_context(library_output.diverted(options.workdir))
@@ -79,11 +80,16 @@ def _with_run(
     options: cli.Options, bindings: Sequence[str]
 ) -> tuple[experiments.Experiment, _Measured]:
     workdir = workdirs.for_reading(options.workdir)
-    files = [str(workdir / workdirs.CONFIGURATION), *(options.gin_file or ())]
-    configured = runs.load(files, bindings)
+    if options.class_names is not None:
+        raise failures.BadInput(
+            f"--class_names is {options.class_names}, but the run of --workdir names its classes; "
+            "leave it out."
+        )
+    gin_files = [str(workdir / workdirs.CONFIGURATION), *(options.gin_file or ())]
+    configured = runs.load(gin_files, bindings)
     if configured.model.num_classes is None:
         # Those of the training data; the evaluation split may lack some.
-        trained = json.loads((workdir / run_json.NAME).read_text())
+        trained = run_json.read(workdir / run_json.NAME)
         classes = run_json.select(trained, "model", "num_classes")
         configured = runs.with_counted_classes(configured, classes)
     experiment = build.build(configured, training=False)
@@ -162,11 +168,13 @@ def _show(
 ) -> None:
     opened = experiment.evaluations
     if options.output is not None:
-        for each, outcome in zip(opened, outcomes, strict=True):
-            if outcome.confused is not None:
-                folder = pathlib.Path(options.output).expanduser() / each.config.name
-                tables = confusions.tables(outcome.confused, each.class_names)
-                confusions.write(folder, tables, confusions.drawn(each, outcome.confused))
+        folder = files.output_folder(options.output)
+        with files.claimed(folder):
+            for each, outcome in zip(opened, outcomes, strict=True):
+                if outcome.confused is not None:
+                    tables = confusions.tables(outcome.confused, each.class_names)
+                    drawn = confusions.drawn(each, outcome.confused)
+                    confusions.write(folder / each.config.name, tables, drawn)
     metrics = {name: value for outcome in outcomes for name, value in outcome.metrics.items()}
     if options.format == "json":
         print(json.dumps({**measured, **metrics}))

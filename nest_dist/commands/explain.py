@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import sys
 import typing
 from collections.abc import Iterator, Sequence
 
@@ -39,13 +38,7 @@ def run(options: cli.Options) -> None:
         found.append({"image": path, "sheet": str(folder / name), "classes": classes})
     if found or options.format == "json":
         print(json.dumps(found, indent=2) if options.format == "json" else _table(found))
-    for refusal in refused:
-        print(refusal, file=sys.stderr)
-    if refused:
-        raise failures.BadInput(
-            f"{len(refused)} of {len(options.arguments)} pictures are not explained, the first: "
-            f"{refused[0]}"
-        )
+    predict.require_none(refused, len(options.arguments), "explained")
 
 
 def _seen(

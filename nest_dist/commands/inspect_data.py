@@ -31,7 +31,7 @@ def run(options: cli.Options) -> None:
     if not options.output:
         raise failures.BadInput("--output is not given; give a folder for the contact sheet.")
     checks.in_range("--images", options.images, 1)
-    checks.in_range("--batch_step", options.batch_step, 0)
+    checks.in_range("--batch_step", options.batch_step, 0, np.iinfo(np.int32).max)
     configured = runs.load(options.gin_file or (), options.gin_bindings or ())
     folder = files.output_folder(options.output)
     source = retries.opened("the training split", configured.data.source)

@@ -50,14 +50,27 @@ def run(options: cli.Options) -> None:
         sheet, drawn = folder / SHEET, min(options.images, len(found))
         _draw(sheet, sorted(found, key=_certainty)[:drawn], pretrained)
         print(f"{sheet}: the {drawn} least certain of {len(found)} pictures", file=said)
-    if len(refused) > 1:
-        for refusal in refused:
-            print(refusal, file=sys.stderr)
-        raise failures.BadInput(
-            f"{len(refused)} of {len(paths)} pictures are not predicted, the first: {refused[0]}"
-        )
-    if refused:
+    require_none(refused, len(paths), "predicted")
+
+
+def require_none(refused: Sequence[failures.BadInput], count: int, done: str) -> None:
+    """Ends a command that has done what it could.
+
+    Args:
+        refused: why pictures were left out.
+        count: pictures in all.
+        done: what was to be done with them.
+    Raises:
+        BadInput: if there are any; several are named first, each in a line.
+    """
+    if len(refused) == 1:
         raise refused[0]
+    for refusal in refused:
+        print(refusal, file=sys.stderr)
+    if refused:
+        raise failures.BadInput(
+            f"{len(refused)} of {count} pictures are not {done}, the first: {refused[0]}"
+        )
 
 
 def loaded(checkpoint: str | None, step: int | None) -> load.Pretrained:

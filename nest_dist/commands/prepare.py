@@ -2,6 +2,7 @@
 
 import collections
 import contextlib
+import errno
 import os
 import pathlib
 
@@ -61,6 +62,8 @@ def _prepare(folder: pathlib.Path, workers: int, options: cli.Options) -> None:
             with contextlib.closing(terminal.Tally(len(plan.data.source), "pictures")) as tally:
                 written = shards.write(folder, plan, workers, tally.report)
     except OSError as error:
+        if error.errno == errno.EMFILE:  # nothing is wrong with the folder
+            raise
         raise failures.BadInput(
             f"{folder} cannot be written ({error.strerror}); make room or choose another --output. "
             "Finished shards are kept: the same command goes on."
@@ -104,7 +107,7 @@ def _folder(options: cli.Options) -> pathlib.Path:
         raise failures.BadInput(
             f"--output is {options.output}; give a local folder, and copy it when it is complete."
         )
-    if options.split in (".", "..") or "/" in options.split:
+    if options.split in (".", "..") or {"/", "["} & set(options.split):  # [ begins a part
         raise failures.BadInput(
             f"--split is {options.split!r}; give the name of a folder, such as train."
         )

@@ -47,6 +47,7 @@ def run(options: cli.Options) -> None:
     if options.audit:
         print(table, end="")
         return
+    checks.in_range("--slices", options.slices, 1)
     if options.core_images_per_second is not None:
         checks.in_range("--core_images_per_second", options.core_images_per_second, 1)
     policies = batch_size_search.policies(options.remat)

@@ -39,9 +39,10 @@ def run(options: cli.Options) -> None:
         if options.example is not None:
             _print_steps(experiment, checkpoints, options.example, windows, options.format)
             return
+        folder = files.output_folder(options.output or FOLDER)
         result = replays.replay(experiment, checkpoints, options.step, windows, _first_state)
         if processes.is_primary():
-            _show(result, files.output_folder(options.output or FOLDER), options.format)
+            _show(result, folder, options.format)
 
 
 def _first_state(experiment: experiments.Experiment) -> states.TrainState:

@@ -51,7 +51,7 @@ def isolated() -> Iterator[None]:
 
 
 class _Includes:
-    """Finds and opens the files that gin reads."""
+    """Finds and opens the files that gin reads: the first by `located`, others by their name."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
@@ -59,8 +59,8 @@ class _Includes:
 
     def find(self, name: str) -> str | None:
         """The path of a file, of which a gin file or the command line tells the name."""
-        including = [self._folder, os.path.dirname(self._reading[-1])] if self._reading else []
-        paths = [os.path.join(folder, name) for folder in [*including, ""]]
+        beside = [os.path.dirname(self._reading[-1])] if self._reading else []
+        paths = [os.path.join(folder, name) for folder in [self._folder, *beside, ""]]
         return next((path for path in paths if epath.Path(path).is_file()), None)
 
     @contextlib.contextmanager
@@ -74,6 +74,11 @@ class _Includes:
             yield io.StringIO(epath.Path(path).read_bytes().decode("utf-8-sig"))
         finally:
             self._reading.pop()
+
+
+def located(path: typing.Any) -> str:
+    """A path for gin that names no shipped file by chance."""
+    return str(path) if "://" in str(path) else os.path.abspath(path)
 
 
 class Statement(typing.NamedTuple):
@@ -103,7 +108,7 @@ class _AsWritten(config_parser.ParserDelegate):
 def statements(path: typing.Any) -> Iterator[Statement]:
     """The bindings of a gin file that has been parsed before, and of what it includes, in order."""
     includes = _Includes(str(shipped.folder()))
-    yield from _statements_of_file(str(path), includes)
+    yield from _statements_of_file(located(path), includes)
 
 
 def _statements_of_file(name: str, includes: _Includes) -> Iterator[Statement]:
@@ -118,9 +123,12 @@ def _statements_of_file(name: str, includes: _Includes) -> Iterator[Statement]:
 
 
 def statements_in(text: str, where: str) -> Iterator[Statement]:
-    """The bindings of a text, such as one of the command line."""
+    """The bindings of a text, such as one of the command line, and of what it includes."""
     for statement in config_parser.ConfigParser(text, _AsWritten()):
-        if isinstance(statement, config_parser.BindingStatement):
+        if isinstance(statement, config_parser.IncludeStatement):
+            includes = _Includes(str(shipped.folder()))
+            yield from _statements_of_file(statement.filename, includes)
+        elif isinstance(statement, config_parser.BindingStatement):
             yield _statement(statement, where)
 
 

@@ -4,6 +4,7 @@ An object is {"class": "nest_dist.model.nest.NesT", "fields": {"dim": 96, ...}},
 numbers, texts, booleans and None are themselves.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import math
@@ -11,7 +12,7 @@ import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping
 
-from nest_dist.base import failures, settings
+from nest_dist.base import failures, files, settings
 
 Json: typing.TypeAlias = typing.Any
 NAME = "run.json"
@@ -65,6 +66,21 @@ def load(document: Json, trusted: Callable[[str], bool] = lambda module: True) -
             f"the configuration cannot be read ({failures.first_line(error)}); use the version of "
             "nest_dist that it was written with."
         ) from None
+
+
+def read(path: typing.Any) -> Json:
+    """The JSON of a run in a file that `dump` describes.
+
+    Raises:
+        BadInput: if it holds anything else.
+    """
+    with contextlib.suppress(ValueError):
+        document = files.parsed(path.read_bytes())
+        if isinstance(document, dict) and {"class", "fields"} <= document.keys():
+            return {"class": document["class"], "fields": document["fields"]}
+    raise failures.BadInput(
+        f"{path} describes no run; start `nest-dist train` in that folder, which writes it anew."
+    )
 
 
 def select(document: Json, *path: str | int) -> Json:

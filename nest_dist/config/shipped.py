@@ -13,4 +13,5 @@ def folder() -> pathlib.Path:
 
 def names(below: str = "") -> list[str]:
     """Paths below `folder()`, such as "runs/quickstart.gin": all of them, or those in `below`."""
-    return sorted(str(path.relative_to(folder())) for path in (folder() / below).rglob("*.gin"))
+    every = (path.relative_to(folder()) for path in folder().rglob("*.gin"))
+    return sorted(str(path) for path in every if path.is_relative_to(below))

@@ -139,7 +139,7 @@ def _parse(
         for path in paths:
             earlier = gin_state.bound()
             try:
-                gin.parse_config_file(str(path))
+                gin.parse_config_file(gin_state.located(path))
             except UnicodeDecodeError as error:
                 raise failures.BadInput(
                     f"--gin_file is {str(path)!r}, which is no text ({error.reason}), or includes "
@@ -149,7 +149,9 @@ def _parse(
         gin.parse_config(list(bindings))
     except _MISTAKES:
         raise
-    except (Exception, SystemExit) as error:  # whatever a module of the user does
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a module of the user does
         raise failures.BadInput(
             f"a module that gin imports raises {type(error).__name__} "
             f"({failures.first_line(error)}); correct it, or leave the import out."
@@ -221,6 +223,8 @@ def _refuse_unused(
 def _unreadable(error: SyntaxError) -> str:
     """Of a line that is no gin: the line, and how to write it."""
     line = (error.text or "").strip()
+    if (error.filename or "").endswith(".py"):  # a module that gin imports
+        return f"{error.filename} is no Python in line {error.lineno} ({error.msg}); correct it."
     if not line:
         return (
             f"gin cannot read {failures.first_line(error)!r}; put quotes around text, and write "
@@ -269,7 +273,8 @@ def _explain(error: Exception, renamed: Mapping[str, str]) -> str:
     if isinstance(error, tokenize.TokenError):
         return "gin cannot read the end of a value; close each bracket and each quote."
     if match := re.search(r"Unable to open file: (\S+)\. Searched", message):
-        hint = checks.suggestion(match[1], shipped.names(os.path.dirname(match[1])))
+        beside = shipped.names(os.path.dirname(match[1])) or shipped.names()
+        hint = checks.suggestion(match[1], beside)
         return f"the included file {match[1]!r} is not there{where}; {hint}"
     ended = first if first.endswith((".", "?")) else f"{first}."
     return f"{first.rstrip('.')}{where}" if where else ended

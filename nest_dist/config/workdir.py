@@ -97,7 +97,14 @@ def _given(name: str | None, flag: str = "--workdir") -> Folder:
     if not name:
         raise failures.BadInput(f"{flag} is not given; give the folder of the run.")
     if "://" not in name:
-        return pathlib.Path(name).expanduser().absolute()
+        path = pathlib.Path(name).expanduser().absolute()
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        if "\\" in shown:  # TensorStore would write somewhere else, or not at all
+            raise failures.BadInput(
+                f"{flag} is {shown}, with a backslash or bytes that are no UTF-8; give a folder "
+                "without."
+            )
+        return path
     if not name.startswith("gs://"):
         raise failures.BadInput(f"{flag} is {name}; give a local folder or gs://BUCKET/FOLDER.")
     if pattern := sorted(set("[]*?") & set(name)):  # fsspec would take it for one, and remove more

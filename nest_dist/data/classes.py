@@ -11,6 +11,8 @@ import numpy as np
 from nest_dist.base import failures
 from nest_dist.data import batch
 
+MOST_NUMBERED = 1_000_000  # ImageNet-21k has 21,841
+
 
 def table(names: Sequence[str], wanted: Sequence[str], whose: str, remedy: str) -> tuple[int, ...]:
     """The label among `wanted` of each name.
@@ -111,6 +113,23 @@ def relabelled(
             f"classes, labels 0 to {len(labels) - 1}; correct the label or name every class."
         )
     return tuple(sorted(labels[label] for label in stored))
+
+
+def numbered(count: int, where: str) -> tuple[str, ...]:
+    """The names of classes that have numbers alone.
+
+    Args:
+        count: of them, the largest label and one more.
+        where: the labels are, for the error text.
+    Raises:
+        BadInput: for more than `MOST_NUMBERED`, before their names take all memory.
+    """
+    if count > MOST_NUMBERED:
+        raise failures.BadInput(
+            f"{where} has label {count - 1}, labels are 0 to {MOST_NUMBERED - 1}; give the number "
+            "of a class and not that of a picture, or a text."
+        )
+    return tuple(map(str, range(count)))
 
 
 def other_splits(names: Sequence[str]) -> str:

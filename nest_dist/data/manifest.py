@@ -70,7 +70,7 @@ def read(folder: pathlib.Path) -> Manifest:
     """
     path = folder / NAME
     try:
-        content = json.loads(path.read_text())
+        content = files.parsed(path.read_bytes())
     except (OSError, ValueError) as error:
         failures.raise_trouble(error)
         there = sorted(other.parent.name for other in folder.parent.glob(f"*/{NAME}"))

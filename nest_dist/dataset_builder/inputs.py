@@ -42,6 +42,11 @@ def recognised(paths: Sequence[pathlib.Path]) -> str:
             raise failures.BadInput(
                 f"{path} does not exist; give a folder, a tar archive or Parquet files."
             )
+        if not (path.is_file() or path.is_dir()):  # a pipe cannot be read by offset
+            raise failures.BadInput(
+                f"{path} is neither a file nor a folder; give a folder, a tar archive or Parquet "
+                "files."
+            )
     path = paths[0]
     if not path.is_dir():
         return "parquet" if path.suffix == ".parquet" else "tar"

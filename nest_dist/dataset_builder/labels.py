@@ -86,6 +86,10 @@ def sets(lines_of: Sequence[str], separator: str) -> tuple[list[str], list[batch
     """
     fields = [{it.strip() for it in line.split(separator)} - {""} for line in lines_of]
     names = sorted({field.removeprefix(UNKNOWN).strip() for line in fields for field in line})
+    if bare := [line for line, classes in zip(lines_of, fields, strict=True) if UNKNOWN in classes]:
+        raise failures.BadInput(
+            f"--labels has {bare[0]!r}, where {UNKNOWN} is before no class; write {UNKNOWN}CLASS."
+        )
     label_of = {name: label for label, name in enumerate(names)}
     found = []
     for line in fields:

@@ -63,7 +63,7 @@ def complete(folder: pathlib.Path, plan: Plan) -> manifest.Manifest | None:
     if written:
         digest, about = written.plan, written.source
     elif PLAN in others:
-        digest, about = json.loads((folder / PLAN).read_text())
+        digest, about = _plan_in(folder / PLAN)
     elif others:
         raise failures.BadInput(
             f"{folder} holds other files, such as {min(others)}; choose another --output or "
@@ -161,6 +161,15 @@ def _remove_summaries(folder: pathlib.Path, written: manifest.Manifest) -> None:
     (folder / PLAN).unlink(missing_ok=True)
 
 
+def _plan_in(path: pathlib.Path) -> tuple[str, dict[str, str]]:
+    """Digest and source of a plan; of a damaged one, those of no other plan."""
+    try:
+        digest, about = files.parsed(path.read_bytes())
+        return digest, {"format": about["format"], "name": about["name"]}
+    except (ValueError, KeyError, TypeError):
+        return "", {"format": "a damaged", "name": str(path)}
+
+
 def _summary_path(path: pathlib.Path) -> pathlib.Path:
     return path.with_suffix(".json")
 
@@ -168,8 +177,8 @@ def _summary_path(path: pathlib.Path) -> pathlib.Path:
 def _summary(path: pathlib.Path) -> _Summary | None:
     """The summary of a complete shard."""
     try:
-        summary = _Summary(**json.loads(_summary_path(path).read_text()))
-    except OSError:
+        summary = _Summary(**files.parsed(_summary_path(path).read_bytes()))
+    except (OSError, ValueError, TypeError):  # missing, or damaged: the shard is written again
         return None
     return summary if _has_size(path, summary.bytes) else None
 

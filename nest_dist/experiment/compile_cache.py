@@ -113,6 +113,8 @@ def of_user() -> pathlib.Path:
 
 def problem_of(folder: pathlib.Path) -> str:
     """Makes a folder that this user alone may write; empty, or why it is none."""
+    if not folder.is_absolute():  # this user has no home
+        return "is no absolute path; XDG_CACHE_HOME names another place"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = folder.stat()

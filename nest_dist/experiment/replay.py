@@ -148,8 +148,17 @@ def steps_with(
 
     Args:
         checkpoints: of its workdir, which tell the batches that were left out.
+    Raises:
+        BadInput: if the data are others than those of the run.
     """
     run, source = experiment.run, experiment.training_source
+    saved = checkpoints.steps()
+    before = checkpoints.metadata(saved[-1])["data_fingerprint"] if saved else source.fingerprint
+    if before != source.fingerprint:
+        raise failures.BadInput(
+            f"the fingerprint of the training data is {source.fingerprint}, the steps of this run "
+            f"saw data of {before}; give the same data."
+        )
     left_out = {at: left_out_at(checkpoints, at) for at in (0, *checkpoints.steps())}
     found = []
     order, rows = run.data.order(source, run.global_batch, run.seed), np.arange(run.global_batch)

@@ -225,7 +225,7 @@ class Run:
     model: nest.NesT = means(Effect.ANOTHER_RUN)
     step: Step
     data: pipeline.TrainingData = means(Effect.ANOTHER_RUN, in_step=False)
-    evaluations: tuple[Evaluation, ...] = means(Effect.NONE, in_step=False)
+    evaluations: tuple[Evaluation, ...] = means(Effect.NONE, in_step=False, throughout=True)
     mesh: meshes.MeshShape = means(Effect.NONE)
     rules: sharding_rules.Rules = means(Effect.NONE)
     num_epochs: typing.Annotated[lengths.Length, lengths.Within(0, open_low=True, share=False)]

@@ -6,7 +6,7 @@ import pathlib
 import typing
 from collections.abc import Mapping, Sequence
 
-from nest_dist.base import checks, failures
+from nest_dist.base import checks, failures, files
 from nest_dist.config import run_json
 from nest_dist.model import nest
 from nest_dist.pretrained import variants
@@ -59,11 +59,7 @@ def read(
 
 def _parsed(text: str) -> typing.Any:
     """JSON that is not nested deeper than a run is."""
-    too_deep = ValueError(f"JSON of more than {_DEEPEST} levels")
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise too_deep from None
+    value = files.parsed(text)
     level = [value]
     for _ in range(_DEEPEST):
         level = [each for each in level if isinstance(each, dict | list)]
@@ -71,7 +67,7 @@ def _parsed(text: str) -> typing.Any:
             return value
         inner = (each.values() if isinstance(each, dict) else each for each in level)
         level = list(itertools.chain.from_iterable(inner))
-    raise too_deep
+    raise ValueError(f"JSON of more than {_DEEPEST} levels")
 
 
 def configured(run: run_json.Json, *path: str | int) -> typing.Any:

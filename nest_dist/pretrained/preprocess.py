@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import stat
 import sys
 import typing
 from collections.abc import Sequence
@@ -132,7 +133,7 @@ def _pixels(picture: Picture, how: decode.Decoding) -> np.ndarray:
         )
     name = "the picture" if isinstance(picture, bytes) else str(picture)
     try:
-        encoded = picture if isinstance(picture, bytes) else pathlib.Path(picture).read_bytes()
+        encoded = picture if isinstance(picture, bytes) else _read(pathlib.Path(picture))
         return decode.pixels(encoded, how)
     except OSError as error:
         raise failures.BadInput(
@@ -142,6 +143,14 @@ def _pixels(picture: Picture, how: decode.Decoding) -> np.ndarray:
         raise failures.BadInput(
             f"{name} is no picture that can be decoded ({error}); give JPEG, PNG or WebP."
         ) from None
+
+
+def _read(path: pathlib.Path) -> bytes:
+    status = path.stat()
+    if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
+        # A pipe may keep us waiting, and a device may have no end.
+        raise failures.BadInput(f"{path} is no file; give the path of a picture.")
+    return path.read_bytes()
 
 
 def _of_pillow(picture: typing.Any, how: decode.Decoding) -> np.ndarray:

@@ -63,6 +63,10 @@ def find(
             return _in_folder(path, step, hints or {})
         if not path.exists():
             raise _absent(name)
+        if not path.is_file():  # a pipe would keep us waiting
+            raise failures.BadInput(
+                f"{where} is neither a file nor a folder; give a file of weights or a workdir."
+            )
         if step is not None:
             raise failures.BadInput(
                 f"--step is {step}, but {where} is a file of weights, which has no steps; leave it "
@@ -117,7 +121,7 @@ def _absent(where: str) -> failures.BadInput:
 
 def _in_folder(path: pathlib.Path, step: int | None, hints: Mapping[str, object]) -> StoredWeights:
     """Weights of a workdir, its folder of checkpoints, a checkpoint, or a folder with one file."""
-    if path.name.isdigit() and path.parent.name == workdir.CHECKPOINTS:
+    if path.name.isascii() and path.name.isdigit() and path.parent.name == workdir.CHECKPOINTS:
         return _in_checkpoints(path.parent, int(path.name))
     for folder in (path, path / workdir.CHECKPOINTS):
         if folder.name == workdir.CHECKPOINTS and folder.is_dir():

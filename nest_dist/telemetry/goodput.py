@@ -129,7 +129,7 @@ class Ledger:
 
 
 def _parsed(text: bytes) -> tuple[dict[str, float], dict[int, dict[str, float]], float]:
-    record = json.loads(text)
+    record = files.parsed(text)
     seconds = {cause: float(record["seconds"].get(cause, 0)) for cause in CAUSES}
     saved = {
         int(step): {cause: float(values[cause]) for cause in REPEATED}

@@ -97,7 +97,7 @@ def sync(path: pathlib.Path) -> None:
 def _parsed(text: bytes) -> Line | None:
     """A line with the step of its metrics; None if it is damaged."""
     try:
-        line = json.loads(text)
+        line = files.parsed(text)
         return line if isinstance(line["step"], int) else None
     except ERRORS:
         return None

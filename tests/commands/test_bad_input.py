@@ -1,5 +1,7 @@
 """What users mistype: one line on stderr with value, limit and remedy, and exit code 2."""
 
+import os
+import pathlib
 import socket
 
 import pytest
@@ -85,7 +87,7 @@ def test_a_misspelt_flag(tmp_path):
     ("flag", "meant"),
     [
         ("learning_rate", "as in AdamW.peak_learning_rate or Cosine.final_learning_rate or "),
-        ("seed", "as in Run.seed or "),
+        ("seed", "as in Run.seed"),
         ("global_batch_size", "as in Run.global_batch = VALUE."),
         ("zzz", "to --gin_bindings, NAME.FIELD = VALUE."),
     ],
@@ -111,6 +113,26 @@ def test_the_exit_code_is_the_same_where_nothing_can_be_written():
     with open("/dev/full", "w") as full:
         done = commands.nest_dist("train", output=full)
     assert done.returncode == 2
+
+
+def test_a_working_folder_that_is_gone(tmp_path):
+    gone = [*("sh", "-c", 'mkdir "$0" && cd "$0" && rmdir "$0" && exec "$@"', tmp_path / "gone")]
+    done = harness.run([*gone, *commands.NEST_DIST, "--version"])
+    assert (done.returncode, done.stderr) == (0, "")
+    done = harness.run([*gone, *commands.NEST_DIST, "config", "a.gin"])
+    assert_refused(done, "the working folder of this program is gone; change to one that is there.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (("predict", "a.png", "--checkpoint="), "predict got --checkpoint without a text; give"),
+        (("predict", "", "--checkpoint=a"), "predict got an argument without a text; give one, or"),
+        (("train", "--workdir="), "train got --workdir without a text; give one, or leave it out."),
+    ],
+)
+def test_a_variable_of_the_shell_that_is_not_set(arguments, what, monkeypatch):
+    assert what in program.refuses(monkeypatch, *arguments)
 
 
 def test_a_misspelt_command():
@@ -157,6 +179,13 @@ def test_a_misspelt_command():
         ),
         ("Normalize.std = (0,)", ("Normalize.std is 0", "above 0")),
         ("Digits.image_side = 20", ("Digits.image_side is 20", "16 or 24")),
+        ("include '/nowhere/x.gin'", ("'/nowhere/x.gin' is not there", "known are data/array_r")),
+        (
+            "Run.evaluations = @Evaluation()",
+            ("is @Evaluation(), of type Evaluation; give a value of type tuple[",),
+        ),
+        ("Run.seed = @NesT()", ("Run.seed is @NesT(), of type NesT; give a value of type int.",)),
+        ("Run.global_batch = '" + "x" * 999 + "'", ("xxx..., of type str; give a value of ty",)),
         ("include 'data/digit.gin'", ("'data/digit.gin' is not there", "did you mean")),
     ],
 )
@@ -165,6 +194,33 @@ def test_a_bad_binding_is_named(binding, parts):
         runs.load(["runs/quickstart.gin"], [*commands.TINY, binding])
     for part in parts:
         assert part in failures.first_line(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("raise GeneratorExit('a')", "a module that gin imports raises GeneratorExit (a); correct"),
+        ("def (", "mine_0.py is no Python in line 1 (invalid syntax); correct it."),
+    ],
+)
+def test_a_module_that_cannot_be_imported_is_named(text, part, tmp_path, monkeypatch):
+    (tmp_path / "mine_0.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(failures.BadInput) as refused:
+        runs.load(["runs/quickstart.gin"], ["import mine_0"])
+    assert part in str(refused.value)
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_binding_may_hold_bytes_that_are_no_utf_8(tmp_path, monkeypatch):
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9")
+    pathlib.Path(folder).mkdir()
+    bindings = ("include 'data/image_folder.gin'", f"data_folder = '{folder}'")
+    flags = [f"--gin_bindings={binding}" for binding in bindings]
+    line = program.refuses(
+        monkeypatch, "inspect-data", *commands.run_flags(), *flags, f"--output={tmp_path / 'out'}"
+    )
+    assert f"{folder}/train is no folder" in line
 
 
 def test_a_bad_binding_ends_the_command(tmp_path):

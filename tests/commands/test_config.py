@@ -143,6 +143,10 @@ def test_schedules_of_data_that_is_not_here_take_a_number():
         (["one", "two"], "config got one two; give one workdir, gin file or shipped name, or"),
         ([QUICK_START, "--output=sheets"], "--output is given without --schedule, which alone"),
         (["--schedule"], "--schedule is given without a run; give a workdir, a gin file or"),
+        *(
+            ([QUICK_START, "--schedule", f"--examples={it}"], f"--examples is {it}; it must be in")
+            for it in (0, -5, 10**20)
+        ),
         (["--search=qqq"], "--search is 'qqq', which nothing has; try a shorter text."),
         (["/nowhere"], "--workdir is /nowhere, where no run was started"),
         (["runs/quikstart.gin"], "did you mean runs/quickstart.gin?"),

@@ -73,8 +73,8 @@ def test_pictures_of_one_name_get_sheets_of_their_own(trained, pictures, tmp_pat
 def test_pictures_that_cannot_be_read_are_named_and_all_others_explained(
     trained, pictures, tmp_path, capsys
 ):
-    given = [str(tmp_path / "none.png"), *pictures[0]]
-    with pytest.raises(failures.BadInput, match="1 of 4 pictures are not explained, the first: "):
+    given = [str(tmp_path / "none.png"), *pictures[0], str(tmp_path)]
+    with pytest.raises(failures.BadInput, match="2 of 5 pictures are not explained, the first: "):
         cli._run(
             ["explain", *given, f"--checkpoint={trained.workdir}", f"--output={tmp_path / 'out'}"]
         )
@@ -87,6 +87,7 @@ def test_pictures_that_cannot_be_read_are_named_and_all_others_explained(
     ("arguments", "message"),
     [
         (["--checkpoint=RUN"], "explain got no picture; give one path or several."),
+        (["none.png", "--checkpoint=RUN"], "none.png cannot be read (No such file or directory)"),
         (["PICTURE"], "--checkpoint is not given; give a file of weights, a workdir, or"),
         (
             ["PICTURE", "--checkpoint=RUN", "--class=stra"],

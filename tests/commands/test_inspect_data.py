@@ -104,7 +104,8 @@ def test_the_sheet_shows_the_very_batch_that_a_step_is_given(flags):
         ((), "--output is not given; give a folder for the contact sheet"),
         (("--output=/proc/none",), "--output is /proc/none, which cannot be made"),
         (("--output=/tmp", "--images=0"), "--images is 0; it must be at least 1"),
-        (("--output=/tmp", "--batch_step=-1"), "--batch_step is -1; it must be at least 0"),
+        (("--output=/tmp", "--batch_step=-1"), "--batch_step is -1; it must be in [0, 2147483647]"),
+        (("--output=/tmp", f"--batch_step={10**17}"), "is 100000000000000000; it must be in [0"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(flag, message, flags, monkeypatch):

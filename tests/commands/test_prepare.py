@@ -383,6 +383,22 @@ def test_another_data_set_is_never_mixed_in(done, tmp_path, monkeypatch):
     assert "holds another data set: of folder cats, whose" in line
 
 
+def test_damaged_records_of_work_under_way_are_no_shards_and_no_plan(done, monkeypatch):
+    path, output = done
+    folder, before = output / "train", written(output / "train")
+    about = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").unlink()
+    (folder / "plan.json").write_text(json.dumps([about["plan"], about["source"]]))
+    (folder / "00000-of-00002.json").write_text('{"records": 6')
+    (folder / "00001-of-00002.json").write_text("[]")
+    prepare(path, "--shards=2", output=output)
+    assert written(folder) == before
+    (folder / "manifest.json").unlink()
+    (folder / "plan.json").write_text("")
+    line = refused(monkeypatch, path, "--shards=2", output=output)
+    assert f"holds another data set: of a damaged {folder}/plan.json, whose files" in line
+
+
 @pytest.mark.parametrize("form", ["folder", "tar"])
 def test_a_source_that_changed_since_a_kill_is_noticed(form, tmp_path, monkeypatch):
     path = tmp_path / "in"
@@ -532,9 +548,10 @@ def test_class_names_give_the_order_of_labels(tmp_path, monkeypatch):
     ("arguments", "text"),
     [
         ((), "prepare got no INPUT; give a folder of class folders, a tar archive, Parquet files,"),
-        (("x", "--output="), "--output is not given; prepare writes to the folder OUTPUT/SPLIT."),
-        (("x", "--split="), "--split is not given; prepare writes to the folder OUTPUT/SPLIT."),
+        (("x", "--output="), "prepare got --output without a text; give one, or leave it out."),
+        (("x", "--split="), "prepare got --split without a text; give one, or leave it out."),
         (("x", "--split=../y"), "--split is '../y'; give the name of a folder, such as train."),
+        (("x", "--split=train[:9]"), "--split is 'train[:9]'; give the name of a folder, such as"),
         (("x", "--output=gs://y"), "--output is gs://y; give a local folder, and copy it when"),
         (("x", "--workers=0"), "--workers is 0; it must be at least 1."),
         (("IN", "--shards=0"), "--shards is 0; it must be in [1, 1]."),

@@ -91,6 +91,11 @@ def test_the_steps_that_saw_an_example_are_listed(finished):
         (["RUN", "--step=1", "--example=a"], "give --step=N or --example=KEY, one of them."),
         ([], "replay takes one workdir; give the folder of a run."),
         (["/nowhere", "--step=1"], "--workdir is /nowhere, where no run was started"),
+        (
+            ["RUN", "--example=7", "--gin_bindings=train/Digits.split = 'train[1:]'"],
+            ", the steps of this run saw data of ",
+        ),
+        (["RUN", "--step=1", "--output=/proc/x"], "--output is /proc/x, which cannot be made ("),
         (["RUN", "--step=1", "--format=jsno"], "--format is 'jsno', which is unknown"),
     ],
 )

@@ -206,14 +206,13 @@ def open_files(paths: Sequence[str]) -> Files:
 def _length(path: str) -> int:
     try:
         reader = _reader(path)
+        with _reading(), contextlib.closing(reader):
+            return int(reader.num_records())
     except batch.Corrupt as reason:
         raise failures.BadInput(
             f"{path} is no complete ArrayRecord file ({reason}); it was cut short or altered: make "
             "or copy it anew."
         ) from None
-    length: int = reader.num_records()
-    reader.close()
-    return length
 
 
 def _reader(path: str) -> array_record_module.ArrayRecordReader:

@@ -224,16 +224,23 @@ def listed(root: pathlib.Path) -> Listing:
     return complete
 
 
+def _is_above(link: pathlib.Path, folder: pathlib.Path) -> bool:
+    """Whether a link leads to a folder in which it lies, by way of other links, too."""
+    target = link.resolve()
+    return any(it.resolve().is_relative_to(target) for it in (folder, *folder.parents))
+
+
 def _scan(root: pathlib.Path, folder: str) -> Listing:
     """The entries of one folder."""
     listing = Listing([], [], [])
     for entry in os.scandir(root / folder):
         name, reason = posixpath.join(folder, entry.name), ""
-        if entry.is_dir():
-            above = (root / folder).resolve()
+        if entry.is_symlink() and not os.path.exists(entry.path):
+            reason = why_passed_over(name) or "a dangling link"
+        elif entry.is_dir():
             if entry.name.startswith(".") or entry.name == "__MACOSX":
                 reason = "it is hidden"
-            elif entry.is_symlink() and above.is_relative_to(pathlib.Path(entry.path).resolve()):
+            elif entry.is_symlink() and _is_above(pathlib.Path(entry.path), root / folder):
                 reason = "a link to a folder above it"
             else:
                 listing.folders.append(name)
@@ -242,7 +249,7 @@ def _scan(root: pathlib.Path, folder: str) -> Listing:
                 stat = entry.stat()
                 listing.pictures.append(Picture(name, stat.st_size, stat.st_mtime_ns))
             else:
-                reason = "a dangling link" if entry.is_symlink() else "no file"
+                reason = "no file"
         if reason:
             listing.passed_over.append(PassedOver(name, reason))
     return listing

@@ -23,7 +23,7 @@ from pyarrow import types
 from nest_dist.base import checks, failures, hub, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
-from nest_dist.data import batch
+from nest_dist.data import batch, classes
 from nest_dist.data.sources import byte_ranges, named_splits, parquet_file, retries, row_cache
 
 PATTERN, KIND = "*.parquet", "Parquet files"
@@ -53,8 +53,11 @@ class Parquet:
 
     files: tuple[str, ...] = means(Effect.NONE)
     split: str
-    virtual_shards: typing.Annotated[int, Within(1)] = 1
-    window: typing.Annotated[int, Within(1)] = 2
+    # The two decide the order of the examples, of which no fingerprint tells.
+    virtual_shards: typing.Annotated[int, Within(1)] = means(
+        Effect.ANOTHER_RUN, in_step=False, default=1
+    )
+    window: typing.Annotated[int, Within(1)] = means(Effect.ANOTHER_RUN, in_step=False, default=2)
     image: str = "image"
     label: str = "label"
     unknown: str | None = None
@@ -183,7 +186,8 @@ class Parquet:
             wrong = sorted(set(seen).difference(names))
         else:
             count = len(stored) or self.num_classes or seen[-1] + 1
-            names = stored or tuple(map(str, range(count)))
+            where = f"column {self.label!r} of {files[0].name} and others"
+            names = stored or classes.numbered(count, where)
             wrong = [label for label in seen if not 0 <= label < count]
         if wrong:
             raise failures.BadInput(

@@ -143,7 +143,9 @@ def _reason(error: Exception, name: str) -> str:
 
 
 def _is_final(error: Exception) -> bool:
-    if isinstance(error, (FileNotFoundError, PermissionError)):
+    if getattr(error, "errno", None) in (*failures.NO_PATH, *failures.FORBIDDEN):
+        return True
+    if isinstance(error, (FileNotFoundError, PermissionError)):  # of libraries, without a number
         return True
     response = getattr(error, "response", None)
     status = getattr(error, "status", None) or getattr(response, "status_code", None)

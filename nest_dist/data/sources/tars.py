@@ -22,7 +22,7 @@ import numpy as np
 from nest_dist.base import failures, files, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
-from nest_dist.data import batch
+from nest_dist.data import batch, classes
 from nest_dist.data.sources import image_folder, named_splits, tar_archive
 
 INDEX, VERSION = ".index", 1
@@ -82,7 +82,7 @@ class Tars:
                     f"{paths[0]} and others have label {low if low < 0 else most}, labels are 0 to "
                     f"{count - 1}; correct the label, or Tars.num_classes."
                 )
-            names = [str(number) for number in range(count)]
+            names = classes.numbered(count, f"{paths[0]} and others")
         digest = hashlib.sha256(repr((names, [index.digest for index in indices])).encode())
         return Examples(
             tuple(paths),
@@ -231,7 +231,12 @@ def _listed(path: pathlib.Path, label: str) -> _Index:
                 content = os.pread(
                     file.fileno(), min(member.size, LONGEST_LABEL_BYTES), member.offset
                 )
-                classes[key] = _class(content, field, f"{member.name} in {path}")
+                name = _class(content, field, f"{member.name} in {path}")
+                if classes.setdefault(key, name) != name:
+                    raise failures.BadInput(
+                        f"{path} says that {key!r} is {classes[key]!r} and {name!r}; give each "
+                        "example one class."
+                    )
     if lacking := [key for key in pictures if key not in classes]:
         raise failures.BadInput(
             f"{path} has {pictures[lacking[0]].name} and no {lacking[0]}.{suffix}"
@@ -258,7 +263,7 @@ def _class(content: bytes, field: str, name: str) -> int | str:
     try:
         text = content.decode().strip()
         if field:
-            value = json.loads(text)[field]
+            value = files.parsed(text)[field]
         else:
             value = int(text) if text.lstrip("-").isdecimal() else text
     except (ValueError, LookupError, TypeError) as error:

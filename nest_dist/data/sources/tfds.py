@@ -2,13 +2,12 @@
 
 import dataclasses
 import hashlib
-import json
 import pathlib
 import re
 from collections.abc import Callable, Sequence
 
 from nest_dist.base import checks, failures, files, settings
-from nest_dist.data import batch
+from nest_dist.data import batch, classes
 from nest_dist.data.sources import array_record, tf_example
 
 SAMPLES, SAMPLE_BYTES = 256, 1 << 12
@@ -42,7 +41,7 @@ class Tfds:
         splits = _shard_lengths(root)
         checks.one_of("Tfds.split", self.split, splits)
         names = _class_names(root, self.label)
-        lengths = [int(length) for length in splits[self.split]]
+        lengths = splits[self.split]
         paths = _split_files(root, self.split, len(lengths))
         records = array_record.open_files([str(path) for path in paths])
         if len(records) != sum(lengths):
@@ -103,15 +102,15 @@ def _class_names(root: pathlib.Path, label: str) -> tuple[str, ...]:
     if path.is_file():
         return tuple(path.read_text(encoding="utf-8").splitlines())
     try:
-        features = json.loads((root / "features.json").read_text(encoding="utf-8"))
+        features = files.parsed((root / "features.json").read_bytes())
         count = int(features["featuresDict"]["features"][label]["classLabel"]["numClasses"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         failures.raise_trouble(error)
         raise failures.BadInput(
             f"{root} has neither {label}.labels.txt nor a class label {label!r} in features.json; "
             "set Tfds.label to the feature that holds the class."
         ) from None
-    return tuple(str(number) for number in range(count))
+    return classes.numbered(count, f"{label!r} of {root}")
 
 
 def _sample(path: pathlib.Path, update: Callable[[bytes], object]) -> None:
@@ -124,15 +123,15 @@ def _sample(path: pathlib.Path, update: Callable[[bytes], object]) -> None:
             update(file.read(SAMPLE_BYTES))
 
 
-def _shard_lengths(root: pathlib.Path) -> dict[str, list[str]]:
+def _shard_lengths(root: pathlib.Path) -> dict[str, list[int]]:
     """The numbers of examples in the shards of each split."""
     path = root / "dataset_info.json"
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        splits = files.parsed(path.read_bytes())["splits"]
+        return {it["name"]: [int(each) for each in it.get("shardLengths", ())] for it in splits}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         failures.raise_trouble(error)
         raise failures.BadInput(
             f"{files.absolute(path)} cannot be read ({failures.cause(error)}); set Tfds.folder to "
             "the folder of one version of a prepared data set."
         ) from None
-    return {split["name"]: split.get("shardLengths", []) for split in info["splits"]}

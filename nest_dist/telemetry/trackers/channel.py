@@ -52,7 +52,7 @@ def require(tracker: trackers.Tracker, in_bucket: bool) -> None:
 def key(folder: pathlib.Path) -> str | None:
     """The key of the run in a folder, made for its first attempt; None if it cannot be kept."""
     path = folder / NAME
-    known = records.read(path, lambda data: str(json.loads(data)["key"]))
+    known = records.read(path, lambda data: str(files.parsed(data)["key"]))
     if known:
         return known
     new = secrets.token_hex(8)

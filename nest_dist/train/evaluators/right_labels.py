@@ -1,6 +1,5 @@
 """Accuracy against sets of right labels, as ReaL has them for ImageNet."""
 
-import json
 import pathlib
 import typing
 from collections.abc import Mapping
@@ -8,7 +7,7 @@ from collections.abc import Mapping
 import jax
 import numpy as np
 
-from nest_dist.base import failures, settings
+from nest_dist.base import failures, files, settings
 from nest_dist.train import evaluators
 from nest_dist.train.objectives import classification
 
@@ -63,8 +62,8 @@ class RightLabels(evaluators.Measure):
 
     def _lists(self) -> list[typing.Any]:
         try:
-            lists = json.loads(pathlib.Path(self.file).expanduser().read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            lists = files.parsed(pathlib.Path(self.file).expanduser().read_bytes())
+        except (OSError, ValueError) as error:
             raise failures.BadInput(
                 f"RightLabels.file {self.file} cannot be read ({failures.cause(error)}); give a "
                 "JSON file with a list of lists."

@@ -13,6 +13,9 @@ class Settings:
     steps: int = 3
     sides: tuple[int, ...] = (1, 2)
     kind: typing.Literal["a", "b"] = "a"
+    first: typing.Literal[0, 1] = 0
+    every: int | None = None
+    shuffled: bool | None = None
     folder: str | None = None
 
 
@@ -22,10 +25,23 @@ def test_a_whole_number_is_a_float_but_not_the_other_way():
         Settings(steps=3.0)
 
 
-@pytest.mark.parametrize("field", ["rate", "steps"])
+@pytest.mark.parametrize("field", ["rate", "steps", "every"])
 def test_truth_is_no_number(field):
     with refusal(f"Settings.{field} is True, of type bool"):
         Settings(**{field: True})
+
+
+def test_truth_is_no_number_in_tuples_and_literals():
+    with refusal("Settings.sides is (1, True), of type tuple; give a value of type tuple[int, ..."):
+        Settings(sides=(1, True))
+    with refusal("Settings.first is True; give 0 or 1."):
+        Settings(first=True)
+    assert Settings(shuffled=True).shuffled
+
+
+def test_a_text_with_a_nul_is_no_name_of_a_file():
+    with refusal("Settings.folder is 'a\\x00b', with a NUL; leave it out."):
+        Settings(folder="a\0b")
 
 
 def test_members_of_tuples_literals_and_optionals_are_checked():

@@ -3,6 +3,7 @@
 import errno
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -171,5 +172,37 @@ def test_trouble_of_the_storage_is_one_line_and_75_wherever_it_comes_from():
     assert "'/run/config.gin'; make room there, or let the user" in str(failures.known(full))
     many = OSError(errno.EMFILE, "Too many open files", "/run/config.gin")
     assert "; raise the limit of open files (ulimit -Hn)." in str(failures.known(many))
-    unknown = OSError(errno.ENOENT, "No such file", "/run/config.gin")
+    unknown = OSError(errno.EXDEV, "Invalid cross-device link", "/run/config.gin")
     assert failures.known(unknown) is unknown
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory", "/run/a"),
+            *(2, "No such file or directory: '/run/a'; correct the path, or bring back what"),
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file or directory"),
+            *(2, "the working folder of this program is gone; change to one that is there."),
+        ),
+        (NotADirectoryError(errno.ENOTDIR, "Not a directory", "/a/b"), 2, "'/a/b'; correct the"),
+        (BrokenPipeError(errno.EPIPE, "Broken pipe"), 2, "Broken pipe; make room there, or"),
+        (MemoryError("of 3 GiB"), 1, r"do not suffice \(of 3 GiB\); raise its limits \(ulimit -v"),
+        (RuntimeError("can't start new thread"), 1, "or the threads of this user do not suffice"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(error, code, text):
+    known = failures.known(error)
+    assert isinstance(known, failures.Failure)
+    assert known.exit_code == code
+    assert re.search(text, str(known))
+    assert len(str(known).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", b"\xff", "[" * 100_000])
+def test_what_is_no_json_is_a_value_error(text):
+    assert files.parsed('{"a": 1}') == {"a": 1}
+    with pytest.raises(ValueError, match=r"line 1|decode|levels"):
+        files.parsed(text)

@@ -14,6 +14,7 @@ from nest_dist.base.settings import Effect, Meaning, means
 class Inner:
     rate: typing.Annotated[float, Within(0, 1, open_high=True)] | None = None
     threads: typing.Annotated[int, Within(1)] = means(Effect.NONE, default=1)
+    areas: typing.Annotated[tuple[tuple[float, float], ...], Within(0)] = ()
     sides: typing.Annotated[int | tuple[int, ...], Within(1, 9)] = (4, 4)
 
 
@@ -34,6 +35,7 @@ class Outer:
         (lambda: Inner(rate=float("nan")), r"Inner.rate is nan; it must be in \[0, 1\)."),
         (lambda: Inner(threads=0), "Inner.threads is 0; it must be at least 1."),
         (lambda: Inner(sides=(3, 10)), r"Inner.sides is 10; it must be in \[1, 9\]."),
+        (lambda: Inner(areas=((0.0, -1.0),)), r"Inner.areas is -1.0; it must be at least 0."),
         (lambda: Inner(sides=0), r"Inner.sides is 0; it must be in \[1, 9\]."),
         (lambda: Inner(threads=1.5), "Inner.threads is 1.5, of type float; give a value of type"),
         (lambda: Inner(threads=True), "Inner.threads is True, of type bool; give a value of type"),
@@ -59,3 +61,5 @@ def test_a_field_means_what_it_says_or_what_its_holder_means():
     inner = {it.name: settings.of_field(it, outer["inner"]) for it in settings.fields(Inner)}
     assert inner["rate"] == Meaning(Effect.ANOTHER_RUN, in_step=False)
     assert inner["threads"] == Meaning(Effect.NONE, in_step=False)
+    throughout = Meaning(Effect.CHANGES, in_step=False, throughout=True)
+    assert all(settings.of_field(it, throughout) is throughout for it in settings.fields(Inner))

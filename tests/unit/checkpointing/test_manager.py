@@ -184,7 +184,11 @@ def test_foreign_entries_are_left_alone(folder):
     assert {path.name for path in folder.iterdir()} == expected
 
 
-@pytest.mark.parametrize("make", [pathlib.Path.mkdir, pathlib.Path.touch])
+def _dangling(path):
+    path.symlink_to("/nowhere")
+
+
+@pytest.mark.parametrize("make", [pathlib.Path.mkdir, pathlib.Path.touch, _dangling])
 def test_what_is_in_the_way_of_a_checkpoint_is_moved_aside(make, folder):
     checkpoints = opened(folder)
     checkpoints.newest()

@@ -1,6 +1,8 @@
 """What the leader decides, heard over plain sockets."""
 
+import asyncio
 import contextlib
+import errno
 import json
 import math
 import socket
@@ -63,6 +65,16 @@ def meet():
             return leading, port, *members
 
         yield start
+
+
+def test_a_leader_that_cannot_start_keeps_nobody_waiting(monkeypatch):
+    def full():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(asyncio, "new_event_loop", full)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(OSError, match="Too many open files"):
+        leader.Leader(1, None, 20, theirs, math.inf, SECRET)
 
 
 def test_a_stop_comes_one_tick_after_the_furthest_process(meet):

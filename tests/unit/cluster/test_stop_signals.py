@@ -21,6 +21,32 @@ def test_a_stop_in_an_unblocked_thread_reaches_the_one_that_reads():
     assert (done.returncode, done.stdout) == (0, "read 15\n"), done.stderr
 
 
+COLLECTING = """
+import gc, signal, time
+from nest_dist.cluster import stop_signals
+
+stop_signals.hold_back()
+stop_signals.release()
+def callback(*_):
+    if not sent:
+        sent.append(True)
+        signal.raise_signal(signal.SIGINT)
+sent = []
+gc.callbacks[:] = [callback]
+try:
+    gc.collect()
+    time.sleep(10)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_counts_while_garbage_is_collected():
+    done = subprocess.run([sys.executable, "-c", COLLECTING], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
+    assert not done.stderr
+
+
 TRACKER = """
 import signal
 from multiprocessing import resource_tracker

@@ -48,6 +48,13 @@ def test_json_that_describes_nothing_is_refused_in_a_line(document):
     assert len(str(refusal.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("text", ["", "null", "{}", '{"class": 1}', "[" * 100_000])
+def test_a_file_that_describes_no_run_is_refused_in_a_line(text, tmp_path):
+    (tmp_path / run_json.NAME).write_text(text)
+    with pytest.raises(failures.BadInput, match=r"run.json describes no run; start `nest-dist tr"):
+        run_json.read(tmp_path / run_json.NAME)
+
+
 def test_json_has_no_infinity():
     with pytest.raises(failures.BadInput, match="a bound value is inf; give a finite number"):
         run_json.dump((1.0, float("inf")))

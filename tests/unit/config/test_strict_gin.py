@@ -133,6 +133,17 @@ def test_an_object_that_a_binding_replaces_leaves_its_own_bindings_unused():
 QUICK = "include 'runs/quickstart.gin'\n"
 
 
+def test_a_binding_includes_what_a_file_does(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "digits.gin").write_text("Run.seed = 1")
+    (tmp_path / "seed.gin").write_text("Run.seed = 2")
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart.gin").write_text(f"{QUICK}Run.global_batch = 7")
+    monkeypatch.chdir(tmp_path)
+    run = runs.load(["runs/quickstart.gin"], ["include 'seed.gin'", "include 'data/digits.gin'"])
+    assert (run.seed, run.global_batch) == (2, 7)
+
+
 def test_an_include_is_a_shipped_file_or_lies_beside_the_file(tmp_path, monkeypatch):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "quickstart.gin").write_text("Run.seed = 1")

@@ -54,6 +54,13 @@ def test_a_bucket_takes_no_patterns(tmp_path):
     assert workdir.for_writing(str(tmp_path / "lr[1]*?")).is_dir()
 
 
+@pytest.mark.parametrize("name", [b"a\\b", b"caf\xe9/run"])
+def test_a_name_that_tensorstore_does_not_take_is_refused(name, tmp_path):
+    with pytest.raises(failures.BadInput, match="with a backslash or bytes that are no UTF-8; gi"):
+        workdir.for_writing(str(tmp_path / os.fsdecode(name)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "gcsfs", None)
     text = r"gs://mine/a, and gcsfs is not installed; pip install 'nest_dist\[gcs\]'"

@@ -265,6 +265,11 @@ def test_more_classes_than_labels_may_be_stated(tmp_path):
     )
 
 
+def test_numbers_of_pictures_are_no_classes(tmp_path):
+    path = table(tmp_path / "a.parquet", PICTURES, [0, 10**15] * 3)
+    refused("has label 1000000000000000, labels are 0 to 999999; give the number of a", [path])
+
+
 def test_files_without_rows_are_passed_over(tmp_path):
     full = table(tmp_path / "a.parquet", PICTURES, [0, 1] * 3)
     empty = table(tmp_path / "b.parquet", pyarrow.array([], "binary"), [], "int64")

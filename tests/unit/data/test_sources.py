@@ -94,6 +94,19 @@ def test_class_folders_deeper_down_are_offered(tmp_path):
         image_folder.ImageFolder(str(tmp_path / "in"), "").open()
 
 
+def test_links_that_lead_to_each_other_repeat_no_picture(tmp_path):
+    datasets.image_folder(tmp_path)
+    root = tmp_path / "train"
+    for here, there in (("rocket", "coffee"), ("coffee", "chelsea"), ("chelsea", "rocket")):
+        (root / here / "next").symlink_to(f"../{there}")
+    listing = image_folder.listed(root)
+    assert {name for name, reason in listing.passed_over if "a link to" in reason} == {
+        f"{name}/next/next/next" for name in datasets.CLASSES
+    }
+    source = image_folder.ImageFolder(str(tmp_path), "train").open()
+    assert len(source) == len(datasets.pictures())
+
+
 def test_what_a_folder_passes_over_is_said_with_its_number(tmp_path, caplog):
     datasets.image_folder(tmp_path)
     root = tmp_path / "train"
@@ -111,14 +124,18 @@ def test_what_a_folder_passes_over_is_said_with_its_number(tmp_path, caplog):
         ".git": "it is hidden",
         "__MACOSX": "it is hidden",
         "rocket/up": "a link to a folder above it",
+        "rocket/self.jpg": "a dangling link",
+        "self": "no picture by its name",
     }
     for folder in ("dog", "coffee/more", ".git", "__MACOSX"):
         (root / folder).mkdir()
     for name in (*read, *(name for name in passed_over if "." in name)):
         if not (root / name).exists():
             (root / name).write_bytes(picture)
-    for name in ("gone.jpg", "pipe.jpg"):
-        (root / "rocket" / name).unlink()
+    for name in ("rocket/gone.jpg", "rocket/pipe.jpg", "rocket/self.jpg"):
+        (root / name).unlink()
+    for name in ("rocket/self.jpg", "self"):
+        (root / name).symlink_to(root / name)
     (root / "rocket/gone.jpg").symlink_to("/nowhere/1.jpg")
     os.mkfifo(root / "rocket/pipe.jpg")
     (root / "rocket/up").symlink_to("..")
@@ -126,7 +143,7 @@ def test_what_a_folder_passes_over_is_said_with_its_number(tmp_path, caplog):
     assert source.class_names == ("chelsea", "coffee", "dog", "rocket")
     names = {entry.name for entry, _ in source.entries}
     assert names == {name for name, _, _ in datasets.pictures()} | set(read)
-    assert "train: 11 entries are passed over, such as dog: a class folder" in caplog.text
+    assert "train: 13 entries are passed over, such as dog: a class folder" in caplog.text
     listing = image_folder.listed(root)
     chosen = image_folder.by_folder(listing.pictures, listing.folders)
     assert dict(listing.passed_over + chosen.passed_over) == passed_over
@@ -198,9 +215,11 @@ def test_trouble_of_the_system_is_tried_again_and_then_ends_with_75(code, pauses
     assert ended.value.exit_code == 75
 
 
-def test_what_may_not_be_read_ends_with_2(pauses):
-    error = PermissionError(errno.EACCES, "Permission denied", "a/1.jpg")
-    with pytest.raises(failures.BadInput, match=r"a/1.jpg .* may not be read \(Permission denied"):
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG])
+def test_what_may_not_be_read_ends_with_2(code, pauses):
+    error = OSError(code, os.strerror(code), "a/1.jpg")
+    text = rf"a/1.jpg .* may not be read \({os.strerror(code)}"
+    with pytest.raises(failures.BadInput, match=text):
         retries.example(Troubled(error), 3)
     assert pauses == []
 
@@ -235,6 +254,23 @@ def test_a_full_table_of_files_is_no_damage(name, tmp_path, monkeypatch):
         free(0)
         for descriptor in opened:
             os.close(descriptor)
+
+
+def test_an_array_record_of_zeros_is_refused(tmp_path):
+    datasets.array_record(tmp_path)
+    path = tmp_path / "train" / "0.array_record"
+    path.write_bytes(b"\0" * path.stat().st_size)
+    with pytest.raises(failures.BadInput, match=r"0.array_record is no complete ArrayRecord"):
+        array_record.ArrayRecord(str(tmp_path), "train").open()
+
+
+@pytest.mark.parametrize("splits", ["null", '[{"name": "train", "shardLengths": ["x"]}]', "[{}]"])
+def test_a_description_of_tfds_that_is_none_is_refused(splits, tmp_path):
+    (tmp_path / "dataset_info.json").write_text(f'{{"splits": {splits}}}')
+    with pytest.raises(
+        failures.BadInput, match=r"dataset_info.json cannot be read .* set Tfds.fold"
+    ):
+        tfds.Tfds(str(tmp_path), "train").open()
 
 
 def test_a_folder_without_manifest_is_refused(tmp_path):

@@ -187,6 +187,21 @@ def test_an_archive_that_changes_while_it_is_read_is_told(tmp_path):
             "has numbers and texts as classes; give each picture one kind.",
         ),
         (
+            archives.tar_bytes([("a.jpg", b"1"), ("a.cls", b"0"), ("a.cls", b"1")]),
+            "cls",
+            "train.tar says that 'a' is 0 and 1; give each example one class.",
+        ),
+        (
+            archives.tar_bytes([("a.jpg", b"1"), ("a.cls", b"20260101000001")]),
+            "cls",
+            "has label 20260101000001, labels are 0 to 999999; give the number of a class",
+        ),
+        (
+            archives.tar_bytes([("a.jpg", b"1"), ("a.cls", b"1" * 30)]),
+            "cls",
+            "labels are 0 to 999999; give the number of a class",
+        ),
+        (
             archives.tar_bytes([("a.txt", b"1")]),
             "cls",
             "and others hold no pictures; give tars that",
@@ -197,7 +212,7 @@ def test_an_archive_that_changes_while_it_is_read_is_told(tmp_path):
             "and others have label -1, labels are 0 to -1; correct the label, or Tars.num_classes.",
         ),
     ],
-    ids=range(10),
+    ids=range(13),
 )
 def test_what_is_no_data_set_is_refused_in_a_line(content, label, refusal, tmp_path):
     (tmp_path / "train.tar").write_bytes(content)

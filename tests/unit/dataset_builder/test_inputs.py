@@ -486,6 +486,9 @@ def test_several_inputs_of_another_format_are_refused(tmp_path):
 
 
 def test_a_missing_input_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with refusal("pipe is neither a file nor a folder; give a folder, a tar archive or Parquet"):
+        inputs.recognised([tmp_path / "pipe"])
     with refusal("none.tar does not exist; give a folder, a tar archive or Parquet files"):
         opened(tmp_path / "none.tar")
 

@@ -84,6 +84,7 @@ def test_a_class_that_is_known_and_unknown_is_known():
         ("a,cat\nb,\nc,dog\n", None, "whose line 2 has no class for b.jpg; add it"),
         ("a,\nb,\nc,\n", "|", "has no class; give NAME CLASS"),
         ("a,|\nb,|\nc,|\n", "|", "labels.csv, which gives no picture a class; add classes."),
+        ("a,?\nb,dog\nc,yak\n", "|", "--labels has '?', where ? is before no class; write ?CLASS."),
         ("a,cat\nb,dog\nc,yak\n", "", "--label_separator is empty; give a character such as |."),
     ],
 )

@@ -41,6 +41,22 @@ def test_each_key_says_what_it_does_to_the_run(binding, key, effect):
     assert f"{change.binding} was {change.before}, is {change.after}: {effect.value}" == str(change)
 
 
+@pytest.mark.parametrize("binding", ["virtual_shards = 2", "window = 3"])
+def test_another_order_of_parquet_is_another_run_but_for_evaluations(binding):
+    def with_parquet(*more):
+        parquet = ("Parquet.files = ('a',)", "Parquet.split = 'train'")
+        sources = [f"{data}Data.source = @Parquet()" for data in ("Training", "Evaluation")]
+        imported = "import nest_dist.data.sources.parquet"
+        return document(imported, *parquet, *sources, *more)
+
+    field = binding.partition(" ")[0]
+    training, evaluating = changes.between(with_parquet(), with_parquet(f"Parquet.{binding}"))
+    assert training.binding == f"Run.data.source.{field}"
+    assert training.effect is Effect.ANOTHER_RUN
+    assert evaluating.binding == f"Run.evaluations.data.source.{field}"
+    assert evaluating.effect is Effect.NONE
+
+
 def test_an_object_that_is_new_brings_all_its_keys():
     mixing = ("Inputs.mixing = @Mixing()", "Mixing.mixup_alpha = 0.8", "Mixing.cutmix_alpha = 1.0")
     found = changes.between(document(), document(*mixing))

@@ -49,6 +49,14 @@ def test_where_none_can_be_made_the_reason_is_told(folder):
     assert "cannot be made (Not a directory); XDG" in compile_cache.problem_of(folder)
 
 
+def test_without_a_home_nothing_is_made_in_the_working_folder(monkeypatch, tmp_path):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # of a user whom nobody knows
+    monkeypatch.chdir(tmp_path)
+    assert "is no absolute path; XDG" in compile_cache.problem_of(compile_cache.of_user())
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.fixture
 def said(monkeypatch):
     monkeypatch.setattr(compile_cache, "HEARTBEAT_SECONDS", 0.02)

@@ -1,4 +1,5 @@
 import json
+import os
 
 import gin
 import jax
@@ -149,6 +150,8 @@ def test_what_is_missing_or_does_not_fit_is_refused(trained, tmp_path):
     refused(r"checkpoints has no checkpoint of step 4; give one of 3, 7\.", trained.workdir, step=4)
     refused(r"colour is no field of NesT; known are image_size, patch", trained.workdir, colour=1)
     refused(r"NesT.dim is 16, the weights to start from have 8; only ", trained.workdir, dim=16)
+    os.mkfifo(tmp_path / "pipe")
+    refused(r"pipe is neither a file nor a folder; give a file of weights or a", tmp_path / "pipe")
     refused(r" is a folder with 0 files of weights and no checkpoints of a run; give", tmp_path)
     (tmp_path / "checkpoints").mkdir()
     refused(r"checkpoints has no checkpoint yet; train first\.", tmp_path)
@@ -159,7 +162,7 @@ def test_what_is_missing_or_does_not_fit_is_refused(trained, tmp_path):
     [
         ({"block_repeats": [2, 10**9]}, "NesT.block_repeats is 1000000000; it must be in"),
         ({"block_repeats": [2, 300]}, "is of a NesT of 302 layers, and has \\d+ arrays; give"),
-        ("[" * 100_000, r"describes its model wrongly \(JSON of more than 32 levels\)"),
+        ("[" * 100_000, r"describes its model wrongly \(JSON of too many levels\)"),
         ("[" * 900 + "]" * 900, r"describes its model wrongly \(JSON of more than 32 levels\)"),
     ],
 )

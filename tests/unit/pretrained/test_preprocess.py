@@ -76,6 +76,7 @@ def test_colours_become_grey_and_grey_becomes_colours(trained):
         ),
         (np.zeros((4, 4, 4), np.uint8), r"a picture has 4 channels, the model takes 1; convert"),
         (b"hello", r"the picture is no picture that can be decoded \(unknown.*\); give JPEG, PNG"),
+        ("/dev/zero", r"^/dev/zero is no file; give the path of a picture\."),
         ("/no/such", r"/no/such cannot be read \(No such file or directory\); give the path of a"),
     ],
 )
