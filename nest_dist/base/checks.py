@@ -70,9 +70,10 @@ def members(value: typing.Any) -> Iterator[typing.Any]:
 
 def _shown(value: typing.Any) -> str:
     """A value in a line, an object as gin names it."""
+    if isinstance(value, type) and dataclasses.is_dataclass(value):
+        return f"@{value.__name__}"
     if dataclasses.is_dataclass(value):
-        of_class = isinstance(value, type)
-        return f"@{value.__name__}" if of_class else f"@{type(value).__name__}()"
+        return f"@{type(value).__name__}()"
     if isinstance(value, (tuple, list)):
         opening, closing = "()" if isinstance(value, tuple) else "[]"
         end = "," * (len(value) == 1 and isinstance(value, tuple))

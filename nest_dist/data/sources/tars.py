@@ -82,7 +82,7 @@ class Tars:
                     f"{paths[0]} and others have label {low if low < 0 else most}, labels are 0 to "
                     f"{count - 1}; correct the label, or Tars.num_classes."
                 )
-            names = classes.numbered(count, f"{paths[0]} and others")
+            names = list(classes.numbered(count, f"{paths[0]} and others"))
         digest = hashlib.sha256(repr((names, [index.digest for index in indices])).encode())
         return Examples(
             tuple(paths),
