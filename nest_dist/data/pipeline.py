@@ -49,8 +49,8 @@ class SplitData:
     # Its fingerprint says whether a run goes on with the same data.
     source: batch.SourceConfig = means(Effect.NONE)
     transforms: tuple[batch.Transform, ...]
-    threads: typing.Annotated[int, Within(1)] = means(Effect.NONE, default=2)
-    workers: typing.Annotated[int, Within(0)] = means(Effect.NONE, default=0)
+    threads: typing.Annotated[int, Within(1, 1024)] = means(Effect.NONE, default=2)
+    workers: typing.Annotated[int, Within(0, 1024)] = means(Effect.NONE, default=0)
     read_ahead_bytes: typing.Annotated[int, Within(1)] = means(
         Effect.NONE, default=READ_AHEAD_BYTES
     )

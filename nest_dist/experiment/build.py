@@ -56,6 +56,8 @@ def build(
     if taught is not None:
         _require_fitting_mesh_of(taught.weights.model, sharding, "Distillation.teacher")
     experiment = experiments.Experiment(run, sharding, trained, evaluations, taught)
+    if training:  # first: the rows of a batch take memory
+        pipeline.require_batch(trained, run.global_batch)
     if absent is None:
         _require_fitting_data(experiment, training)
         if devices is None:
@@ -68,7 +70,6 @@ def build(
                     it.reference_data.require_fit(it.reference, run.global_batch, rows)
     if not training:
         return experiment
-    pipeline.require_batch(trained, run.global_batch)  # whatever the devices, absent ones too
     intervals = experiment.intervals
     retention, rule = run.checkpoints, run.early_stopping
     if retention.best:

@@ -127,7 +127,7 @@ class PaddedCrop(_Sized):
         padding: pixels of zeros around the picture, after a smaller one was padded to `side`.
     """
 
-    padding: typing.Annotated[int, Within(0)]
+    padding: typing.Annotated[int, Within(0, 4096)]
 
     def __call__(self, image: batch.Stored, rng: np.random.Generator) -> np.ndarray:
         """A uint8 image [*size, C]."""
