@@ -17,6 +17,7 @@ from nest_dist.base import checks, failures
 from nest_dist.config import gin_state, shipped
 
 Root = typing.TypeVar("Root")
+_Bound: typing.TypeAlias = dict[gin_state.Key, dict[str, typing.Any]]
 _SHOWN_FILES = 3  # that could give a missing value
 # What gin and the modules that it imports raise for a mistake in a file.
 _MISTAKES = (
@@ -56,9 +57,9 @@ def parse(
     paths = [shipped.folder() / first, *(find(name, renamed) for name in gin_files)]
     with gin_state.isolated():
         with _explained(renamed):
-            earlier, referred = _parse(root.__name__, paths, gin_bindings)
+            earlier, in_files, referred = _parse(root.__name__, paths, gin_bindings)
             made: Root = gin.get_configurable(root)()
-        _refuse_unused(earlier, referred - gin_state.reachable(root.__name__))
+        _refuse_unused(earlier, in_files, referred - gin_state.reachable(root.__name__))
         return made, gin.operative_config_str()
 
 
@@ -128,13 +129,13 @@ def _explained(renamed: Mapping[str, str]) -> Iterator[None]:
 
 def _parse(
     root: str, paths: Sequence[pathlib.Path], bindings: Sequence[str]
-) -> tuple[dict[gin_state.Key, dict[str, typing.Any]], set[gin_state.Key]]:
+) -> tuple[_Bound, _Bound, set[gin_state.Key]]:
     """Parses files and bindings.
 
     Returns:
-        All bindings before the last file, and all objects that the root refers to after it.
+        All bindings before the last file and after it, and the objects that the root then refers to.
     """
-    earlier: dict[gin_state.Key, dict[str, typing.Any]] = {}
+    earlier: _Bound = {}
     try:
         for path in paths:
             earlier = gin_state.bound()
@@ -145,7 +146,7 @@ def _parse(
                     f"--gin_file is {str(path)!r}, which is no text ({error.reason}), or includes "
                     "such a file; give a gin file."
                 ) from None
-        referred = gin_state.reachable(root)
+        in_files, referred = gin_state.bound(), gin_state.reachable(root)
         gin.parse_config(list(bindings))
     except _MISTAKES:
         raise
@@ -158,7 +159,7 @@ def _parse(
         ) from error
     # Not `gin.finalize`, which asks for the values of macros in bindings that others replace.
     _require_values(root)
-    return earlier, referred
+    return earlier, in_files, referred
 
 
 def _require_values(root: str) -> None:
@@ -193,31 +194,53 @@ def _some(files: Sequence[str]) -> str:
     return ", ".join(files[:_SHOWN_FILES]) + more
 
 
-def _refuse_unused(
-    earlier: Mapping[gin_state.Key, Mapping[str, typing.Any]], replaced: set[gin_state.Key]
-) -> None:
+def _refuse_unused(earlier: _Bound, in_files: _Bound, replaced: set[gin_state.Key]) -> None:
     """Refuses unused bindings, except `earlier` ones and those of `replaced` objects."""
-    used = gin_state.used()
-    for (scope, selector), parameters in gin_state.bound().items():
+    used, bound = gin_state.used(), gin_state.bound()
+    for (scope, selector), parameters in bound.items():
         if (scope, selector) in replaced:
             continue
         is_macro = selector == "gin.macro"
         name = scope if is_macro else "/".join(filter(None, [scope, selector.rpartition(".")[2]]))
         unused = parameters.keys() - earlier.get((scope, selector), {}).keys()
-        # A binding without a scope is also used in every scope.
+        # A binding without a scope is also used in every scope. One of the command line must give a
+        # value there; one of a file may be a default that each scope replaces.
         for (inner, other), used_parameters in used.items():
             if other == selector and f"{inner}/".startswith(f"{scope}/" if scope else ""):
-                unused -= used_parameters
+                unused -= {
+                    it
+                    for it in unused & used_parameters
+                    if (it, parameters[it]) in in_files.get((scope, selector), {}).items()
+                    or _giving(bound, inner, other, it) == scope
+                }
         if is_macro and unused:
             macros = {scope for scope, selector in used if selector == "gin.macro"}
             raise failures.BadInput(
                 f"the macro {name} is set and nothing used it; {checks.suggestion(name, macros)}"
             )
         for parameter in sorted(unused):
+            short = selector.rpartition(".")[2]
+            instead = [
+                f"{inner}/{short}.{parameter}"
+                for inner, other in used
+                if other == selector and parameter in used[inner, other] and inner
+            ]
+            if instead and not scope:
+                raise failures.BadInput(
+                    f"{name}.{parameter} is set and nothing used it, because "
+                    f"{' and '.join(instead)} have values of their own; bind what is meant of them."
+                )
             raise failures.BadInput(
                 f"{name}.{parameter} is set and nothing used it, because the run has no {name}; "
                 "remove it, or refer to it with @ where it shall be used."
             )
+
+
+def _giving(bound: _Bound, inner: str, selector: str, name: str) -> str | None:
+    """The scope whose binding gives a parameter its value in the scope `inner`."""
+    scopes = inner.split("/") if inner else []
+    outer = ("/".join(scopes[:depth]) for depth in range(len(scopes), -1, -1))
+    return next((scope for scope in outer if name in bound.get((scope, selector), {})), None)
 
 
 def _unreadable(error: SyntaxError) -> str:

@@ -179,6 +179,10 @@ def test_a_misspelt_command():
         ),
         ("Normalize.std = (0,)", ("Normalize.std is 0", "above 0")),
         ("Digits.image_side = 20", ("Digits.image_side is 20", "16 or 24")),
+        (
+            "Digits.split = 'test'",
+            ("because train/Digits.split and evaluate/Digits.split have values of their own; bin",),
+        ),
         ("TrainingData.threads = 123456789", ("threads is 123456789; it must be in [1, 1024]",)),
         ("include '/nowhere/x.gin'", ("'/nowhere/x.gin' is not there", "known are data/array_r")),
         (
