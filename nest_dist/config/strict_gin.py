@@ -133,7 +133,7 @@ def _parse(
     """Parses files and bindings.
 
     Returns:
-        All bindings before the last file and after it, and the objects that the root then refers to.
+        All bindings before the last file and after it, and objects that the root then refers to.
     """
     earlier: _Bound = {}
     try:
