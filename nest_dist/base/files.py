@@ -60,6 +60,12 @@ def make_folder(path: pathlib.Path) -> None:
         sync(folder.parent)
 
 
+def user_cache(name: str) -> pathlib.Path:
+    """A folder of this user on this host: ~/.cache/nest_dist/NAME, or below XDG_CACHE_HOME."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(cache) / "nest_dist" / name
+
+
 def absolute(path: typing.Any) -> str:
     """The path with all its folders, for messages; that of a bucket as it is."""
     text = os.fspath(path)

@@ -8,11 +8,8 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import glob
 import hashlib
-import pathlib
 import posixpath
-import re
 import typing
 from collections.abc import Iterator, Sequence
 
@@ -20,13 +17,13 @@ import numpy as np
 import pyarrow
 from pyarrow import types
 
-from nest_dist.base import checks, failures, hub, settings
+from nest_dist.base import checks, failures, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
 from nest_dist.data import batch
-from nest_dist.data.sources import byte_ranges, named_splits, parquet_file, retries, row_cache
+from nest_dist.data.sources import named_splits, parquet_file, range_cache, retries, row_cache
 
-PATTERN, KIND = "*.parquet", "Parquet files"
+SUFFIX = ".parquet"
 THREADS = 16  # that read footers
 
 
@@ -49,6 +46,7 @@ class Parquet:
             them; None where all are known.
         num_classes: of numbers without names; None for the largest and those below it.
         attempts: failed reads in a row that end the run.
+        cache: keeps what was fetched on this host; None keeps nothing.
     """
 
     files: tuple[str, ...] = means(Effect.NONE)
@@ -60,6 +58,7 @@ class Parquet:
     unknown: str | None = None
     num_classes: typing.Annotated[int, Within(1)] | None = None
     attempts: typing.Annotated[int, Within(1)] = means(Effect.NONE, default=8)
+    cache: range_cache.Cache | None = means(Effect.NONE, default=None)
 
     def open(self, flags: tuple[str, str] = ("Parquet.image", "Parquet.label")) -> "Rows":
         """The rows, after reading the footers of all files, many at a time.
@@ -72,7 +71,9 @@ class Parquet:
             Unavailable: if the server fails again and again.
         """
         trying = retries.Retries(self.attempts)
-        storages = self._resolved(trying)
+        storages = named_splits.resolved(
+            "Parquet.files", self.files, self.split, SUFFIX, trying, self.cache
+        )
         with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
             files = list(pool.map(functools.partial(parquet_file.opened, trying=trying), storages))
             for file in files:
@@ -92,33 +93,6 @@ class Parquet:
             self.window,
         )
         return Rows(self, groups, names, digest.hexdigest()[:16], row_groups)
-
-    def _resolved(self, trying: retries.Retries) -> list[byte_ranges.File]:
-        files: list[byte_ranges.File] = []
-        for name in self.files:
-            path = pathlib.Path(name).expanduser()
-            if name.startswith(hub.DATASETS):
-                listed = dict(trying.run(name, functools.partial(hub.dataset_files, name)))
-                chosen = named_splits.of_split(list(listed), self.split, name, KIND)
-                files += [byte_ranges.File(each, listed[each]) for each in chosen]
-            elif re.match("https?://", name):
-                files.append(byte_ranges.File(name))
-            elif path.is_file():
-                files.append(byte_ranges.File(str(path)))
-            elif path.is_dir():
-                inside = sorted(each.relative_to(path).as_posix() for each in path.rglob(PATTERN))
-                chosen = named_splits.of_split(inside, self.split, name, KIND)
-                files += [byte_ranges.File(str(path / each)) for each in chosen]
-            elif matches := sorted(glob.glob(str(path), recursive=True)):
-                files += map(byte_ranges.File, matches)
-            else:
-                raise failures.BadInput(
-                    f"Parquet.files has {name!r}, which matches no file ({path.absolute()}); give "
-                    f"paths, patterns, folders, http addresses, or {hub.DATASETS}OWNER/NAME."
-                )
-        if not files:
-            raise failures.BadInput("Parquet.files is empty; give at least one file or folder.")
-        return files
 
     def _check_columns(self, file: parquet_file.File, flags: tuple[str, str]) -> None:
         schema, others = file.schema, f" {file.name} has {', '.join(file.schema.names)}."
