@@ -217,6 +217,13 @@ class TrainingData(SplitData):
 
     def order(self, source: batch.Source, global_batch: int, seed: int | None) -> sequences.Order:
         phases = getattr(self.source, "phases", ())  # of a mixture
+        group_bytes = sum(source.row_groups.bytes) if source.row_groups else 0
+        if self.balanced and group_bytes > self.read_ahead_bytes:
+            raise failures.BadInput(
+                f"TrainingData.balanced draws from all row groups at once, of {group_bytes} bytes; "
+                f"TrainingData.read_ahead_bytes is {self.read_ahead_bytes}. Raise it, or make "
+                "records of them by `nest-dist prepare`."
+            )
         return drawing.order(
             source,
             global_batch,

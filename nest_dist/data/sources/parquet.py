@@ -226,6 +226,16 @@ class Rows(batch.Source):
             memoryview(picture).cast("B") if picture is not None else b"", label, key
         )
 
+    def class_counts(self) -> None:
+        """Unknown: labels are read for nothing but balanced drawing."""
+
+    def read_labels(self) -> np.ndarray | None:
+        """As of `Source`, from the column of labels alone."""
+        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+            labels = [*pool.map(lambda group: self._labels(group)[0], self.groups)]
+        every = [label for some in labels for label in some]
+        return None if any(isinstance(label, list) for label in every) else np.array(every)
+
     def holding(
         self, groups: Sequence[int], ahead: Sequence[int], limit_bytes: int
     ) -> contextlib.AbstractContextManager[None]:
@@ -243,9 +253,14 @@ class Rows(batch.Source):
         group, config = self.groups[number], self.config
         table = group.file.read(group.number, config.columns)
         pictures, names = table.column(config.image), None
+        labels = self._labels(group, table)
         if types.is_struct(pictures.type):
             fields = dict(zip((f.name for f in pictures.type), pictures.flatten(), strict=True))
             pictures, names = fields["bytes"], fields.get("path")
+        return _Loaded(pictures, names, labels[0], labels[1] if config.unknown else None)
+
+    def _labels(self, group: _Group, table: pyarrow.Table | None = None) -> list[list[typing.Any]]:
+        """The numbers of the classes of all rows, in each column of them."""
         number_of: dict[object, int] = {True: 1, False: 0}
         if self.has_texts:
             number_of = {name: number for number, name in enumerate(self.class_names)}
@@ -257,8 +272,9 @@ class Rows(batch.Source):
                 else number_of.get(value, value)
             )
 
-        labels = [[*map(numbers, table.column(each).to_pylist())] for each in config.columns[1:]]
-        return _Loaded(pictures, names, labels[0], labels[1] if config.unknown else None)
+        columns = self.config.columns[1:]
+        table = table or group.file.read(group.number, columns)
+        return [[*map(numbers, table.column(each).to_pylist())] for each in columns]
 
     def __getstate__(self) -> dict[str, typing.Any]:
         # Without the row groups in memory: another process has its own.

@@ -8,7 +8,6 @@ to the cache as well.
 import concurrent.futures
 import contextlib
 import dataclasses
-import fcntl
 import functools
 import hashlib
 import json
@@ -18,7 +17,6 @@ import pathlib
 import posixpath
 import typing
 import zipfile
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -167,7 +165,7 @@ def _index(storage: byte_ranges.File, label: str) -> _Index:
     kept = [_in_cache(storage)]
     if not storage.is_remote:
         kept.insert(0, pathlib.Path(storage.name + INDEX))
-    with _alone(kept[-1]) if storage.is_remote else contextlib.nullcontext():
+    with files.alone(kept[-1]) if storage.is_remote else contextlib.nullcontext():
         for file in kept:
             try:
                 with np.load(file, allow_pickle=False) as stored:
@@ -206,16 +204,6 @@ def _in_cache(storage: byte_ranges.File) -> pathlib.Path:
     name = storage.name if storage.is_remote else os.path.realpath(storage.name)
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
     return files.user_cache("tars") / f"{digest[:32]}{INDEX}"
-
-
-@contextlib.contextmanager
-def _alone(path: pathlib.Path) -> Iterator[None]:
-    """Lets one process of this host fetch an archive, while the others wait for its index."""
-    with contextlib.ExitStack() as opened:
-        with contextlib.suppress(OSError):  # then each fetches it
-            path.parent.mkdir(parents=True, exist_ok=True)
-            fcntl.flock(opened.enter_context(path.with_suffix(files.LOCK).open("w")), fcntl.LOCK_EX)
-        yield
 
 
 def _listed(reader: tar_archive.Reader, label: str) -> _Index:

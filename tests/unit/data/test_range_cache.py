@@ -233,6 +233,7 @@ def test_a_full_disk_is_told_once_and_changes_nothing(
     assert kept(cache)
 
 
+@pytest.mark.medium
 def test_killed_processes_and_runs_at_once_get_right_bytes_from_a_server_that_fails(
     server, tmp_path, rng
 ):
@@ -255,14 +256,14 @@ def test_killed_processes_and_runs_at_once_get_right_bytes_from_a_server_that_fa
             text=True,
         )
 
-    lasting, killed = [started("400") for _ in range(2)], [started("100000") for _ in range(3)]
+    lasting, killed = [started("150") for _ in range(2)], [started("100000") for _ in range(3)]
     for process in killed:
         assert any("opened" in line for line in process.stdout)
         time.sleep(rng.random() / 2)
         process.kill()
         process.wait()
     for process in lasting:
-        said, _ = process.communicate(timeout=60)
+        said, _ = process.communicate(timeout=300)
         assert process.returncode == 0, said
     assert sum(path.stat().st_size for path in folder.glob("*/*")) <= bound
     assert int((folder / "total").read_text()) <= bound
