@@ -135,6 +135,10 @@ class Files(Sequence[bytes]):
             with _reading():
                 (record,) = reader.read([index - self._ends[number] + self._lengths[number]])
             return record
+        except batch.Corrupt as reason:
+            if reader.num_records():
+                raise
+            raise _incomplete(self._paths[number], reason) from None
         except OSError:
             # A reader that failed once fails for ever, and a table of files may be full.
             with self._lock:
@@ -235,11 +239,15 @@ def _opened(path: str, length: int | None = None) -> array_record_module.ArrayRe
             if length and reader.num_records() not in (0, length):
                 raise batch.Corrupt(f"it has {reader.num_records()} records, not {length}")
     except batch.Corrupt as reason:
-        raise failures.BadInput(
-            f"{path} is no complete ArrayRecord file ({reason}); it was cut short or altered: make "
-            "or copy it anew."
-        ) from None
+        raise _incomplete(path, reason) from None
     return reader
+
+
+def _incomplete(path: str, reason: object) -> failures.BadInput:
+    return failures.BadInput(
+        f"{path} is no complete ArrayRecord file ({reason}); it was cut short or altered: make or "
+        "copy it anew."
+    )
 
 
 @contextlib.contextmanager
