@@ -10,7 +10,8 @@ import input_speed
 import numpy as np
 
 from nest_dist.base import allocator
-from nest_dist.data import batch, pipeline
+from nest_dist.data import batch, parts, pipeline
+from nest_dist.data.sources import mixture
 from nest_dist.data.transforms import crop, decode, randaugment
 
 SIDE = 224
@@ -43,16 +44,22 @@ class Pictures(batch.Source):
 def batches(source, transforms, **fields) -> batch.Batches:
     data = pipeline.TrainingData(source, transforms, **fields)
     rows = np.arange(BATCH)
-    return data.batches(source, seed=0, global_batch=BATCH, rows=rows, first_step=0)
+    return data.batches(source.open(), seed=0, global_batch=BATCH, rows=rows, first_step=0)
 
 
-def piped(source: Pictures, transforms) -> float:
+def mixed(source: Pictures) -> mixture.Mixture:
+    """Two parts of the pictures, three to one."""
+    both = (parts.Part(source, "[::2]"), parts.Part(source, "[!::2]"))
+    return mixture.Mixture(both, ("one", "two"), (3, 1))
+
+
+def piped(source: batch.SourceConfig, transforms) -> float:
     """CPU milliseconds an image, through threads and batches."""
     loaded = batches(source, transforms, threads=1, read_ahead_bytes=BATCH * SIDE * SIDE * 3 * 4)
     next(loaded)
     time.sleep(0.5)  # what is read ahead is ready now, and as much will be at the end
     start = time.process_time()
-    steps = 3 * len(source.pictures) // BATCH
+    steps = 3 * input_speed.PICTURES // BATCH
     for _ in range(steps):
         next(loaded)
     time.sleep(0.5)
@@ -123,6 +130,10 @@ def main() -> None:
                     f"recipe, pixels alone{kind}": bare(source, RECIPE),
                     f"decode, crop, flip{kind}": piped(source, CUT),
                 }
+        times |= {
+            "decode, crop, flip: a part": piped(parts.Part(sources[""], "[:98%]"), CUT),
+            "decode, crop, flip: a mixture of two": piped(mixed(sources[""]), CUT),
+        }
         print(json.dumps(times), flush=True)
 
 
