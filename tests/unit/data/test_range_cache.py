@@ -170,6 +170,15 @@ def test_a_file_that_changes_at_the_server_is_never_served_from_its_old_bytes(se
         pickle.loads(pickle.dumps(source))[0]
 
 
+def test_the_same_range_of_another_version_is_another(server, cache):
+    path, address = server.root / "file", f"{server.address}/file"
+    for content in (b"a" * 500, b"b" * 500, b"b" * 400, b"a" * 500):
+        path.write_bytes(content)
+        opened = byte_ranges.File(address, cache=cache).now()
+        assert opened.read(100, 50) == opened.read(100, 50) == content[100:150]
+    assert len(kept(cache)) == 3
+
+
 @pytest.mark.parametrize("version", [None, 'W/"1"'])
 def test_what_no_etag_names_exactly_is_not_kept(version, server, cache):
     (server.root / "x").write_bytes(b"x" * 9)
