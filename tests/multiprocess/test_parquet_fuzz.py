@@ -28,10 +28,7 @@ GIN_FILES = (
     *("recipe/adamw.gin", "mesh/data_parallel.gin"),
 )
 BINDINGS = (
-    *("data_set = data_folder = 'unused'", "evaluation_split = 'train'", "num_classes = 5"),
-    *("Parquet.num_classes = 5", "Parquet.attempts = 30", "evaluate/Parquet.virtual_shards = 1"),
-    *("import nest_dist.data.sources.tars", "Tars.num_classes = 5", "Tars.cache = @Cache()"),
-    *("EvaluationData.source = @evaluate/Digits()", "import nest_dist.data.sources.digits"),
+    *("data_set = 'unused'", "evaluation_split = 'train'", "num_classes = 5"),
     *("TrainingData.transforms = (@CentrePad(),)", "EvaluationData.transforms = (@CentrePad(),)"),
     *("CentrePad.side = 8", "NesT.image_size = 8", "NesT.num_channels = 3", "NesT.patch_size = 4"),
     *("NesT.num_hierarchies = 1", "NesT.block_repeats = (1,)", "NesT.dim = 8", "NesT.heads = 1"),
@@ -39,6 +36,14 @@ BINDINGS = (
     *("Run.num_epochs = 9", "Evaluation.every_epochs = 9", "Cadence.save_every_epochs = 9"),
     *("AdamW.peak_learning_rate = 1e-3", "Cosine.warmup_epochs = 0.1"),
 )
+FORMS = {
+    "Parquet": ("Parquet.attempts = 30", "evaluate/Parquet.virtual_shards = 1"),
+    "Tars": (
+        "import nest_dist.data.sources.tars",
+        *("EvaluationData.source = @evaluate/Tars()", "evaluate/Tars.split = 'train'"),
+        "Tars.cache = @Cache()",
+    ),
+}
 SETTINGS = 20
 PART, OTHERS = "[!::3]", "[::3]"
 NAMES, WEIGHTS = ("one", "two"), ((0, (3, 1)), (5, (1, 2)))
@@ -129,12 +134,14 @@ class Setting:
 
     def bindings(self, address, workers):
         files = tuple(f"{address}/{self.folder.name}/{name}" for name in self.names)
+        window = [f"Parquet.window = {self.window}"] if self.form == "Parquet" else []
         return [
-            f"{self.form}.files = {files}",
+            *FORMS[self.form],
+            *(f"{self.form}.files = {files}", f"{self.form}.num_classes = 5"),
             *self.source_bindings(),
+            *window,
             f"TrainingData.repeats = {self.repeats}",
             f"TrainingData.balanced = {self.drawn == 'balanced'}",
-            f"Parquet.window = {self.window}",
             f"Run.global_batch = {self.global_batch}",
             f"Run.seed = {self.seed}",
             f"TrainingData.workers = {workers}",
