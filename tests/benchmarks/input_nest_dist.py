@@ -10,7 +10,7 @@ import input_speed
 import numpy as np
 
 from nest_dist.base import allocator
-from nest_dist.data import batch, parts, pipeline
+from nest_dist.data import batch, drawing, parts, pipeline
 from nest_dist.data.sources import mixture
 from nest_dist.data.transforms import crop, decode, randaugment
 
@@ -66,6 +66,18 @@ def piped(source: batch.SourceConfig, transforms) -> float:
     spent = time.process_time() - start
     loaded.close()
     return 1000 * spent / (steps * BATCH)
+
+
+def found(source: batch.SourceConfig) -> float:
+    """CPU milliseconds an image, to find it and fetch its bytes from memory."""
+    opened, rows, steps = source.open(), np.arange(BATCH), 40
+    order = drawing.order(opened, BATCH, 0, phases=getattr(source, "phases", ()))
+    order.at(0, rows)
+    start = time.process_time()
+    for step in range(steps):
+        for number in order.at(step, rows).examples.tolist():
+            opened[number]
+    return 1000 * (time.process_time() - start) / (steps * BATCH)
 
 
 def bare(source: Pictures, transforms) -> float:
@@ -130,9 +142,13 @@ def main() -> None:
                     f"recipe, pixels alone{kind}": bare(source, RECIPE),
                     f"decode, crop, flip{kind}": piped(source, CUT),
                 }
+        part, mixture_of_two = parts.Part(sources[""], "[:98%]"), mixed(sources[""])
         times |= {
-            "decode, crop, flip: a part": piped(parts.Part(sources[""], "[:98%]"), CUT),
-            "decode, crop, flip: a mixture of two": piped(mixed(sources[""]), CUT),
+            "decode, crop, flip of a part": piped(part, CUT),
+            "decode, crop, flip of a mixture of two": piped(mixture_of_two, CUT),
+            "finding an example": found(sources[""]),
+            "finding an example of a part": found(part),
+            "finding an example of a mixture of two": found(mixture_of_two),
         }
         print(json.dumps(times), flush=True)
 
