@@ -209,7 +209,10 @@ def areas(tf, pictures: list[bytes]) -> list[float]:
 class Params(dict):
     """As much of ml_collections.ConfigDict as the official code uses."""
 
-    __getattr__ = dict.__getitem__
+    def __getattr__(self, name):
+        if name not in self:
+            raise AttributeError(name)
+        return self[name]
 
     def to_dict(self):
         return dict(self)
