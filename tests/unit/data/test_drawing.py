@@ -7,7 +7,6 @@ import pytest
 from support import batches, datasets, refusals
 from support import parquet as parquet_files
 
-from nest_dist.base import failures
 from nest_dist.data import batch, classes, drawing, index, parts
 from nest_dist.data.sources import all_labels, parquet, retries
 from nest_dist.data.sources import mixture as mixtures
@@ -199,10 +198,9 @@ def test_sources_that_tell_classes_with_their_pictures_are_read_once_to_balance_
 def test_row_groups_of_more_than_the_memory_are_not_balanced(tmp_path):
     paths = tuple(parquet_files.write(tmp_path, files=2))
     opened = parquet.Parquet(paths, "train", virtual_shards=2).open()
-    with pytest.raises(
-        failures.BadInput,
-        match=r"balanced draws from all row groups at once, of \d+ bytes; TrainingData.read_ahead_"
-        r"bytes is 50000. Raise it, or make records of them by `nest-dist prepare`.",
+    with refusals.refusal(
+        "balanced draws from all row groups at once, of ",
+        " bytes; TrainingData.read_ahead_bytes is 50000. Raise it, or make records of them by `nest",
     ):
         batches.training(opened, balanced=True, read_ahead_bytes=50_000)
 
@@ -222,7 +220,5 @@ def test_a_corrupt_example_has_no_class_to_be_balanced(own_cache):
         def read_labels(self):
             return all_labels.read_once(self)
 
-    with pytest.raises(
-        failures.BadInput, match=r"^example 3 is corrupt \(cut short\), so its class is not known; "
-    ):
+    with refusals.refusal("example 3 is corrupt (cut short), so its class is not known; repair "):
         drawing.order(Cut(), 2, 0, balanced=True)

@@ -9,9 +9,8 @@ import sys
 import time
 
 import pytest
-from support import archives, batches, caching, datasets, harness, parquet
+from support import archives, batches, caching, datasets, harness, parquet, refusals
 
-from nest_dist.base import failures
 from nest_dist.data.sources import byte_ranges, range_cache, retries, tars, traffic
 from nest_dist.data.sources import parquet as sources
 
@@ -166,7 +165,7 @@ def test_a_file_that_changes_at_the_server_is_never_served_from_its_old_bytes(se
     assert batches.digests(batches.training(source, steps=9)) == first
     for path in kept(cache):
         path.unlink()
-    with pytest.raises(failures.BadInput, match="has changed since it was opened; start the run a"):
+    with refusals.refusal("has changed since it was opened; start the run again"):
         pickle.loads(pickle.dumps(source))[0]
 
 

@@ -275,12 +275,12 @@ def test_a_record_file_of_other_content_is_refused_when_it_is_read(tmp_path):
     source = array_record.ArrayRecord(str(tmp_path), "train").open()
     size = path.stat().st_size
     array_record.write(path, [array_record.pack("one", (0,), b"picture")])
-    for content, refusal in (
-        (bytes(size), "array_record is no complete ArrayRecord file .*: make or copy it anew"),
-        (path.read_bytes(), "it has 1 records, not 6.*; it was cut short or altered"),
+    for content, texts in (
+        (bytes(size), ("array_record is no complete ArrayRecord file (", "copy it anew")),
+        (path.read_bytes(), ("it has 1 records, not 6", "; it was cut short or altered")),
     ):
         path.write_bytes(content)
-        with pytest.raises(failures.BadInput, match=refusal):
+        with refusal(*texts):
             retries.example(pickle.loads(pickle.dumps(source)), 6 * int(path.name[0]))
 
 
