@@ -200,7 +200,7 @@ def test_row_groups_of_more_than_the_memory_are_not_balanced(tmp_path):
     opened = parquet.Parquet(paths, "train", virtual_shards=2).open()
     with refusals.refusal(
         "balanced draws from all row groups at once, of ",
-        " bytes; TrainingData.read_ahead_bytes is 50000. Raise it, or make records of them by `nest",
+        " bytes; TrainingData.read_ahead_bytes is 50000. Raise it, or make records of them by",
     ):
         batches.training(opened, balanced=True, read_ahead_bytes=50_000)
 
