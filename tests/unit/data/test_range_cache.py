@@ -11,7 +11,7 @@ import time
 import pytest
 from support import archives, batches, caching, datasets, harness, parquet, refusals
 
-from nest_dist.data.sources import byte_ranges, range_cache, retries, tars, traffic
+from nest_dist.data.sources import byte_ranges, range_cache, retries, row_cache, tars, traffic
 from nest_dist.data.sources import parquet as sources
 
 PICTURES = datasets.pictures(12)
@@ -297,19 +297,25 @@ def test_a_process_that_was_killed_while_it_wrote_leaves_nothing_that_counts(tmp
     assert (tmp_path / "cache" / range_cache.LOCK).read_text() == "132"
 
 
+def read_and_settled(config):
+    """Metrics after batches, and after all that was read ahead of them."""
+    epochs(config, threads=1)
+    row_cache._end()
+    return traffic.metrics()
+
+
 def test_hits_and_bytes_are_among_the_metrics(server, cache, monkeypatch):
+    row_cache._end()  # of other tests
     for name in ("here", "told"):
         monkeypatch.setattr(traffic, name, traffic.Traffic())
     assert traffic.metrics() == {}
     parquet.write(server.root)
     before, asked_before = server.sent, len(server.asked)
-    epochs(of_parquet(server, cache), threads=1)
-    told = traffic.metrics()
+    told = read_and_settled(of_parquet(server, cache))
     assert told["data/fetched_bytes"] == server.sent - before
     assert told["data/requests"] == len(server.asked) - asked_before
     assert told["data/cache_bytes"] < told["data/fetched_bytes"]
-    epochs(of_parquet(server, cache), threads=1)
-    again = traffic.metrics()
+    again = read_and_settled(of_parquet(server, cache))
     assert again["data/cache_bytes"] - told["data/cache_bytes"] > 100_000
     assert again["data/cache_hits"] - told["data/cache_hits"] >= 8
     assert again["data/fetched_bytes"] - told["data/fetched_bytes"] < 1000
