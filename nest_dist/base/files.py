@@ -73,6 +73,22 @@ def make_folder(path: pathlib.Path) -> None:
         sync(folder.parent)
 
 
+def user_cache(name: str) -> pathlib.Path:
+    """A folder of this user on this host: ~/.cache/nest_dist/NAME, or below XDG_CACHE_HOME."""
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(cache) / "nest_dist" / name
+
+
+@contextlib.contextmanager
+def alone(path: pathlib.Path) -> Iterator[None]:
+    """Lets one process of this host make a file, while others wait; each may where no lock is."""
+    with contextlib.ExitStack() as opened:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(opened.enter_context(path.with_suffix(LOCK).open("w")), fcntl.LOCK_EX)
+        yield
+
+
 def absolute(path: typing.Any) -> str:
     """The path with all its folders, for messages; that of a bucket as it is."""
     text = os.fspath(path)

@@ -10,6 +10,7 @@ from nest_dist.base import failures
 WEIGHTS = "hf:"
 DATASETS = "hf://datasets/"
 CONVERTED = "refs/convert/parquet"  # where the Hub keeps what it made of other formats
+KINDS = {".parquet": "Parquet files", ".tar": "tars"}  # of the files of data sets
 FILES = ("model.safetensors", "pytorch_model.bin")
 _ATTRIBUTES = ".gitattributes"  # which the Hub itself puts into a new repository
 _LONGEST_NAME = 96
@@ -114,14 +115,15 @@ def publish(repository: str, folder: pathlib.Path, private: bool, replace: bool)
     return address
 
 
-def dataset_files(name: str) -> list[tuple[str, str | None]]:
-    """The Parquet files of a data set: addresses, each with a header that authorizes to read it.
+def dataset_files(name: str, suffix: str) -> list[tuple[str, str | None]]:
+    """The files of a data set: addresses, each with a header that authorizes to read it.
 
     Args:
         name: hf://datasets/OWNER/NAME[@REVISION][/FOLDER]. Without a revision, a data set that is
             not Parquet is taken from the branch where the Hub has converted it.
+        suffix: of the files, one of `KINDS`.
     Raises:
-        BadInput: if huggingface_hub is missing, or the data set has no Parquet files.
+        BadInput: if huggingface_hub is missing, or the data set has no such files.
         Exception: of the library, if the Hub cannot be reached or has no such data set.
     """
     branch = r"refs/[^/]+/[^/]+|[^/]+"
@@ -131,20 +133,22 @@ def dataset_files(name: str) -> list[tuple[str, str | None]]:
     repository, wanted, folder = parts.groups()
     library = _library(name)
     authorization = library.utils.build_hf_headers().get("authorization")
-    for revision in (wanted,) if wanted else (None, CONVERTED):
+    converted = (CONVERTED,) if suffix == ".parquet" else ()
+    for revision in (wanted,) if wanted else (None, *converted):
         try:
             commit = library.HfApi().dataset_info(repository, revision=revision).sha
             files = library.HfApi().list_repo_tree(
                 repository, folder, recursive=True, revision=commit, repo_type="dataset"
             )
-            paths = sorted(file.path for file in files if file.path.endswith(".parquet"))
+            paths = sorted(file.path for file in files if file.path.endswith(suffix))
         except library.errors.RevisionNotFoundError:
             paths = []
         if paths:
             at = {"repo_type": "dataset", "revision": commit}
             return [(library.hf_hub_url(repository, path, **at), authorization) for path in paths]
     raise failures.BadInput(
-        f"{name} has no Parquet files, and the Hub has made none of it; use `nest-dist prepare`."
+        f"{name} has no {KINDS[suffix]}{', and the Hub has made none of it' if converted else ''}; "
+        "use `nest-dist prepare`."
     )
 
 

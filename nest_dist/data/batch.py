@@ -134,6 +134,14 @@ class Source(abc.ABC):
         """The label of each example [N], where no picture has to be read for it."""
         return None
 
+    def read_labels(self) -> np.ndarray | None:
+        """Likewise, after reading all examples if need be; None where one has several or none.
+
+        Raises:
+            BadInput: if an example is corrupt.
+        """
+        return self.known_labels()
+
     def class_counts(self) -> tuple[int, ...] | None:
         """The number of examples that have each class; None where all would have to be read."""
         if (labels := self.known_labels()) is not None:

@@ -85,7 +85,12 @@ class _Relabelled(batch.Source):
         return tuple(by_label.get(label, 0) for label in range(len(self.class_names)))
 
     def known_labels(self) -> np.ndarray | None:
-        known = self.source.known_labels()
+        return self._relabelled(self.source.known_labels())
+
+    def read_labels(self) -> np.ndarray | None:
+        return self._relabelled(self.source.read_labels())
+
+    def _relabelled(self, known: np.ndarray | None) -> np.ndarray | None:
         return known if known is None else np.array(self.labels)[known]
 
     def holding(

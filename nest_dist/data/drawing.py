@@ -49,14 +49,16 @@ def order(
         return mixture.Mixture(source.mixture, phases, global_batch, seed)
     if not balanced:
         return index.order(groups, len(source), global_batch, seed)
-    labels = source.known_labels()
+    labels = source.read_labels()
     if labels is None:
         raise failures.BadInput(
-            "TrainingData.balanced is True, but the source tells classes only with its pictures; "
-            "set it to False, or give an ImageFolder, Tars or a source in memory."
+            "TrainingData.balanced is True, but the source does not tell one class of each "
+            "picture; set it to False, or give ArrayRecord, Parquet, Tars or an ImageFolder with "
+            "one."
         )
     assert seed is not None
-    return Balanced(labels, len(source.class_names), global_batch, seed)
+    group_bytes = sum(groups.bytes) if groups else 0
+    return Balanced(labels, len(source.class_names), global_batch, seed, group_bytes)
 
 
 class Balanced(sequences.Sequences):
@@ -66,13 +68,21 @@ class Balanced(sequences.Sequences):
     So in T turns an example of a class of n is drawn floor(T / n) or ceil(T / n) times.
     """
 
-    def __init__(self, labels: np.ndarray, classes: int, global_batch: int, seed: int) -> None:
+    def __init__(
+        self,
+        labels: np.ndarray,
+        classes: int,
+        global_batch: int,
+        seed: int,
+        group_bytes: int = 0,
+    ) -> None:
         """Draws nothing yet.
 
         Args:
             classes: labels are below.
+            group_bytes: of all row groups, any of which each batch may need.
         """
-        self.global_batch, self.seed = global_batch, seed
+        self.global_batch, self.seed, self._group_bytes = global_batch, seed, group_bytes
         self._ids = np.argsort(labels, kind="stable").astype(np.int32)  # class after class
         counts = np.bincount(labels, minlength=classes)
         self._first = np.cumsum(counts) - counts
@@ -85,6 +95,9 @@ class Balanced(sequences.Sequences):
 
     def __getstate__(self) -> dict[str, typing.Any]:
         return self.__dict__ | {"_epochs": {}}
+
+    def bytes_in_hand(self, rows: np.ndarray) -> int:
+        return self._group_bytes
 
     def sequence(self, shard: int, numbers: np.ndarray) -> sequences.Rows:
         turns, places = np.divmod(numbers, len(self._classes))

@@ -177,7 +177,12 @@ class _Part(batch.Source):
         return self.source[self.slice[index]]
 
     def known_labels(self) -> np.ndarray | None:
-        labels = self.source.known_labels()
+        return self._chosen(self.source.known_labels())
+
+    def read_labels(self) -> np.ndarray | None:
+        return self._chosen(self.source.read_labels())
+
+    def _chosen(self, labels: np.ndarray | None) -> np.ndarray | None:
         if labels is None:
             return None
         chosen = np.diff(self.slice.before(np.arange(len(labels) + 1))) > 0

@@ -19,7 +19,7 @@ from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
 from nest_dist.data import batch, drawing, sequences, steps, targets
 from nest_dist.data import workers as loading
-from nest_dist.data.sources import retries
+from nest_dist.data.sources import retries, traffic
 
 READ_AHEAD_BYTES = 1 << 30
 
@@ -174,9 +174,10 @@ class SplitData:
         return plan, pool
 
     def _counted(self, loaded: loading.Loaded, examples: int) -> Iterator[loading.Arrays]:
-        """Batches without the ids of replaced examples, whose number is kept within the limit."""
+        """Batches alone; the number of replaced examples is kept within the limit."""
         allowed, skipped = self.max_corrupt_fraction * examples, set[int]()
         for arrays in loaded:
+            traffic.tell(arrays.pop(steps.FETCHED).sum(0))
             corrupt = arrays.pop(steps.REPLACED)
             for example in sorted({*corrupt[corrupt != steps.NOTHING].tolist()} - skipped):
                 skipped.add(example)
@@ -216,6 +217,13 @@ class TrainingData(SplitData):
 
     def order(self, source: batch.Source, global_batch: int, seed: int | None) -> sequences.Order:
         phases = getattr(self.source, "phases", ())  # of a mixture
+        group_bytes = sum(source.row_groups.bytes) if source.row_groups else 0
+        if self.balanced and group_bytes > self.read_ahead_bytes:
+            raise failures.BadInput(
+                f"TrainingData.balanced draws from all row groups at once, of {group_bytes} bytes; "
+                f"TrainingData.read_ahead_bytes is {self.read_ahead_bytes}. Raise it, or make "
+                "records of them by `nest-dist prepare`."
+            )
         return drawing.order(
             source,
             global_batch,

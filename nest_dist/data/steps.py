@@ -8,11 +8,12 @@ import numpy as np
 
 from nest_dist.base import failures
 from nest_dist.data import batch, sequences, targets
-from nest_dist.data.sources import retries
+from nest_dist.data.sources import retries, traffic
 
 # The array of a batch with the id of the corrupt example that a row replaces, or NOTHING.
 REPLACED = "corrupt"
 NOTHING = -1
+FETCHED = "fetched"  # that with the counts of `traffic` since the last one [1, 4]
 REPLACEMENTS = 100  # tried in turn before giving up
 ROW_BYTES = 12  # of all arrays but images and labels
 
@@ -61,7 +62,7 @@ class Steps:
                     images[row] = 0
                 else:
                     images[row], labels[row], corrupt[row] = self._row(positions[row], example)
-        arrays = {"image": images, REPLACED: corrupt}
+        arrays = {"image": images, REPLACED: corrupt, FETCHED: traffic.here.take()[None]}
         if self.labels.name:
             arrays[self.labels.name] = labels
         if self.order.seed is None:

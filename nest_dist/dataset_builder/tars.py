@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from nest_dist.data import batch
-from nest_dist.data.sources import image_folder, tar_archive
+from nest_dist.data.sources import byte_ranges, image_folder, tar_archive
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -32,7 +32,8 @@ def listed(
     """The pictures of an archive in its order, and its other members."""
     members: list[tar_archive.Member] = []
     passed_over: list[image_folder.PassedOver] = []
-    for member, refusal in tar_archive.members(path):
+    reader = tar_archive.Reader(byte_ranges.File(str(path)))
+    for member, refusal in tar_archive.members(reader):
         if refusal := refusal or image_folder.why_passed_over(member.name):
             passed_over.append(image_folder.PassedOver(member.name, refusal))
         else:

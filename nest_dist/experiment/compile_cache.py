@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
+from nest_dist.base import files
 from nest_dist.cluster import jax_private, processes
 from nest_dist.config import workdir as workdirs
 
@@ -107,8 +108,7 @@ def _heartbeat(last: pathlib.Path | None, say: Callable[[str], None]) -> Iterato
 
 def of_user() -> pathlib.Path:
     """Where this user keeps programs for this kind of machine: in ~/.cache, or XDG_CACHE_HOME."""
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return pathlib.Path(cache) / "nest_dist" / "compiled" / machine()
+    return files.user_cache("compiled") / machine()
 
 
 def problem_of(folder: pathlib.Path) -> str:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nest_dist.data import batch, prefetch, sequences, targets
+from nest_dist.data.sources import traffic
 from nest_dist.experiment import open_evaluation
 from nest_dist.experiment import run as runs
 from nest_dist.sharding import rules
@@ -53,8 +54,11 @@ class Feed:
         return targets.form_of(self.run.step.objective.needs)
 
     def data_metrics(self, batches: int) -> dict[str, float]:
-        """Examples and epochs of each source of a mixture after so many batches of its sequence."""
-        return self._order.metrics(batches)
+        """Examples and epochs of each source of a mixture after so many batches of its sequence.
+
+        Also what this process has fetched, and taken from its cache.
+        """
+        return self._order.metrics(batches) | traffic.metrics()
 
     @functools.cached_property
     def _order(self) -> sequences.Order:

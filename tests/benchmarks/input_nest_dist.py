@@ -10,7 +10,8 @@ import input_speed
 import numpy as np
 
 from nest_dist.base import allocator
-from nest_dist.data import batch, pipeline
+from nest_dist.data import batch, drawing, parts, pipeline
+from nest_dist.data.sources import mixture
 from nest_dist.data.transforms import crop, decode, randaugment
 
 SIDE = 224
@@ -43,22 +44,40 @@ class Pictures(batch.Source):
 def batches(source, transforms, **fields) -> batch.Batches:
     data = pipeline.TrainingData(source, transforms, **fields)
     rows = np.arange(BATCH)
-    return data.batches(source, seed=0, global_batch=BATCH, rows=rows, first_step=0)
+    return data.batches(source.open(), seed=0, global_batch=BATCH, rows=rows, first_step=0)
 
 
-def piped(source: Pictures, transforms) -> float:
+def mixed(source: Pictures) -> mixture.Mixture:
+    """Two parts of the pictures, three to one."""
+    both = (parts.Part(source, "[::2]"), parts.Part(source, "[!::2]"))
+    return mixture.Mixture(both, ("one", "two"), (3, 1))
+
+
+def piped(source: batch.SourceConfig, transforms) -> float:
     """CPU milliseconds an image, through threads and batches."""
     loaded = batches(source, transforms, threads=1, read_ahead_bytes=BATCH * SIDE * SIDE * 3 * 4)
     next(loaded)
     time.sleep(0.5)  # what is read ahead is ready now, and as much will be at the end
     start = time.process_time()
-    steps = 3 * len(source.pictures) // BATCH
+    steps = 3 * input_speed.PICTURES // BATCH
     for _ in range(steps):
         next(loaded)
     time.sleep(0.5)
     spent = time.process_time() - start
     loaded.close()
     return 1000 * spent / (steps * BATCH)
+
+
+def found(source: batch.SourceConfig) -> float:
+    """CPU milliseconds an image, to find it and fetch its bytes from memory."""
+    opened, rows, steps = source.open(), np.arange(BATCH), 40
+    order = drawing.order(opened, BATCH, 0, phases=getattr(source, "phases", ()))
+    order.at(0, rows)
+    start = time.process_time()
+    for step in range(steps):
+        for number in order.at(step, rows).examples.tolist():
+            opened[number]
+    return 1000 * (time.process_time() - start) / (steps * BATCH)
 
 
 def bare(source: Pictures, transforms) -> float:
@@ -123,6 +142,14 @@ def main() -> None:
                     f"recipe, pixels alone{kind}": bare(source, RECIPE),
                     f"decode, crop, flip{kind}": piped(source, CUT),
                 }
+        part, mixture_of_two = parts.Part(sources[""], "[:98%]"), mixed(sources[""])
+        times |= {
+            "decode, crop, flip of a part": piped(part, CUT),
+            "decode, crop, flip of a mixture of two": piped(mixture_of_two, CUT),
+            "finding an example": found(sources[""]),
+            "finding an example of a part": found(part),
+            "finding an example of a mixture of two": found(mixture_of_two),
+        }
         print(json.dumps(times), flush=True)
 
 

@@ -63,8 +63,9 @@ def make(kind: str, folder: pathlib.Path) -> None:
                     member.size = len(content)
                     archive.addfile(member, io.BytesIO(content))
         names = [f"train-{number:05d}.tar" for number in range(FILES)]
-        tars = __import__("nest_dist.data.sources.tars", fromlist=["tars"])
-        tars._index(str(first), "cls")
+        from nest_dist.data.sources import byte_ranges, tars
+
+        tars._index(byte_ranges.File(str(first)), "cls")
         for name in names:  # the stamp of an index is that of the file, so links share it
             os.link(f"{first}{tars.INDEX}", folder / f"{name}{tars.INDEX}")
     for name in names:

@@ -23,6 +23,7 @@ import nest_dist.data.transforms.crop
 num_classes = 3
 evaluation_split = "train"
 Parquet.files = {files}
+Cache.folder = '{cache}'
 train/Parquet.virtual_shards = 4
 evaluate/Parquet.virtual_shards = 4
 Parquet.window = 1
@@ -73,7 +74,7 @@ def gin_file(paths, tmp_path_factory):
         server.fails = lambda _: next(answers)
         files = tuple(f"{server.address}/{os.path.basename(path)}" for path in paths)
         path = tmp_path_factory.mktemp("gin") / "parquet.gin"
-        path.write_text(RUN.format(files=files))
+        path.write_text(RUN.format(files=files, cache=path.parent / "cache"))
         yield path
 
 

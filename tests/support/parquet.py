@@ -147,7 +147,7 @@ def served(
 ) -> Iterator[typing.Any]:
     """A server of the files in a folder, as long as it is open."""
     server = kind(root, handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield server

@@ -17,11 +17,13 @@ import struct
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
+import numpy as np
 from array_record.python import array_record_module
 from etils import epath
 
 from nest_dist.base import failures, files, settings
 from nest_dist.data import batch, manifest
+from nest_dist.data.sources import all_labels
 
 MAGIC = b"NDR2"
 # Magic, length of the key, number of labels; the labels, the key (UTF-8) and the picture follow.
@@ -53,11 +55,12 @@ class ArrayRecord:
         """The open files of the split.
 
         Raises:
-            BadInput: if the manifest is missing, newer, or does not fit the files.
+            BadInput: if the manifest is missing, newer, or does not fit the names and sizes of the
+            files.
         """
         root = epath.Path(self.folder).expanduser() / self.split
         split = manifest.read(root)
-        paths = []
+        paths, lengths = [], []
         for shard in split.shards:
             path = root / shard.name
             try:
@@ -72,8 +75,9 @@ class ArrayRecord:
                     "short or altered; run `nest-dist prepare` again or copy the file anew."
                 )
             paths.append(os.fspath(path))
+            lengths.append(shard.records)
         counts = tuple(split.classes.values())
-        return Records(open_files(paths), tuple(split.classes), split.fingerprint, counts)
+        return Records(Files(paths, lengths), tuple(split.classes), split.fingerprint, counts)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,6 +101,10 @@ class Records(batch.Source):
     def class_counts(self) -> tuple[int, ...]:
         return self.counts
 
+    def read_labels(self) -> np.ndarray | None:
+        """As of `Source`."""
+        return all_labels.read_once(self)
+
 
 class Files(Sequence[bytes]):
     """The records of some files, in order; a file is opened when it is first read."""
@@ -114,6 +122,7 @@ class Files(Sequence[bytes]):
         """A record.
 
         Raises:
+            BadInput: if the file is corrupt, or has another number of records.
             Corrupt: if its checksum does not fit.
             OSError: if the system cannot read it.
         """
@@ -121,11 +130,15 @@ class Files(Sequence[bytes]):
         try:
             with self._lock:
                 if number not in self._readers:
-                    self._readers[number] = _reader(self._paths[number])
+                    self._readers[number] = _opened(self._paths[number], self._lengths[number])
                 reader = self._readers[number]
             with _reading():
                 (record,) = reader.read([index - self._ends[number] + self._lengths[number]])
             return record
+        except batch.Corrupt as reason:
+            if reader.num_records():
+                raise
+            raise _incomplete(self._paths[number], reason) from None
         except OSError:
             # A reader that failed once fails for ever, and a table of files may be full.
             with self._lock:
@@ -205,21 +218,37 @@ def open_files(paths: Sequence[str]) -> Files:
 
 def _length(path: str) -> int:
     try:
-        reader = _reader(path)
-        with _reading(), contextlib.closing(reader):
+        with contextlib.closing(_opened(path)) as reader, _reading():
             return int(reader.num_records())
     except batch.Corrupt as reason:
-        raise failures.BadInput(
-            f"{path} is no complete ArrayRecord file ({reason}); it was cut short or altered: make "
-            "or copy it anew."
-        ) from None
+        raise _incomplete(path, reason) from None
 
 
-def _reader(path: str) -> array_record_module.ArrayRecordReader:
-    with _reading():
-        return array_record_module.ArrayRecordReader(
-            path, READER_OPTIONS, file_reader_buffer_size=BUFFER_BYTES
-        )
+def _opened(path: str, length: int | None = None) -> array_record_module.ArrayRecordReader:
+    """The reader of a file, which has so many records.
+
+    Raises:
+        BadInput: if it is corrupt, or has others.
+        OSError: if the system cannot read it.
+    """
+    try:
+        with _reading():
+            reader = array_record_module.ArrayRecordReader(
+                path, READER_OPTIONS, file_reader_buffer_size=BUFFER_BYTES
+            )
+            # One that cannot be opened has none, and says why when it is read.
+            if length and reader.num_records() not in (0, length):
+                raise batch.Corrupt(f"it has {reader.num_records()} records, not {length}")
+    except batch.Corrupt as reason:
+        raise _incomplete(path, reason) from None
+    return reader
+
+
+def _incomplete(path: str, reason: object) -> failures.BadInput:
+    return failures.BadInput(
+        f"{path} is no complete ArrayRecord file ({reason}); it was cut short or altered: make or "
+        "copy it anew."
+    )
 
 
 @contextlib.contextmanager

@@ -8,11 +8,8 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import functools
-import glob
 import hashlib
-import pathlib
 import posixpath
-import re
 import typing
 from collections.abc import Iterator, Sequence
 
@@ -20,13 +17,13 @@ import numpy as np
 import pyarrow
 from pyarrow import types
 
-from nest_dist.base import checks, failures, hub, settings
+from nest_dist.base import checks, failures, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
 from nest_dist.data import batch, classes
-from nest_dist.data.sources import byte_ranges, named_splits, parquet_file, retries, row_cache
+from nest_dist.data.sources import named_splits, parquet_file, range_cache, retries, row_cache
 
-PATTERN, KIND = "*.parquet", "Parquet files"
+SUFFIX = ".parquet"
 THREADS = 16  # that read footers
 
 
@@ -49,6 +46,7 @@ class Parquet:
             them; None where all are known.
         num_classes: of numbers without names; None for the largest and those below it.
         attempts: failed reads in a row that end the run.
+        cache: keeps what was fetched on this host; None keeps nothing.
     """
 
     files: tuple[str, ...] = means(Effect.NONE)
@@ -63,6 +61,7 @@ class Parquet:
     unknown: str | None = None
     num_classes: typing.Annotated[int, Within(1)] | None = None
     attempts: typing.Annotated[int, Within(1)] = means(Effect.NONE, default=8)
+    cache: range_cache.Cache | None = means(Effect.NONE, default=None)
 
     def open(self, flags: tuple[str, str] = ("Parquet.image", "Parquet.label")) -> "Rows":
         """The rows, after reading the footers of all files, many at a time.
@@ -75,7 +74,9 @@ class Parquet:
             Unavailable: if the server fails again and again.
         """
         trying = retries.Retries(self.attempts)
-        storages = self._resolved(trying)
+        storages = named_splits.resolved(
+            "Parquet.files", self.files, self.split, SUFFIX, trying, self.cache
+        )
         with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
             files = list(pool.map(functools.partial(parquet_file.opened, trying=trying), storages))
             for file in files:
@@ -95,33 +96,6 @@ class Parquet:
             self.window,
         )
         return Rows(self, groups, names, digest.hexdigest()[:16], row_groups)
-
-    def _resolved(self, trying: retries.Retries) -> list[byte_ranges.File]:
-        files: list[byte_ranges.File] = []
-        for name in self.files:
-            path = pathlib.Path(name).expanduser()
-            if name.startswith(hub.DATASETS):
-                listed = dict(trying.run(name, functools.partial(hub.dataset_files, name)))
-                chosen = named_splits.of_split(list(listed), self.split, name, KIND)
-                files += [byte_ranges.File(each, listed[each]) for each in chosen]
-            elif re.match("https?://", name):
-                files.append(byte_ranges.File(name))
-            elif path.is_file():
-                files.append(byte_ranges.File(str(path)))
-            elif path.is_dir():
-                inside = sorted(each.relative_to(path).as_posix() for each in path.rglob(PATTERN))
-                chosen = named_splits.of_split(inside, self.split, name, KIND)
-                files += [byte_ranges.File(str(path / each)) for each in chosen]
-            elif matches := sorted(glob.glob(str(path), recursive=True)):
-                files += map(byte_ranges.File, matches)
-            else:
-                raise failures.BadInput(
-                    f"Parquet.files has {name!r}, which matches no file ({path.absolute()}); give "
-                    f"paths, patterns, folders, http addresses, or {hub.DATASETS}OWNER/NAME."
-                )
-        if not files:
-            raise failures.BadInput("Parquet.files is empty; give at least one file or folder.")
-        return files
 
     def _check_columns(self, file: parquet_file.File, flags: tuple[str, str]) -> None:
         schema, others = file.schema, f" {file.name} has {', '.join(file.schema.names)}."
@@ -256,6 +230,16 @@ class Rows(batch.Source):
             memoryview(picture).cast("B") if picture is not None else b"", label, key
         )
 
+    def class_counts(self) -> None:
+        """Unknown: labels are read for nothing but balanced drawing."""
+
+    def read_labels(self) -> np.ndarray | None:
+        """As of `Source`, from the column of labels alone."""
+        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+            labels = [*pool.map(lambda group: self._labels(group)[0], self.groups)]
+        every = [label for some in labels for label in some]
+        return None if any(isinstance(label, list) for label in every) else np.array(every)
+
     def holding(
         self, groups: Sequence[int], ahead: Sequence[int], limit_bytes: int
     ) -> contextlib.AbstractContextManager[None]:
@@ -273,9 +257,14 @@ class Rows(batch.Source):
         group, config = self.groups[number], self.config
         table = group.file.read(group.number, config.columns)
         pictures, names = table.column(config.image), None
+        labels = self._labels(group, table)
         if types.is_struct(pictures.type):
             fields = dict(zip((f.name for f in pictures.type), pictures.flatten(), strict=True))
             pictures, names = fields["bytes"], fields.get("path")
+        return _Loaded(pictures, names, labels[0], labels[1] if config.unknown else None)
+
+    def _labels(self, group: _Group, table: pyarrow.Table | None = None) -> list[list[typing.Any]]:
+        """The numbers of the classes of all rows, in each column of them."""
         number_of: dict[object, int] = {True: 1, False: 0}
         if self.has_texts:
             number_of = {name: number for number, name in enumerate(self.class_names)}
@@ -287,8 +276,9 @@ class Rows(batch.Source):
                 else number_of.get(value, value)
             )
 
-        labels = [[*map(numbers, table.column(each).to_pylist())] for each in config.columns[1:]]
-        return _Loaded(pictures, names, labels[0], labels[1] if config.unknown else None)
+        columns = self.config.columns[1:]
+        table = table or group.file.read(group.number, columns)
+        return [[*map(numbers, table.column(each).to_pylist())] for each in columns]
 
     def __getstate__(self) -> dict[str, typing.Any]:
         # Without the row groups in memory: another process has its own.

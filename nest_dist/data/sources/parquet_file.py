@@ -147,7 +147,8 @@ def opened(storage: byte_ranges.File, trying: retries.Retries) -> File:
     before = known.storage if known else None
     tail, now = trying.run(name, lambda: storage.tail(TAIL_BYTES, before))
     if known and now == before:
-        return dataclasses.replace(known, trying=trying)
+        kept = dataclasses.replace(known.storage, cache=storage.cache)
+        return dataclasses.replace(known, storage=kept, trying=trying)
     length = int.from_bytes(tail[-8:-4], "little") + 8
     if len(tail) < length <= (now.size or 0):
         tail, now = trying.run(name, lambda: storage.tail(length))

@@ -1,13 +1,14 @@
-"""Local tar archives in webdataset's form, whose examples are read by number.
+"""Tar archives in webdataset's form, local or remote, whose examples are read by number.
 
 The members of one key, NAME.jpg and NAME.cls, are an example. Each archive is listed once; the list
-is kept beside it, or in the user's cache.
+is kept beside it, or in the user's cache. A remote one is fetched to be listed, so its pictures go
+to the cache as well.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
-import glob
 import hashlib
 import json
 import logging
@@ -23,7 +24,14 @@ from nest_dist.base import failures, files, settings
 from nest_dist.base.checks import Within
 from nest_dist.base.settings import Effect, means
 from nest_dist.data import batch, classes
-from nest_dist.data.sources import image_folder, named_splits, tar_archive
+from nest_dist.data.sources import (
+    byte_ranges,
+    image_folder,
+    named_splits,
+    range_cache,
+    retries,
+    tar_archive,
+)
 
 INDEX, VERSION = ".index", 1
 LONGEST_LABEL_BYTES = 1 << 20
@@ -36,18 +44,21 @@ class Tars:
     """A split of a data set in tar archives.
 
     Attributes:
-        files: paths, patterns of paths, or folders. Of a folder those tars are taken whose names
-            say the split.
+        files: paths, patterns of paths, http(s) addresses, folders, or data sets of the Hub as
+            hf://datasets/OWNER/NAME[@REVISION][/FOLDER]. Of a folder or a data set those tars are
+            taken whose names say the split.
         split: such as "train".
         label: suffix of the members with the class, a number or a text; `json:FIELD` for a field of
             a member in JSON.
         num_classes: of numbers; None for the largest and those below it.
+        cache: keeps what was fetched on this host; None keeps nothing.
     """
 
     files: tuple[str, ...] = means(Effect.NONE)
     split: str
     label: str = "cls"
     num_classes: typing.Annotated[int, Within(1)] | None = None
+    cache: range_cache.Cache | None = means(Effect.NONE, default=None)
 
     def open(self) -> "Examples":
         """The examples of all archives; those without an index are listed first.
@@ -56,18 +67,21 @@ class Tars:
             BadInput: if a file or split is missing, an archive is corrupt or compressed, or an
                 example has no picture, no class, or several.
         """
-        paths = self._paths()
+        storages = named_splits.resolved(
+            "Tars.files", self.files, self.split, ".tar", retries.Retries(), self.cache
+        )
         with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-            indices = list(pool.map(functools.partial(_index, label=self.label), paths))
+            indices = list(pool.map(functools.partial(_index, label=self.label), storages))
+        first = storages[0].name
         if not sum(map(len, indices)):
             raise failures.BadInput(
-                f"{paths[0]} and others hold no pictures; give tars that do, with members such as "
+                f"{first} and others hold no pictures; give tars that do, with members such as "
                 f"NAME.jpg and NAME.{self.label}."
             )
         kinds = {index.labels.dtype.kind for index in indices if len(index)}
         if len(kinds) > 1:
             raise failures.BadInput(
-                f"{paths[0]} and others have numbers and texts as classes; give tars of one kind."
+                f"{first} and others have numbers and texts as classes; give tars of one kind."
             )
         if kinds == {"U"}:
             names = sorted({name for index in indices for name in np.unique(index.labels).tolist()})
@@ -79,13 +93,13 @@ class Tars:
             count = self.num_classes or most + 1
             if low < 0 or most >= count:
                 raise failures.BadInput(
-                    f"{paths[0]} and others have label {low if low < 0 else most}, labels are 0 to "
+                    f"{first} and others have label {low if low < 0 else most}, labels are 0 to "
                     f"{count - 1}; correct the label, or Tars.num_classes."
                 )
-            names = list(classes.numbered(count, f"{paths[0]} and others"))
+            names = list(classes.numbered(count, f"{first} and others"))
         digest = hashlib.sha256(repr((names, [index.digest for index in indices])).encode())
         return Examples(
-            tuple(paths),
+            tuple(index.storage for index in indices),
             tuple(map(len, indices)),
             np.concatenate([index.offsets for index in indices]),
             np.concatenate([index.sizes for index in indices]),
@@ -94,33 +108,12 @@ class Tars:
             digest.hexdigest()[:16],
         )
 
-    def _paths(self) -> list[str]:
-        found: list[str] = []
-        for name in self.files:
-            path = pathlib.Path(name).expanduser()
-            if path.is_file():
-                found.append(str(path))
-            elif path.is_dir():
-                inside = sorted(each.relative_to(path).as_posix() for each in path.rglob("*.tar"))
-                chosen = named_splits.of_split(inside, self.split, name, "tars")
-                found += [str(path / each) for each in chosen]
-            elif matches := sorted(glob.glob(str(path), recursive=True)):
-                found += matches
-            else:
-                raise failures.BadInput(
-                    f"Tars.files has {name!r}, which matches no file ({path.absolute()}); give "
-                    "paths, patterns or folders of tars on this machine."
-                )
-        if not found:
-            raise failures.BadInput("Tars.files is empty; give at least one file or folder.")
-        return found
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Examples(batch.Source):
     """Pictures of archives, each with its label."""
 
-    paths: tuple[str, ...]
+    storages: tuple[byte_ranges.File, ...]
     lengths: tuple[int, ...]
     offsets: np.ndarray  # of the bytes of each picture in its archive
     sizes: np.ndarray  # of each picture in bytes
@@ -132,19 +125,15 @@ class Examples(batch.Source):
         return len(self.offsets)
 
     def __getitem__(self, index: int) -> batch.Example:
-        path = self.paths[int(np.searchsorted(self._ends, index, side="right"))]
+        storage = self.storages[int(np.searchsorted(self._ends, index, side="right"))]
         offset, size = int(self.offsets[index]), int(self.sizes[index])
-        with open(path, "rb") as file:
-            content = os.pread(file.fileno(), HEADER_BYTES + size, offset - HEADER_BYTES)
-        header, picture = content[:HEADER_BYTES], content[HEADER_BYTES:]
-        name = header[:100].rstrip(b"\0").decode(errors="replace")
-        key = f"{posixpath.basename(path)}: {name}"
-        if len(picture) < size or _size(header) != size:
-            raise failures.BadInput(
-                f"{path} has changed since it was listed: it has no member of {size} bytes at byte "
-                f"{offset}; start the run again."
-            )
-        return {"image": picture, "labels": (int(self.labels[index]),), "key": key}
+        content = storage.read(offset - HEADER_BYTES, HEADER_BYTES + size)
+        name = content[:100].rstrip(b"\0").decode(errors="replace")
+        return {
+            "image": content[HEADER_BYTES:],
+            "labels": (int(self.labels[index]),),
+            "key": f"{posixpath.basename(storage.name)}: {name}",
+        }
 
     def known_labels(self) -> np.ndarray | None:
         return self.labels
@@ -158,6 +147,7 @@ class Examples(batch.Source):
 class _Index:
     """What an archive holds: where each picture lies, and the class of each."""
 
+    storage: byte_ranges.File
     offsets: np.ndarray
     sizes: np.ndarray
     labels: np.ndarray  # integers or texts
@@ -167,21 +157,32 @@ class _Index:
         return len(self.offsets)
 
 
-def _index(path: str, label: str) -> _Index:
+def _index(storage: byte_ranges.File, label: str) -> _Index:
     """The index of an archive: the one that is kept if it still fits, else made now."""
-    status = os.stat(path)
-    stamp = json.dumps([VERSION, label, status.st_size, status.st_mtime_ns])
-    kept = [pathlib.Path(path + INDEX), _in_cache(path)]
-    for file in kept:
-        try:
-            with np.load(file, allow_pickle=False) as stored:
-                if str(stored["stamp"]) == stamp:
-                    fields = {name: stored[name] for name in ("offsets", "sizes", "labels")}
-                    return _Index(**fields, digest=str(stored["digest"]))
-        except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
-            continue  # missing, of another version, or damaged: it is made anew
-    index = _listed(pathlib.Path(path), label)
-    content = {field.name: getattr(index, field.name) for field in dataclasses.fields(index)}
+    reader = tar_archive.Reader(storage)
+    storage = reader.storage
+    stamp = json.dumps([VERSION, label, storage.size, storage.version])
+    kept = [_in_cache(storage)]
+    if not storage.is_remote:
+        kept.insert(0, pathlib.Path(storage.name + INDEX))
+    with files.alone(kept[-1]) if storage.is_remote else contextlib.nullcontext():
+        for file in kept:
+            try:
+                with np.load(file, allow_pickle=False) as stored:
+                    if str(stored["stamp"]) == stamp and storage.version:
+                        fields = {name: stored[name] for name in ("offsets", "sizes", "labels")}
+                        return _Index(storage, **fields, digest=str(stored["digest"]))
+            except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
+                continue  # missing, of another version, or damaged: it is made anew
+        index = _listed(reader, label)
+        _keep(index, stamp, kept)
+    return index
+
+
+def _keep(index: _Index, stamp: str, kept: list[pathlib.Path]) -> None:
+    """Writes an index to the first file that can be written."""
+    names = ("offsets", "sizes", "labels", "digest")
+    content = {name: getattr(index, name) for name in names}
 
     def write(new: pathlib.Path) -> None:
         with new.open("wb") as file:
@@ -191,52 +192,52 @@ def _index(path: str, label: str) -> _Index:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             files.write_durably(file, write)
-            return index
+            return
         except OSError as error:
             reason = failures.cause(error)
     logging.getLogger(__name__).warning(
-        "the index of %s cannot be kept (%s); each start lists it anew", path, reason
+        "the index of %s cannot be kept (%s); each start lists it anew", index.storage.name, reason
     )
-    return index
 
 
-def _in_cache(path: str) -> pathlib.Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    name = hashlib.sha256(os.path.realpath(path).encode(errors="surrogateescape")).hexdigest()
-    return pathlib.Path(cache) / "nest_dist" / "tars" / f"{name[:32]}{INDEX}"
+def _in_cache(storage: byte_ranges.File) -> pathlib.Path:
+    name = storage.name if storage.is_remote else os.path.realpath(storage.name)
+    digest = hashlib.sha256(name.encode(errors="surrogateescape")).hexdigest()
+    return files.user_cache("tars") / f"{digest[:32]}{INDEX}"
 
 
-def _listed(path: pathlib.Path, label: str) -> _Index:
-    """Reads all headers and labels of an archive."""
+def _listed(reader: tar_archive.Reader, label: str) -> _Index:
+    """Reads all headers and labels of an archive; pictures go to the cache if it has one."""
     suffix, _, field = label.partition(":")
+    path = reader.storage.name
     pictures: dict[str, tar_archive.Member] = {}
     classes: dict[str, int | str] = {}
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        for member, refusal in tar_archive.members(path):
-            folder, base = posixpath.split(member.name)
-            stem, _, ending = base.partition(".")
-            key = posixpath.join(folder, stem)
-            if refusal or base.startswith("."):
-                continue
-            digest.update(repr((member.name, member.size)).encode(errors="surrogateescape"))
-            if f".{ending}".lower() in image_folder.SUFFIXES:
-                if key in pictures:
-                    raise failures.BadInput(
-                        f"{path} has two pictures of key {key!r}, {pictures[key].name} and "
-                        f"{member.name}; give each example a key of its own."
-                    )
-                pictures[key] = member
-            elif ending == suffix:
-                content = os.pread(
-                    file.fileno(), min(member.size, LONGEST_LABEL_BYTES), member.offset
+    for member, refusal in tar_archive.members(reader):
+        folder, base = posixpath.split(member.name)
+        stem, _, ending = base.partition(".")
+        key = posixpath.join(folder, stem)
+        if refusal or base.startswith("."):
+            continue
+        digest.update(repr((member.name, member.size)).encode(errors="surrogateescape"))
+        if f".{ending}".lower() in image_folder.SUFFIXES:
+            if key in pictures:
+                raise failures.BadInput(
+                    f"{path} has two pictures of key {key!r}, {pictures[key].name} and "
+                    f"{member.name}; give each example a key of its own."
                 )
-                name = _class(content, field, f"{member.name} in {path}")
-                if classes.setdefault(key, name) != name:
-                    raise failures.BadInput(
-                        f"{path} says that {key!r} is {classes[key]!r} and {name!r}; give each "
-                        "example one class."
-                    )
+            pictures[key] = member
+            if reader.storage.keeps:
+                start, size = member.offset - HEADER_BYTES, HEADER_BYTES + member.size
+                reader.storage.keep(start, size, reader.content(start, size))
+        elif ending == suffix:
+            content = reader.content(member.offset, min(member.size, LONGEST_LABEL_BYTES))
+            name = _class(content, field, f"{member.name} in {path}")
+            if classes.setdefault(key, name) != name:
+                raise failures.BadInput(
+                    f"{path} says that {key!r} is {classes[key]!r} and {name!r}; give each "
+                    "example one class."
+                )
     if lacking := [key for key in pictures if key not in classes]:
         raise failures.BadInput(
             f"{path} has {pictures[lacking[0]].name} and no {lacking[0]}.{suffix}"
@@ -250,6 +251,7 @@ def _listed(path: pathlib.Path, label: str) -> _Index:
         )
     digest.update(repr(labels).encode())
     return _Index(
+        reader.storage,
         np.array([member.offset for member in pictures.values()], np.int64),
         np.array([member.size for member in pictures.values()], np.int64),
         np.array(labels) if labels else np.zeros(0, np.int64),
@@ -275,11 +277,3 @@ def _class(content: bytes, field: str, name: str) -> int | str:
             f"{name} tells the class {value!r}; give a number or a text, or correct Tars.label."
         )
     return value
-
-
-def _size(header: bytes) -> int | None:
-    """The size of a member by its header, if it is one."""
-    try:
-        return int(header[124:136].strip(b" \0") or b"0", 8)
-    except ValueError:
-        return None

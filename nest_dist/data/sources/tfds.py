@@ -6,9 +6,11 @@ import pathlib
 import re
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from nest_dist.base import checks, failures, files, settings
 from nest_dist.data import batch, classes
-from nest_dist.data.sources import array_record, tf_example
+from nest_dist.data.sources import all_labels, array_record, tf_example
 
 SAMPLES, SAMPLE_BYTES = 256, 1 << 12
 
@@ -72,14 +74,19 @@ class TfdsRecords(batch.Source):
         return len(self.files)
 
     def __getitem__(self, index: int) -> batch.Example:
+        record = self.files[index]
         try:
-            features = tf_example.parse(self.files[index])
+            features = tf_example.parse(record)
             image, label = features[self.config.image][0], features[self.config.label][0]
         except (ValueError, LookupError) as error:
             raise batch.Corrupt(failures.first_line(error)) from None
         names = features.get("file_name")
         key = names[0].decode(errors="replace") if names else f"{self.config.split} {index}"
         return {"image": image, "labels": (label,), "key": key}
+
+    def read_labels(self) -> np.ndarray | None:
+        """As of `Source`."""
+        return all_labels.read_once(self)
 
 
 def _split_files(root: pathlib.Path, split: str, count: int) -> list[pathlib.Path]:

@@ -7,9 +7,9 @@ import pytest
 from support import batches, datasets, refusals
 from support import parquet as parquet_files
 
-from nest_dist.data import batch, classes, drawing, index
+from nest_dist.data import batch, classes, drawing, index, parts
+from nest_dist.data.sources import all_labels, parquet, retries
 from nest_dist.data.sources import mixture as mixtures
-from nest_dist.data.sources import parquet
 
 COUNTS = (50, 7, 0, 1, 20)
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), COUNTS))
@@ -141,8 +141,8 @@ class Untold(batch.Arrays):
                 balanced=True,
             ),
             (
-                "TrainingData.balanced is True, but the source tells classes only with its "
-                "pictures; set it to False, or give an ImageFolder, Tars or a source in memory."
+                "TrainingData.balanced is True, but the source does not tell one class of each "
+                "picture; set it to False, or give ArrayRecord, Parquet, Tars or an ImageFolder"
             ),
         ),
         (
@@ -160,3 +160,65 @@ class Untold(batch.Arrays):
 def test_what_does_not_fit_together_is_refused(make, refusal):
     with refusals.refusal(refusal):
         make()
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+
+
+@pytest.mark.parametrize("name", ["array_record", "parquet", "tfds"])
+def test_sources_that_tell_classes_with_their_pictures_are_read_once_to_balance_them(
+    name, tmp_path, own_cache, monkeypatch
+):
+    if name == "parquet":
+        paths = tuple(parquet_files.write(tmp_path / "data", files=2))
+        opened = parquet.Parquet(paths, "train", virtual_shards=2).open()
+    else:
+        opened = datasets.opened(name, tmp_path / "data")
+    labels = [opened[number]["labels"][0] for number in range(len(opened))]
+    held_out = parts._part(opened, "[3:]", "x")
+    for some, expected in ((opened, labels), (held_out, labels[3:])):
+        assert some.read_labels().tolist() == expected
+        flipped = classes.in_order(some, some.class_names[::-1], "", "")
+        most = len(some.class_names) - 1
+        assert flipped.read_labels().tolist() == [most - it for it in expected]
+    monkeypatch.setattr(retries, "example", lambda *_: pytest.fail("read again"))
+    assert opened.read_labels().tolist() == labels
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    fields = {"balanced": True, "global_batch": 6, "steps": 4}
+    alone = batches.training(opened, **fields)
+    assert (np.bincount(np.concatenate([it["label"] for it in alone])) == 8).all()
+    for processes in (2, 3):
+        again = batches.training(opened, processes=processes, **fields)
+        assert batches.digests(again) == batches.digests(alone)
+
+
+def test_row_groups_of_more_than_the_memory_are_not_balanced(tmp_path):
+    paths = tuple(parquet_files.write(tmp_path, files=2))
+    opened = parquet.Parquet(paths, "train", virtual_shards=2).open()
+    with refusals.refusal(
+        "balanced draws from all row groups at once, of ",
+        " bytes; TrainingData.read_ahead_bytes is 50000. Raise it, or make records of them by",
+    ):
+        batches.training(opened, balanced=True, read_ahead_bytes=50_000)
+
+
+def test_a_corrupt_example_has_no_class_to_be_balanced(own_cache):
+    class Cut(batch.Source):
+        class_names, fingerprint = ("a",), "cut"
+
+        def __len__(self):
+            return 5
+
+        def __getitem__(self, number):
+            if number == 3:
+                raise batch.Corrupt("cut short")
+            return {"image": b"", "labels": (0,)}
+
+        def read_labels(self):
+            return all_labels.read_once(self)
+
+    with refusals.refusal("example 3 is corrupt (cut short), so its class is not known; repair "):
+        drawing.order(Cut(), 2, 0, balanced=True)

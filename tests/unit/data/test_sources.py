@@ -305,6 +305,21 @@ def test_a_missing_record_file_is_refused(tmp_path):
         array_record.ArrayRecord(str(tmp_path), "train").open()
 
 
+def test_a_record_file_of_other_content_is_refused_when_it_is_read(tmp_path):
+    datasets.array_record(tmp_path)
+    path = next((tmp_path / "train").glob("*.array_record"))
+    source = array_record.ArrayRecord(str(tmp_path), "train").open()
+    size = path.stat().st_size
+    array_record.write(path, [array_record.pack("one", (0,), b"picture")])
+    for content, texts in (
+        (bytes(size), ("array_record is no complete ArrayRecord file (", "copy it anew")),
+        (path.read_bytes(), ("it has 1 records, not 6", "; it was cut short or altered")),
+    ):
+        path.write_bytes(content)
+        with refusal(*texts):
+            retries.example(pickle.loads(pickle.dumps(source)), 6 * int(path.name[0]))
+
+
 def test_a_flipped_bit_makes_one_record_corrupt(tmp_path):
     source = datasets.opened("array_record", tmp_path)
     path = next((tmp_path / "train").glob("*.array_record"))

@@ -84,7 +84,7 @@ def test_a_run_without_a_mixture_has_no_weights(stored, tmp_path):
     plain = build.build(runs.load(["runs/quickstart.gin"], commands.TINY))
     start = resume.find(Checkpoints(3, resume.metadata(plain, 0)), plain, allow_change=False)
     assert (start.weights, start.notes) == (None, ())
-    assert plain.data_metrics(5) == {}
+    assert not [name for name in plain.data_metrics(5) if name.endswith("/epochs")]
 
 
 def test_the_configuration_as_gin_keeps_the_weights(tmp_path):
