@@ -30,7 +30,11 @@ from nest_dist.train.objectives import (
 
 RUNS = shipped.names("runs")
 # Their steps differ by numbers alone from those of runs that are stepped beside them.
-ALIKE = ("runs/nest_base_imagenet21k_finetuned.gin", "runs/nest_base_imagenet_lamb_16384.gin")
+ALIKE = (
+    "runs/nest_base_imagenet21k_finetuned.gin",
+    "runs/nest_base_imagenet_lamb_16384.gin",
+    "runs/nest_tiny_imagenet_distilled.gin",
+)
 STEPPED = [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in RUNS]
 SIZES = ("tiny", "small", "base")
 LEARNING_RATE_PER_256 = 2.5e-4
