@@ -109,7 +109,8 @@ def statements(path: typing.Any) -> Iterator[Statement]:
 def by_origin(path: typing.Any) -> tuple[list[Statement], list[Statement]]:
     """The bindings of a parsed file: those that it includes, and its own."""
     own_file = _shown(str(_Includes(str(shipped.folder())).find(str(path))))
-    included, own = [], []
+    included: list[Statement] = []
+    own: list[Statement] = []
     for statement in statements(path):
         is_own = statement.where.rpartition(":")[0] == own_file
         (own if is_own else included).append(statement)
