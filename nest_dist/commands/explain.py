@@ -53,7 +53,13 @@ def _seen(
     for start in range(0, len(images), max(size, 1)):
         group = images[start : start + size]
         batch = loaded.preprocess([image for _, image in group])
-        seen = views.views(loaded.model, loaded.variables, predict.padded(batch, size), label)
+        seen = views.views(
+            loaded.model,
+            loaded.variables,
+            predict.padded(batch, size),
+            label,
+            probabilities=loaded.of_logits,
+        )
         for row, (path, image) in enumerate(group):
             predict.require_numbers(path, seen.probabilities[row])
             yield path, image, views.of_image(seen, row)

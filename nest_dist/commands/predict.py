@@ -7,7 +7,6 @@ import sys
 import typing
 from collections.abc import Callable, Iterator, Sequence
 
-import jax
 import numpy as np
 
 from nest_dist.base import checks, failures, files
@@ -147,8 +146,8 @@ def _probabilities(
         group = paths[start : start + size]
         if not (images := readable(group, lambda path: loaded.preprocess(path)[0], refused)):
             continue
-        logits = loaded.logits(padded(np.stack([image for _, image in images]), size))
-        for (path, _), row in zip(images, np.asarray(jax.nn.softmax(logits)), strict=False):
+        batch = padded(np.stack([image for _, image in images]), size)
+        for (path, _), row in zip(images, np.asarray(loaded.probabilities(batch)), strict=False):
             require_numbers(path, row)
             yield path, row
 

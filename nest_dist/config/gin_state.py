@@ -111,15 +111,29 @@ def statements(path: typing.Any) -> Iterator[Statement]:
     yield from _statements_of_file(located(path), includes)
 
 
+def by_origin(path: typing.Any) -> tuple[list[Statement], list[Statement]]:
+    """The bindings of a parsed file: those that it includes, and its own."""
+    own_file = _shown(str(_Includes(str(shipped.folder())).find(str(path))))
+    included: list[Statement] = []
+    own: list[Statement] = []
+    for statement in statements(path):
+        is_own = statement.where.rpartition(":")[0] == own_file
+        (own if is_own else included).append(statement)
+    return included, own
+
+
+def _shown(path: str) -> str:
+    return path.removeprefix(f"{shipped.folder()}/")
+
+
 def _statements_of_file(name: str, includes: _Includes) -> Iterator[Statement]:
     path = str(includes.find(name))
-    shown = path.removeprefix(f"{shipped.folder()}/")
     with includes.open(name) as file:
         for statement in config_parser.ConfigParser(file, _AsWritten()):
             if isinstance(statement, config_parser.IncludeStatement):
                 yield from _statements_of_file(statement.filename, includes)
             elif isinstance(statement, config_parser.BindingStatement):
-                yield _statement(statement, f"{shown}:{statement.location.line_num}")
+                yield _statement(statement, f"{_shown(path)}:{statement.location.line_num}")
 
 
 def statements_in(text: str, where: str) -> Iterator[Statement]:

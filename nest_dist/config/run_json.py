@@ -157,7 +157,12 @@ def _fields(name: str) -> dict[str, "dataclasses.Field[typing.Any]"]:
 
 
 def _object(cls: typing.Any, fields: dict[str, Json]) -> Json:
-    return {"class": f"{cls.__module__}.{cls.__qualname__}", "fields": fields}
+    return {"class": class_name(cls), "fields": fields}
+
+
+def class_name(cls: typing.Any) -> str:
+    """A class, or a function, as JSON names it."""
+    return f"{cls.__module__}.{cls.__qualname__}"
 
 
 def is_object(value: Json) -> bool:

@@ -8,7 +8,7 @@ import pathlib
 import re
 import tokenize
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import gin
 from etils import epath
@@ -37,8 +37,9 @@ def parse(
 ) -> tuple[Root, str]:
     """The object that files and then bindings describe, and the operative configuration as gin.
 
-    A later file or a binding may replace an object, such as the data of a shipped run. Then the
-    bindings of the replaced object may stay unused; all others must be used.
+    A later file or a binding may replace an object, such as the data of a shipped run, and a file
+    one of what it includes. Then the bindings of the replaced object may stay unused; all others
+    must be used.
 
     Args:
         first: name of the shipped file that is parsed before all others.
@@ -59,7 +60,8 @@ def parse(
         with _explained(renamed):
             earlier, in_files, referred = _parse(root.__name__, paths, gin_bindings)
             made: Root = gin.get_configurable(root)()
-        _refuse_unused(earlier, in_files, referred - gin_state.reachable(root.__name__))
+        replaced = referred - gin_state.reachable(root.__name__)
+        _refuse_unused(earlier, in_files, replaced, _of_includes(paths[0], paths[-1]))
         return made, gin.operative_config_str()
 
 
@@ -194,8 +196,22 @@ def _some(files: Sequence[str]) -> str:
     return ", ".join(files[:_SHOWN_FILES]) + more
 
 
-def _refuse_unused(earlier: _Bound, in_files: _Bound, replaced: set[gin_state.Key]) -> None:
-    """Refuses unused bindings, except `earlier` ones and those of `replaced` objects."""
+def _of_includes(first: pathlib.Path, last: pathlib.Path) -> set[str]:
+    """Bindings that the last file includes, of objects that the includes or the first file name."""
+    included, own = gin_state.by_origin(last)
+    values = " ".join(it.text for it in (*gin_state.statements(first), *included))
+    named = set(re.findall(r"[@/](\w+)\(\)", values))
+    of_named = {it.name for it in included if it.name.rpartition("/")[2].split(".")[0] in named}
+    return of_named - {it.name for it in own}
+
+
+def _refuse_unused(
+    earlier: _Bound,
+    in_files: _Bound,
+    replaced: set[gin_state.Key],
+    of_includes: Collection[str],
+) -> None:
+    """Refuses unused bindings, except those that `parse` allows."""
     used, bound = gin_state.used(), gin_state.bound()
     for (scope, selector), parameters in bound.items():
         if (scope, selector) in replaced:
@@ -218,7 +234,7 @@ def _refuse_unused(earlier: _Bound, in_files: _Bound, replaced: set[gin_state.Ke
             raise failures.BadInput(
                 f"the macro {name} is set and nothing used it; {checks.suggestion(name, macros)}"
             )
-        for parameter in sorted(unused):
+        for parameter in sorted(it for it in unused if f"{name}.{it}" not in of_includes):
             short = selector.rpartition(".")[2]
             instead = [
                 f"{inner}/{short}.{parameter}"

@@ -2,7 +2,7 @@
 
 import functools
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
@@ -27,17 +27,19 @@ def views(
     images: jax.Array | np.ndarray,
     classes: int | np.ndarray | None = None,
     top: int = gradcat.TOP,
+    probabilities: Callable[[jax.Array], jax.Array] = jax.nn.softmax,
 ) -> Views:
     """The views of a batch in one forward and one backward pass.
 
-    Arguments and errors are those of `gradcat.gradcat`.
+    Args:
+        probabilities: of logits. Other arguments and errors are those of `gradcat.gradcat`.
     """
     gradcat.require_explainable(model)
     wanted = gradcat.wanted_classes(classes, len(images), model.num_logits)
     arrays = _arrays(model, variables["params"], images, wanted, top)
     logits, chosen, scores, activation, received = arrays
     return Views(
-        np.asarray(jax.nn.softmax(logits)),
+        np.asarray(probabilities(logits)),
         gradcat.found(model, logits, chosen, scores),
         np.asarray(activation),
         tuple(np.asarray(level) for level in received),

@@ -23,6 +23,7 @@ from nest_dist.pretrained import (
 from nest_dist.pretrained import preprocess as preprocessing
 from nest_dist.pretrained import stored as stored_weights
 from nest_dist.pretrained.formats import native
+from nest_dist.train.objectives import multi_label
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -36,6 +37,7 @@ class Pretrained:
         class_names: the name of each logit; empty if they are not known.
         notes: lines on the source of the weights, and on how they were adapted.
         source: where they come from.
+        sets: whether a picture may have any number of classes, as `MultiLabel` learns them.
 
     Example:
         >>> import numpy as np
@@ -56,6 +58,7 @@ class Pretrained:
     class_names: tuple[str, ...]
     notes: tuple[str, ...]
     source: str = ""
+    sets: bool = False
 
     def predict(
         self, pictures: preprocessing.Pictures, top: int = 5
@@ -70,7 +73,7 @@ class Pretrained:
         if not (classes := self.model.num_classes):
             raise failures.BadInput("the model has no head; fine-tune it on classes first.")
         names = self.class_names or [f"class {label}" for label in range(classes)]
-        return outputs.predictions(self.logits, self.preprocess(pictures), names, top)
+        return outputs.predictions(self.probabilities, self.preprocess(pictures), names, top)
 
     def features(self, pictures: preprocessing.Pictures, level: int | None = None) -> np.ndarray:
         """What the head receives, float32 [B, C]; or the output of a level, [B, H, W, C].
@@ -97,6 +100,15 @@ class Pretrained:
     def logits(self, images: jax.Array | np.ndarray) -> jax.Array:
         """Float32 [B, classes] of preprocessed images [B, H, W, C]."""
         return self._apply(self.variables, images)
+
+    def probabilities(self, images: jax.Array | np.ndarray) -> jax.Array:
+        """Of each class, float32 [B, classes] of preprocessed images: by `self.of_logits`."""
+        return self.of_logits(self.logits(images))
+
+    @property
+    def of_logits(self) -> Callable[[jax.Array], jax.Array]:
+        """From logits [B, classes] to probabilities, whose sum is 1 unless pictures have `sets`."""
+        return jax.nn.sigmoid if self.sets else jax.nn.softmax
 
     @functools.cached_property
     def _apply(self) -> Callable[..., jax.Array]:
@@ -129,6 +141,7 @@ def load(where: str | pathlib.Path, step: int | None = None, **fields: object) -
     """
     run: run_json.Json = None
     class_names: tuple[str, ...] = ()
+    sets = False
     if stored_weights.is_variant(where):
         model = variants.with_fields(variants.models()[str(where)], fields)
         params = initial_values(model, native.shapes_of(model))
@@ -141,10 +154,10 @@ def load(where: str | pathlib.Path, step: int | None = None, **fields: object) -
         notes = [f"{stored.form} weights of {describe(stored.model)}", *lines]
         run = stored.run
         if model.num_classes == stored.model.num_classes:
-            class_names = stored.class_names
+            class_names, sets = stored.class_names, _has_sets(run)
     variables = {"params": tree_paths.unflatten(params)}
     preprocess = preprocessing.of_model(model, run)
-    return Pretrained(model, variables, preprocess, class_names, tuple(notes), str(where))
+    return Pretrained(model, variables, preprocess, class_names, tuple(notes), str(where), sets)
 
 
 def adapt(
@@ -185,6 +198,13 @@ def initial_values(
         return {name: params[name] for name in names if name in params}  # computes no others
 
     return jax.device_get(jax.jit(init)(jax.random.key(seed)))
+
+
+def _has_sets(run: run_json.Json) -> bool:
+    """Whether the pictures of a run had sets of classes; weights without a run tell nothing."""
+    learnt = run and run_json.select(run, "step", "objective")
+    of_sets = multi_label.MultiLabel
+    return run_json.is_object(learnt) and learnt["class"] == run_json.class_name(of_sets)
 
 
 def describe(model: nest.NesT) -> str:

@@ -22,7 +22,7 @@ class Prediction(typing.NamedTuple):
 
 
 def predictions(
-    logits: Callable[[np.ndarray], jax.Array],
+    probabilities: Callable[[np.ndarray], jax.Array],
     images: np.ndarray,
     names: Sequence[str],
     top: int,
@@ -30,12 +30,12 @@ def predictions(
     """The likeliest classes of each image, the likeliest first.
 
     Args:
-        logits: of a batch of images; called with one size of batch.
+        probabilities: of a batch of images; called with one size of batch.
         images: float32 [B, H, W, C].
     """
     checks.in_range("top", top, 1)
     predicted = []
-    for row in np.asarray(jax.nn.softmax(in_batches(logits, images))):
+    for row in in_batches(probabilities, images):
         if np.isnan(row).any():  # would sort as the least likely of all
             raise failures.BadInput(
                 "the probabilities of a picture are NaN; the weights are not finite or overflow: "

@@ -26,12 +26,21 @@ class Panel(typing.NamedTuple):
     form: str = "{:g}"  # of a number beside the axis
 
 
-def panels(split: str) -> tuple[Panel, ...]:
-    """What is drawn of a run whose evaluation has this split."""
+def panels(split: str, of_sets: bool = False) -> tuple[Panel, ...]:
+    """What is drawn of a run whose evaluation has this split.
+
+    Args:
+        split: name of the evaluation's.
+        of_sets: whether a picture has a set of classes, of which the likeliest one is judged.
+    """
     split = "evaluation" if split == "train" else split
+    accuracy = {"train": "train/accuracy", split: "eval/top_1"}
+    precision = {"train": "train/precision_at_1", split: "eval/precision_at_1"}
     return (
         Panel("loss", {"train": "train/loss", split: "eval/loss"}),
-        Panel("accuracy", {"train": "train/accuracy", split: "eval/top_1"}, "{:.0%}"),
+        Panel("precision at one", precision, "{:.0%}")
+        if of_sets
+        else Panel("accuracy", accuracy, "{:.0%}"),
         Panel("learning rate", {"": "train/learning_rate"}),
         Panel("images/s", {"": "speed/images_per_second"}, "{:,.0f}"),
     )
@@ -39,7 +48,8 @@ def panels(split: str) -> tuple[Panel, ...]:
 
 def draw(lines: Sequence[Mapping[str, typing.Any]], split: str) -> np.ndarray:
     """A picture uint8 [H, W, 3] of the lines of `metrics.jsonl`; what is not finite is left out."""
-    return sheet(panels(split), lines)
+    of_sets = any("train/precision_at_1" in line for line in lines)
+    return sheet(panels(split, of_sets), lines)
 
 
 def sheet(chosen: Sequence[Panel], lines: Sequence[Mapping[str, typing.Any]]) -> np.ndarray:

@@ -9,20 +9,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import commands
+from support import commands, family
 
-from nest_dist.base import failures
+from nest_dist.base import failures, tree_paths
 from nest_dist.config import run_json, shipped
 from nest_dist.data import pipeline
 from nest_dist.data.transforms import crop, randaugment
-from nest_dist.experiment import build, changes
+from nest_dist.experiment import build, changes, teachers
 from nest_dist.experiment import run as runs
 from nest_dist.model import parameters
 from nest_dist.train import inputs, step
 from nest_dist.train.augment import erasing, jitter, mixing
-from nest_dist.train.objectives import masked_images, pretext, two_views
+from nest_dist.train.objectives import (
+    distillation,
+    masked_images,
+    multi_label,
+    pretext,
+    two_views,
+)
 
 RUNS = shipped.names("runs")
+# Their steps differ by numbers alone from those of runs that are stepped beside them.
+ALIKE = (
+    "runs/nest_base_imagenet21k_finetuned.gin",
+    "runs/nest_base_imagenet_lamb_16384.gin",
+    "runs/nest_tiny_imagenet_distilled.gin",
+)
+STEPPED = [pytest.param(name, marks=pytest.mark.slow) if name in ALIKE else name for name in RUNS]
 SIZES = ("tiny", "small", "base")
 LEARNING_RATE_PER_256 = 2.5e-4
 
@@ -124,6 +137,24 @@ def test_the_cifar_runs_hold_the_official_recipe(classes, size):
     assert run.step.inputs.normalize == CIFAR_PIXELS[classes]
 
 
+def test_larger_batches_of_lamb_have_rates_by_their_roots_and_21k_the_recipe_of_swin():
+    small, large = (
+        runs.load([f"runs/nest_base_imagenet_lamb_{batch}.gin"], []) for batch in (4096, 16384)
+    )
+    rates = [run.step.optimizer.peak_learning_rate for run in (small, large)]
+    assert rates[1] / rates[0] == (large.global_batch / small.global_batch) ** 0.5 == 2
+    whole = runs.load(["runs/nest_base_imagenet21k.gin"], [])
+    assert (whole.num_epochs, whole.global_batch) == (90, 4096)
+    assert (whole.step.optimizer.peak_learning_rate, whole.step.optimizer.weight_decay) == (
+        1e-3,
+        0.01,
+    )
+    assert whole.data.source.num_classes == whole.model.num_classes == 21841
+    tuned = runs.load(["runs/nest_base_imagenet21k_finetuned.gin"], [])
+    assert tuned.init_from == "workdirs/nest_base_imagenet21k"
+    assert tuned.model == runs.load(["runs/nest_base_imagenet.gin"], []).model
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_masked_runs_hold_the_recipe_of_simmim_and_are_tuned_by_the_official_one(size):
     masked = runs.load([f"runs/nest_{size}_imagenet_masked.gin"], [])
@@ -172,7 +203,7 @@ def shrunk(name, *more):
     return whole, runs.load([name, "data/synthetic.gin"], bindings)
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", STEPPED)
 def test_every_run_takes_a_step(name):
     whole, run = shrunk(name)
     same = whole.step
@@ -184,15 +215,14 @@ def test_every_run_takes_a_step(name):
 
 
 def assert_takes_a_step(run):
-    wired = build.build(run)
-    training, _ = wired.batch_shapes()
-    lowered = wired.train_step().lower(wired.state_shapes, training)
+    wired = build.build(run, teacher=constant_teacher)
+    lowered = wired.traced_train_step().lower()
     compiled = lowered.compile({"xla_backend_optimization_level": "0"})  # in a third of the time
     batches = wired.training_batches(0)
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype, device=leaf.sharding), wired.state_shapes
     )
-    state, metrics = compiled(zeros, next(batches))
+    state, metrics = wired.taught(compiled)(zeros, next(batches))
     batches.close()
     assert state.step == 1
     assert metrics["train/loss"] == pytest.approx(loss_of_zeros(run), rel=1e-5)
@@ -207,7 +237,26 @@ def loss_of_zeros(run):
     if isinstance(objective, masked_images.MaskedImages):
         return mean_of_hidden_pixels(run)
     # Every class has the same chance, whatever the picture.
+    if isinstance(objective, multi_label.MultiLabel):
+        return run.model.num_classes * math.log(2)
+    if isinstance(objective, distillation.Distillation):
+        logits = constant_logits(run.model.num_classes) / objective.temperature
+        taught = np.exp(logits) / np.exp(logits).sum()
+        apart = (taught * np.log(run.model.num_classes * taught)).sum()
+        return objective.temperature**2 * apart
     return math.log(run.model.num_classes)
+
+
+def constant_logits(num_classes):
+    return np.arange(num_classes) % 5.0
+
+
+def constant_teacher(run):
+    """A teacher that says the same of every picture."""
+    params = jax.tree.map(np.zeros_like, family.random_params(run.model))
+    params["head"]["bias"] = np.float32(constant_logits(run.model.num_classes))
+    flat = tree_paths.flatten(params)
+    return teachers.TeacherWeights("it", run.model, flat, run.step.inputs.normalize, ())
 
 
 def mean_of_hidden_pixels(run):

@@ -7,9 +7,14 @@ import cv2
 import numpy as np
 import pytest
 from support import commands, program
+from support.trained import BINDINGS, CLASS_NAMES
 
+import nest_dist
 from nest_dist.base import failures
 from nest_dist.commands import cli, predict
+from nest_dist.config import run_json
+from nest_dist.experiment import run as runs
+from nest_dist.pretrained import description
 from nest_dist.pretrained.formats import safetensors_file
 from nest_dist.telemetry import pictures as drawn_pictures
 
@@ -114,6 +119,34 @@ def test_the_sheet_shows_the_least_certain_pictures(trained, pictures, tmp_path,
     assert [caption.lines[-1] for caption in captions] == [
         os.path.basename(paths[index]) for index in expected
     ]
+
+
+def test_classes_of_sets_have_probabilities_of_their_own(trained, pictures, tmp_path):
+    paths, images = pictures
+    run = runs.load(["runs/quickstart.gin", "objective/multi_label.gin"], BINDINGS)
+    described = description.texts(trained.model, run_json.dump(run), CLASS_NAMES)
+    weights = tmp_path / "sets.safetensors"
+    safetensors_file.write(weights, trained.params, described)
+    expected = 1 / (1 + np.exp(-trained.logits(images)))
+
+    def assert_expected(of_pictures):
+        for found, row in zip(of_pictures, expected, strict=True):
+            assert [label for label, _ in found] == list(np.argsort(-row))
+            for label, probability in found:
+                assert probability == pytest.approx(row[label], abs=1e-5)
+
+    for command, classes in (("predict", "top_5"), ("explain", "classes")):
+        flags = (f"--checkpoint={weights}", f"--output={tmp_path / command}", "--format=json")
+        said = json.loads(program.succeeds(command, *paths, *flags))
+        assert_expected(
+            [[(it["class"], it["probability"]) for it in each[classes]] for each in said]
+        )
+    for given in (weights, trained.workdir):
+        loaded = nest_dist.load(given)
+        assert loaded.class_names == CLASS_NAMES
+        assert loaded.sets == (given == weights)
+    of_pictures = nest_dist.load(weights).predict(paths)
+    assert_expected([[(it.label, it.probability) for it in each] for each in of_pictures])
 
 
 def test_many_pictures_are_predicted_like_single_ones(trained, pictures, monkeypatch):

@@ -1,4 +1,4 @@
-"""Measures on one process and on two: the same features, and the same bits from them."""
+"""Measures on one to four processes: the same features, and the same bits from them."""
 
 import pytest
 from support import commands
@@ -19,18 +19,22 @@ BINDINGS = (
 )
 
 
-def test_two_processes_measure_what_one_does_to_the_bit(tmp_path):
-    found = {}
-    for processes, devices in ((1, 2), (2, 1)):
+@pytest.mark.parametrize(
+    ("devices", "global_batch", "splits"), [(2, 32, (1, 2)), (3, 33, (1, 3)), (4, 32, (1, 4))]
+)
+def test_processes_measure_what_one_does_to_the_bit(devices, global_batch, splits, tmp_path):
+    found = []
+    for processes in splits:
         workdir = tmp_path / f"{processes}"
-        flags = commands.tiny_flags(workdir, *BINDINGS)
-        code, said = commands.local(processes, devices, "train", *flags)
+        bindings = (*BINDINGS, f"Run.global_batch = {global_batch}")
+        flags = commands.tiny_flags(workdir, *bindings)
+        code, said = commands.local(processes, devices // processes, "train", *flags)
         assert code == 0, said
         assert "[Gloo]" not in said
         if processes == 2:
             assert "is connected to 1 peer" in (workdir / library_output.NAME).read_text()
         (line,) = commands.evaluations(workdir)
         tables = [path.read_text() for path in sorted((workdir / "evaluations").iterdir())]
-        found[processes] = line, tables
-    assert "eval/linear_probe" in found[1][0]
-    assert found[1] == found[2]
+        found.append((line, tables))
+    assert "eval/linear_probe" in found[0][0]
+    assert found[0] == found[1]

@@ -76,10 +76,16 @@ class OfFeatures(evaluators.Measure):
         return (self.level,)
 
     def finding(
-        self, name: str, predicted: np.ndarray, asked: Split, known: Split, *more: str
+        self,
+        name: str,
+        predicted: np.ndarray,
+        asked: Split,
+        known: Split,
+        classes: evaluators.Classes,
+        *more: str,
     ) -> evaluators.Finding:
-        """The accuracy of predictions under a name, notes on what is not finite, and `more`."""
-        told = (*notes(name, asked, known), *more)
+        """The accuracy of predictions under a name, `notes`, and `more`."""
+        told = (*notes(name, asked, known, classes), *more)
         return evaluators.Finding({name: evaluators.accuracy(right(predicted, asked))}, told)
 
     def observe(
@@ -93,8 +99,10 @@ class OfFeatures(evaluators.Measure):
         return split(gathered.examples, self.level), split(gathered.reference, self.level)
 
 
-def notes(name: str, asked: Split, reference: Split) -> tuple[str, ...]:
-    """Lines on examples whose features are not finite."""
+def notes(
+    name: str, asked: Split, reference: Split, classes: evaluators.Classes
+) -> tuple[str, ...]:
+    """Lines on features that are not finite, and on classes from which nothing is learnt."""
     told = []
     if bad := int((~asked.finite).sum()):
         told.append(
@@ -105,6 +113,12 @@ def notes(name: str, asked: Split, reference: Split) -> tuple[str, ...]:
         told.append(
             f"{name}: {bad:,} of {len(reference.finite):,} reference examples have features that "
             "are not finite; they are left out"
+        )
+    _, learnt = reference.known()
+    if len(unknown := np.setdiff1d(asked.labels, learnt)):
+        told.append(
+            f"{name}: {len(unknown)} classes, {classes.names[unknown[0]]!r} the first, have no "
+            "reference examples; theirs count as wrong"
         )
     return tuple(told)
 

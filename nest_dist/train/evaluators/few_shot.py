@@ -52,7 +52,7 @@ class FewShot(features.OfFeatures):
                 shares.append(evaluators.accuracy(features.right(predicted, asked)))
             metrics[self._name(shots)] = float(np.mean(shares))
             metrics[f"{self._name(shots)}_deviation"] = float(np.std(shares))
-        notes = features.notes("few_shot", asked, learnt)
+        notes = features.notes("few_shot", asked, learnt, gathered.classes)
         return evaluators.Finding(metrics, (*notes, *self._few(labels, gathered.classes)))
 
     def drawn(self, labels: np.ndarray, shots: int, draw: int) -> np.ndarray:
@@ -67,7 +67,8 @@ class FewShot(features.OfFeatures):
     def _few(self, labels: np.ndarray, classes: evaluators.Classes) -> list[str]:
         counts = np.bincount(labels, minlength=len(classes.names))
         most = max(self.shots)
-        few = [name for name, count in zip(classes.names, counts, strict=True) if count < most]
+        named = zip(classes.names, counts, strict=True)
+        few = [name for name, count in named if 0 < count < most]
         if not few:
             return []
         note = (

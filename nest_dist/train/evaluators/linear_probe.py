@@ -49,7 +49,7 @@ class LinearProbe(features.OfFeatures):
                     f"{self._name} was still improving after {self.most_iterations} iterations; "
                     "raise LinearProbe.most_iterations or .penalty"
                 )
-        return self.finding(self._name, predicted, asked, learnt, *more)
+        return self.finding(self._name, predicted, asked, learnt, gathered.classes, *more)
 
     def fit(self, inputs: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, bool]:
         """Weights [C, classes], intercepts [classes], and whether they are the minimum.

@@ -56,7 +56,7 @@ class KNearest(features.OfFeatures):
     def conclude(self, gathered: evaluators.Gathered) -> evaluators.Finding:
         asked, known = self.splits(gathered)
         predicted = self.predict(*known.known(), asked.features, len(gathered.classes.names))
-        return self.finding(self._name, predicted, asked, known)
+        return self.finding(self._name, predicted, asked, known, gathered.classes)
 
     def predict(
         self, known: np.ndarray, labels: np.ndarray, asked: np.ndarray, num_classes: int

@@ -43,6 +43,11 @@ class Distillation(classification.OneClass):
                 f"Distillation.temperature is {self.temperature}, but Distillation.targets is "
                 "'hard', which has no temperature; set it to 1 or the targets to 'soft'."
             )
+        if self.label_smoothing and not self.label_weight:
+            raise failures.BadInput(
+                f"Distillation.label_smoothing is {self.label_smoothing}, but "
+                "Distillation.label_weight is 0, which leaves out labels; set one of them."
+            )
 
     def losses(
         self,

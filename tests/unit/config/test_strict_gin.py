@@ -113,6 +113,23 @@ def test_a_program_that_uses_gin_itself_finds_its_configuration_as_it_was():
         gin.clear_config()
 
 
+def test_a_file_may_replace_an_object_of_what_it_includes(tmp_path):
+    own = tmp_path / "own.gin"
+    lines = ("Step.optimizer = @SGD()", "SGD.peak_learning_rate = 0.1", "Inputs.mixing = None")
+    own.write_text("\n".join(["include 'runs/nest_tiny_imagenet.gin'", *lines, ""]))
+    run = runs.load([str(own)], [])
+    assert type(run.step.optimizer).__name__ == "SGD"
+    assert run.step.inputs.mixing is None
+    for vain in ("Mixing.mixup_alpha", "AdamW.weight_decay", "RandomErasin.probability"):
+        (tmp_path / "vain.gin").write_text(f"include '{own}'\n{vain} = 0.1\n")
+        with pytest.raises(failures.BadInput, match=vain.partition(".")[0]):
+            runs.load([str(tmp_path / "vain.gin")], [])
+    (tmp_path / "part.gin").write_text("GroupMixing.rows = 4\n")
+    own.write_text(own.read_text() + "include 'part.gin'\n")
+    with pytest.raises(failures.BadInput, match=r"GroupMixing\.rows is set and nothing used it"):
+        runs.load([str(own)], [])
+
+
 def test_an_import_that_this_version_does_not_have_is_named(tmp_path):
     own = tmp_path / "own.gin"
     own.write_text("include 'runs/quickstart.gin'\nimport nest_dist.train.pixels\n")

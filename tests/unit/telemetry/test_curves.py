@@ -32,6 +32,13 @@ def test_a_falling_curve_falls():
     assert np.corrcoef(rows, columns)[0, 1] > 0.99
 
 
+def test_of_sets_of_classes_the_precision_at_one_is_drawn():
+    lines = [{"step": step, "train/precision_at_1": 0.1 * step} for step in range(1, 9)]
+    lines += [{"step": step, "eval/precision_at_1": 0.1 * step} for step in (4, 8)]
+    second = curves.draw(lines, "validation")[: HALF[0], HALF[1] :]
+    assert all(count(second, colour) > 100 for colour in curves.COLOURS)
+
+
 @pytest.mark.parametrize(
     "lines",
     [

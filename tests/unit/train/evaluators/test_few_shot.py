@@ -90,7 +90,13 @@ def test_a_class_without_examples_is_never_right_and_is_told():
     assert finding.metrics["few_shot_5"] <= 0.75
     (note,) = finding.notes
     assert note == (
-        "few_shot: 1 classes, 'c' the first, have fewer than 5 reference examples; they take part "
+        "few_shot: 1 classes, 'c' the first, have no reference examples; theirs count as wrong"
+    )
+    fewer = seen.concluded(
+        few_shot.FewShot((30,)), seen.features(asked, wanted), reference, seen.classes(4)
+    )
+    assert fewer.notes[1] == (
+        "few_shot: 3 classes, 'a' the first, have fewer than 30 reference examples; they take part "
         "with those they have"
     )
     only = seen.concluded(

@@ -57,7 +57,11 @@ def test_labels_need_not_be_contiguous_and_what_is_not_finite_is_wrong():
         seen.classes(5),
     )
     assert finding.metrics["level_1/linear_probe"] == pytest.approx(2 / 3, abs=0.1)
-    assert len(finding.notes) == 2
+    assert len(finding.notes) == 3
+    assert finding.notes[2] == (
+        "level_1/linear_probe: 1 classes, 'a' the first, have no reference examples; theirs count "
+        "as wrong"
+    )
 
 
 def test_too_few_iterations_are_told():

@@ -90,9 +90,9 @@ def test_what_is_not_finite_is_never_right_and_is_told():
         "left out"
     )
     nothing = seen.features(np.full_like(known, np.nan), labels, 0)
-    assert seen.concluded(measure, examples, nothing, seen.classes(4)).metrics == {
-        "level_0/knn_1": 0.0
-    }
+    without = seen.concluded(measure, examples, nothing, seen.classes(4))
+    assert without.metrics == {"level_0/knn_1": 0.0}
+    assert "4 classes, 'a' the first, have no reference examples" in without.notes[-1]
     none = measure.predict(known[:0], labels[:0], known[:2], 4)
     assert none.tolist() == [classification.NO_CLASS] * 2
 

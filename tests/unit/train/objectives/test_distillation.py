@@ -64,7 +64,9 @@ def test_a_teacher_that_gives_nan_gives_no_loss_that_is_finite(logits, targets):
     np.testing.assert_array_equal(np.isnan(found), np.arange(B) == 2)
 
 
-def test_hard_targets_have_no_temperature():
+def test_fields_without_a_meaning_are_refused():
+    with pytest.raises(failures.BadInput, match=r"label_smoothing is 0.1, but Distillation.label_"):
+        distillation.Distillation(teacher="elsewhere", label_smoothing=0.1)
     with pytest.raises(failures.BadInput, match=r"temperature is 2.0, but Distillation.targets is"):
         distillation.Distillation(teacher="elsewhere", targets="hard", temperature=2.0)
 
