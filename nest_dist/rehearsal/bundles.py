@@ -110,7 +110,8 @@ def of_step(text: str) -> Bundles:
 
 def of_instruction(text: str) -> float:
     """Cycles of an instruction of XLA, its loops as often as they turn, without waiting for HBM."""
-    read, turns = list(_read(text)), []
+    read = list(_read(text))
+    turns: list[int] = []  # of the loops around
     stretches: list[tuple[int, list[Sequence[Operation]]]] = []
     for at, bundle in enumerate(read):
         if not stretches or bundle.depth != len(turns) or bundle.begins:

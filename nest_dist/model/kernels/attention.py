@@ -55,7 +55,13 @@ def branch(
         position: embeddings [T, N, C], to be added to the tokens first.
     """
     heads = params["query"]["kernel"].shape[1]
-    return _branch(heads, factor, x, position, *_folded(of_norm, params))
+    if position is not None:
+        return _branch(heads, 1, factor, x, position, *_folded(of_norm, params))
+    B, T, N, C = x.shape
+    several = call.merged(T, N)
+    merged = x.reshape(B, T // several, several * N, C)
+    y = _branch(heads, several, factor, merged, None, *_folded(of_norm, params))
+    return y.reshape(x.shape)
 
 
 def _folded(of_norm: Params, params: Params) -> tuple[Array, ...]:
@@ -79,9 +85,10 @@ def _folded(of_norm: Params, params: Params) -> tuple[Array, ...]:
     return w.T, query_bias[:, None], out, out_bias[:, None]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _branch(
     heads: int,
+    several: int,
     factor: Array,
     x: Array,
     position: Array | None,
@@ -90,11 +97,12 @@ def _branch(
     out: Array,
     out_bias: Array,
 ) -> Array:
-    return _with_residuals(heads, factor, x, position, w, bias, out, out_bias)[0]
+    return _with_residuals(heads, several, factor, x, position, w, bias, out, out_bias)[0]
 
 
 def _with_residuals(
     heads: int,
+    several: int,
     factor: Array,
     x: Array,
     position: Array | None,
@@ -108,9 +116,9 @@ def _with_residuals(
     grid = call.grid(call.blocks_at_once(N, C), B, T, columns)
     matrices = w.astype(products), bias, out.T.astype(products), out_bias
     y, kept, log_sums = call.run(
-        functools.partial(
-            bodies.forward if position is None else bodies.forward_from_image, heads=heads
-        ),
+        functools.partial(bodies.forward, heads=heads, several=several)
+        if position is None
+        else functools.partial(bodies.forward_from_image, heads=heads),
         "attention_forward",
         grid,
         [
@@ -129,7 +137,9 @@ def _with_residuals(
     return y, (factor, x, position, kept, log_sums, w, out)
 
 
-def _gradients(heads: int, residuals: Residuals, of_y: Array) -> tuple[Array | None, ...]:
+def _gradients(
+    heads: int, several: int, residuals: Residuals, of_y: Array
+) -> tuple[Array | None, ...]:
     factor, x, position, kept, log_sums, w, out = residuals
     (B, T, N, C), columns = border.shape(x)
     products = call.products()
@@ -141,9 +151,9 @@ def _gradients(heads: int, residuals: Residuals, of_y: Array) -> tuple[Array | N
         sums.append(grid.total_of_position(T, N, C))
         scratch += [grid.scratch((N, C), x.dtype)] * 2
     of_x, *totals = call.run(
-        functools.partial(
-            bodies.backward if position is None else bodies.backward_to_image, heads=heads
-        ),
+        functools.partial(bodies.backward, heads=heads, several=several)
+        if position is None
+        else functools.partial(bodies.backward_to_image, heads=heads),
         "attention_backward",
         grid,
         [

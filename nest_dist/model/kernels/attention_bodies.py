@@ -10,9 +10,12 @@ Keys lie along sublanes, so the sums of a softmax are additions of registers, an
 of sublanes. The matrix units take a head's keys from lanes, where a slice would need rotations: so
 keys of 128 lanes meet queries in which the rows of other heads are 0. Several heads go together
 through each stage, which hides the latency of one behind the others. Scores are powers of 2.
+
+Of `several` small blocks that come as one, scores between two blocks are minus infinity.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +30,12 @@ LANES = 128
 LN2 = math.log(2)
 
 
-def forward(*refs: call.Ref, heads: int) -> None:
+def forward(*refs: call.Ref, heads: int, several: int = 1) -> None:
     """`kept`: queries, keys, values and mixed values of each block as columns [4C, N]."""
     factor_ref, x_ref, w_ref, bias_ref, out_ref, out_bias_ref, y_ref, kept_ref, log_sums_ref = refs
-    *_, C = x_ref.shape
+    *_, N, C = x_ref.shape
     D, every, dtype = C // heads, call.every_block(x_ref), w_ref.dtype
+    within = _within_blocks(N, several)
     query, key, value, mixed = (slice(part * C, part * C + C) for part in range(4))
 
     @call.unless_dropped(factor_ref, x_ref, y_ref)
@@ -48,7 +52,7 @@ def forward(*refs: call.Ref, heads: int) -> None:
             scores, weights = {}, {}
             for at, head in pairs:
                 rows, lanes = _alone(kept_ref, at, head, D)
-                scores[at, head] = call.dot(keys[at][:, lanes], rows)  # [N keys, N queries]
+                scores[at, head] = within(call.dot(keys[at][:, lanes], rows))  # [N keys, N queries]
             for at, head in pairs:
                 highest = jnp.max(scores[at, head], 0, keepdims=True)
                 powers = jnp.exp2(scores[at, head] - highest)
@@ -90,12 +94,13 @@ def backward_to_image(*refs: call.Ref, heads: int) -> None:
         of_position_ref[at[1]] += of_tokens_ref[at].astype(jnp.float32)
 
 
-def backward(*refs: call.Ref, heads: int) -> None:
+def backward(*refs: call.Ref, heads: int, several: int = 1) -> None:
     """`of_kept`: the gradient of `kept`; of its mixed values it is that of the projection."""
     factor_ref, x_ref, of_y_ref, kept_ref, log_sums_ref, w_ref, out_ref, of_x_ref, *sums = refs
     of_w_ref, of_bias_ref, of_out_ref, of_out_bias_ref, of_kept_ref = sums
-    *_, C = x_ref.shape
+    *_, N, C = x_ref.shape
     D, every, dtype = C // heads, call.every_block(x_ref), w_ref.dtype
+    within = _within_blocks(N, several)
     query, key, value, mixed = (slice(part * C, part * C + C) for part in range(4))
 
     @pl.when(call.first_step())
@@ -126,7 +131,7 @@ def backward(*refs: call.Ref, heads: int) -> None:
             scores, of_weights, weights, of_scores = {}, {}, {}, {}
             for at, head in pairs:
                 rows, lanes = _alone(kept_ref, at, head, D)
-                scores[at, head] = call.dot(keys[at][:, lanes], rows)  # [N keys, N queries]
+                scores[at, head] = within(call.dot(keys[at][:, lanes], rows))  # [N keys, N queries]
                 rows, lanes = _alone(of_kept_ref, at, head, D, mixed)
                 of_weights[at, head] = call.dot(values[at][:, lanes], rows)
             for at, head in pairs:
@@ -155,6 +160,20 @@ def backward(*refs: call.Ref, heads: int) -> None:
             of_x_ref[at] = of_x.astype(of_x_ref.dtype)
         of_w_ref[...] += of_w
         of_bias_ref[...] += of_bias
+
+
+def _within_blocks(N: int, several: int) -> Callable[[Array], Array]:
+    """Makes scores [N, N] between two of several blocks minus infinity."""
+    if several == 1:
+        return lambda scores: scores
+
+    def block(shape: tuple[int, int], axis: int) -> Array:
+        token = jax.lax.broadcasted_iota(jnp.int32, shape, axis)
+        begun = [token >= start for start in range(N // several, N, N // several)]
+        return sum(each.astype(jnp.int32) for each in begun)
+
+    same = block((N, 1), 0) == block((1, N), 1)
+    return lambda scores: jnp.where(same, scores, -jnp.inf)
 
 
 def _together(every: list[Block], heads: int) -> list[list[tuple[Block, int]]]:

@@ -53,7 +53,11 @@ def branch(
         params: "hidden" with "kernel" [C, M] and "bias" [M], "output" with [M, C] and [C].
         columns: of blocks in an image.
     """
-    return _branch(columns, factor, x, *_folded(of_norm, params))
+    B, T, N, C = x.shape
+    several = call.merged(T, N) if columns is None else 1
+    merged = x.reshape(B, T // several, several * N, C)
+    y = _branch(columns, factor, merged, *_folded(of_norm, params))
+    return y if columns is not None else y.reshape(x.shape)
 
 
 def _folded(of_norm: Params, params: Params) -> tuple[Array, ...]:
