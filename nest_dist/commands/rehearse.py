@@ -67,7 +67,8 @@ def run(options: cli.Options) -> None:
             print("compiling ...", flush=True)
             compiled, grids, report["compile_seconds"] = compile_step(experiment)
             report |= forecast.of_step(experiment, compiled, grids)
-            report |= forecast.of_layers(experiment, report)
+            if options.without_kernels:
+                report |= forecast.of_layers(experiment, report)
             if absent_gpus:
                 report["gpu"]["difference"] = gpus.DIFFERENCE
             for line in (*forecast.screen(report), *_feed(experiment, report, options)):

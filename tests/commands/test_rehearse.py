@@ -121,7 +121,8 @@ def test_kernels_exchange_no_more_bytes_than_the_plain_form(mesh, more, tmp_path
     for kernels in ("plain", "fused"):
         output = tmp_path / kernels
         wide = ("NesT.dim = 32", f"NesT.kernels = '{kernels}'", "NesT.compute_dtype = 'float32'")
-        rehearse.run(options(*bindings, *wide, examples=1000, output=str(output)))
+        given = {"examples": 1000, "output": str(output), "without_kernels": True}
+        rehearse.run(options(*bindings, *wide, **given))
         report = json.loads((output / "report.json").read_text())
         exchanged[kernels] = sum(each["bytes"] for each in report["collectives"])
         assert report["without_either"] == {}

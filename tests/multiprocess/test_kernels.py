@@ -31,15 +31,8 @@ def plain():
     return losses("plain")
 
 
-@pytest.mark.parametrize(
-    "shape",
-    [
-        pytest.param({}, marks=pytest.mark.medium),
-        pytest.param({"data": 4}, marks=pytest.mark.slow),
-        pytest.param({"data": 2, "fsdp": 2}, marks=pytest.mark.slow),
-        pytest.param({"rows": 2}, marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [{}, {"data": 4}, {"data": 2, "fsdp": 2}, {"rows": 2}])
 def test_kernels_train_as_the_plain_layers_do(shape):
     found = losses("fused", **shape)
     assert len(set(found)) == meshes.STEPS
