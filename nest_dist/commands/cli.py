@@ -92,6 +92,9 @@ FLAGS = {
     ),
     "fit": Flag("bool", False, "searches the largest batch a device for each --remat"),
     "remat": Flag("multi_string", None, "for --fit: none, dots or layer; repeatable, else all"),
+    "without_kernels": Flag(
+        "bool", False, "also counts what layers would take without kernels, by the same bundles"
+    ),
     "audit": Flag("bool", False, "only lists each parameter with its sharding and rule"),
     "license": Flag(
         "string", None, "of the weights, as the Hub writes it: apache-2.0, cc-by-4.0, other"
@@ -125,7 +128,8 @@ COMMANDS = {
         "compiles a run's training step for absent TPUs or GPUs, and tells what it takes",
         (
             *("gin_file", "gin_bindings", "topology", "slices", "examples"),
-            *("core_images_per_second", "fit", "remat", "audit", "keep", "output"),
+            *("core_images_per_second", "without_kernels", "fit", "remat", "audit", "keep"),
+            "output",
         ),
     ),
     "evaluate": Command(

@@ -56,7 +56,6 @@ def run(options: cli.Options) -> None:
     compile_step = functools.partial(
         compiled_step.compiled,
         options=gpus.COMPILER_OPTIONS if absent_gpus else None,
-        topology=None if absent_gpus else options.topology,
     )
     with files.claimed(folder):
         report = {"topology": options.topology, "versions": preflight.versions()}
@@ -67,8 +66,10 @@ def run(options: cli.Options) -> None:
                 print(line)
         else:
             print("compiling ...", flush=True)
-            compiled, counted, report["compile_seconds"] = compile_step(experiment)
-            report |= forecast.of_step(experiment, compiled, counted)
+            compiled, grids, report["compile_seconds"] = compile_step(experiment)
+            report |= forecast.of_step(experiment, compiled, grids)
+            if options.without_kernels:
+                report |= forecast.of_layers(experiment, report)
             if absent_gpus:
                 report["gpu"]["difference"] = gpus.DIFFERENCE
             for line in (*forecast.screen(report), *_feed(experiment, report, options)):
@@ -99,15 +100,15 @@ def _fit(
     policies: tuple[str, ...],
     limit: float,
     compile_step: Callable[
-        [experiments.Experiment], tuple[jax.stages.Compiled, list[kernels.Counted], float]
+        [experiments.Experiment], tuple[jax.stages.Compiled, kernels.Grids, float]
     ],
 ) -> list[batch_size_search.Trial]:
     """All trials, printed as they end."""
 
     def measure(changed: experiments.Experiment) -> forecast.Forecast | None:
         try:
-            compiled, counted, _ = compile_step(changed)
-            return forecast.of_step(changed, compiled, counted)
+            compiled, grids, _ = compile_step(changed)
+            return forecast.of_step(changed, compiled, grids)
         except failures.BadInput:
             return None
 

@@ -13,7 +13,7 @@ from jax import Array
 from nest_dist.base import rng
 from nest_dist.model import attention, linen, patching
 from nest_dist.model.kernels import attention as attention_kernels
-from nest_dist.model.kernels import border
+from nest_dist.model.kernels import border, call
 from nest_dist.model.kernels import mlp as mlp_kernels
 from nest_dist.sharding import rules
 
@@ -103,7 +103,7 @@ class Level(nn.Module):
             keys = rng.keys(self.make_rng("dropout"), batch_rows)
         if options.layers == "scanned" and not self.is_initializing():
             return self._scan(blocks + position, keys)
-        at_border = self._kernels_at_border()
+        at_border = self._kernels_at_border(N)
         if not at_border:
             blocks = blocks + position
         layer_class, last = self._layer_class(), len(self.drop_rates) - 1
@@ -115,10 +115,11 @@ class Level(nn.Module):
             blocks = layer(blocks, layer_keys, added)
         return blocks
 
-    def _kernels_at_border(self) -> bool:
-        """Whether the first kernel reads an image, and the last writes one."""
+    def _kernels_at_border(self, tokens: int) -> bool:
+        """Whether the first kernel reads an image, and the last writes one; not of small blocks."""
         divided = rules.active() is None or rules.if_divided("rows", self.grid[0])
-        return self.options.kernels == "fused" and bool(divided) and not self.is_initializing()
+        fused = self.options.kernels == "fused" and not self.is_initializing()
+        return fused and bool(divided) and call.merged(math.prod(self.grid), tokens) == 1
 
     def _scan(self, blocks: Array, keys: Array | None) -> Array:
         """The same layers, their parameters stacked here so that they keep their names."""
@@ -213,7 +214,7 @@ class EncoderLayer(nn.Module):
         ) -> Array:
             embeddings = None if position is None else position[0]
             with jax.named_scope("attention"):
-                norm, branch = params["attention_norm"], params["attention"]
+                norm, branch = params["attention_norm"], _for_all_heads(params["attention"])
                 blocks = attention_kernels.branch(of_attention, blocks, norm, branch, embeddings)
             with jax.named_scope("mlp"):
                 norm, branch = params["mlp_norm"], params["mlp"]
@@ -239,6 +240,17 @@ class EncoderLayer(nn.Module):
         if self.joins:
             made = patching.to_blocks(made.reshape(B, -1, columns * side, C), side)
         return rules.constrain(made, *cut)
+
+
+def _for_all_heads(attention: typing.Any) -> typing.Any:
+    """Parameters of attention, those of a head that serves all repeated for each."""
+    heads = attention["query"]["kernel"].shape[-2]
+
+    def repeated(leaf: Array) -> Array:
+        return jnp.repeat(leaf, heads // leaf.shape[-2], -2)
+
+    shared = {name: jax.tree.map(repeated, attention[name]) for name in ("key", "value")}
+    return {**attention, **shared}
 
 
 class Mlp(nn.Module):

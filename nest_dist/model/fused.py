@@ -1,6 +1,7 @@
 """Which kernels serve a model on a mesh: ours on TPUs, cuDNN's attention on GPUs."""
 
 import dataclasses
+import math
 
 import jax
 
@@ -76,8 +77,6 @@ def _obstacle_on_tpu(model: nest.NesT, sharding: rules.ShardingContext) -> tuple
         return f"{kind}, and the kernels are for v4 and newer", ""
     if (shards := sharding.shards("heads")) > 1:
         return f"heads lie on {shards} devices", "set MeshShape.tensor to 1, or "
-    if model.multi_query:
-        return "the model has one key and value head", ""
     if model.gelu == "exact":
         return "the GELU is exact", "set NesT.gelu to 'tanh', or "
     for name in ("attention_dropout", "projection_dropout"):
@@ -88,8 +87,10 @@ def _obstacle_on_tpu(model: nest.NesT, sharding: rules.ShardingContext) -> tuple
     if (D := model.dim // model.heads) not in attention.HEADS:
         few = ", ".join(map(str, attention.HEADS))
         return f"heads have {D} channels, not {few}", "change NesT.heads, or "
-    N = model.geometry().block_side ** 2
-    for C in model.widths():
+    geometry = model.geometry()
+    for C, blocks in zip(model.widths(), geometry.grids, strict=True):
+        N = geometry.block_side**2
+        N *= call.merged(math.prod(blocks), N)
         for name, needed in (
             ("attention", attention.memory(N, C, C // D)),
             ("MLP", mlp.memory(N, C, model.mlp_ratio * C)),

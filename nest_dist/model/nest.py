@@ -114,6 +114,11 @@ class NesT(nn.Module):
         factor = 2 if self.widen else 1
         return tuple(self.dim * factor**level for level in range(self.num_hierarchies))
 
+    def options(self) -> encoder.Options:
+        """What the layers of all levels have in common."""
+        names = [field.name for field in dataclasses.fields(encoder.Options)]
+        return encoder.Options(**{name: getattr(self, name) for name in names})
+
     @property
     def num_logits(self) -> int:
         """`num_classes`, where it is known.
@@ -175,7 +180,7 @@ class NesT(nn.Module):
             blocks = encoder.Level(
                 self.heads * width // self.dim,
                 drop_rates[level],
-                self._options(),
+                self.options(),
                 geometry.grids[level],
                 level + 1 < self.num_hierarchies,
                 name=f"levels_{level}",
@@ -217,10 +222,6 @@ class NesT(nn.Module):
             name="patch_embedding",
         )(images)
         return tokens, None
-
-    def _options(self) -> encoder.Options:
-        names = [field.name for field in dataclasses.fields(encoder.Options)]
-        return encoder.Options(**{name: getattr(self, name) for name in names})
 
     def _check_images(self, images: Array, geometry: patching.Geometry) -> None:
         wanted = (*geometry.image_sides, self.num_channels)

@@ -1,31 +1,33 @@
-"""Cycles of kernels by the instructions that the compiler has scheduled for them.
+"""Cycles by the instructions that the compiler has scheduled.
 
-The compiler estimates no kernel. But it can write its final bundles: what a TPU starts together in
-a cycle, unless it waits. The bundles of a v5e hold no wait for a matrix unit, whose results come
-from a queue that makes the core wait; `waiting` replays the bundles with such queues.
+The compiler estimates no kernel, nor a few other operations. But it can write its final bundles:
+what a TPU starts together in a cycle, unless it waits. The bundles of a v5e hold no wait for a
+matrix unit, whose results come from a queue that makes the core wait; `waiting` replays the bundles
+with such queues.
 """
 
+import atexit
 import collections
+import contextlib
 import dataclasses
+import functools
+import math
 import os
 import pathlib
 import re
-import subprocess
-import sys
+import shutil
 import tempfile
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import jax
-
-from nest_dist.base import failures
-from nest_dist.rehearsal import topology
-
+VARIABLE = "LIBTPU_INIT_ARGS"
 FLAGS = (
     "--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true "
-    "--xla_jf_dump_llo_pass_label_regex=.*final.*"
+    "--xla_jf_dump_llo_pass_label_regex=.*final_bundles.*"
 )
-SUFFIX = "final_bundles.txt"
+
+# The file of an instruction's bundles, by the name of the instruction.
+Written = Mapping[str, pathlib.Path]
 
 
 class Units(typing.NamedTuple):
@@ -66,38 +68,59 @@ class Bundles:
     high: int
 
 
-def count(kernels: Sequence[jax.export.Exported], name: str) -> list[Bundles]:
-    """The bundles of each kernel, compiled alone for a topology.
-
-    libtpu reads its flags once, so another process compiles.
-
-    Args:
-        kernels: functions of one kernel each.
-    """
-    if not kernels:
-        return []
-    with tempfile.TemporaryDirectory(prefix="bundles-") as folder:
-        for number, exported in enumerate(kernels):
-            (pathlib.Path(folder) / str(number)).write_bytes(exported.serialize())
-        flags = FLAGS.format(folder=pathlib.Path(folder) / "dump")
-        environment = {**os.environ, "LIBTPU_INIT_ARGS": flags}
-        command = [sys.executable, "-m", __name__, folder, name, str(len(kernels))]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise failures.Failure(f"the compiler failed on a kernel: {done.stderr.strip()[-300:]}")
-    return [Bundles(*map(int, line.split())) for line in done.stdout.splitlines()]
+@contextlib.contextmanager
+def asked_for() -> Iterator[None]:
+    """If libtpu loads while this is open, it writes the bundles of all that it compiles."""
+    before = os.environ.get(VARIABLE)
+    os.environ[VARIABLE] = f"{before or ''} {FLAGS.format(folder=_folder())}".strip()
+    try:
+        yield
+    finally:
+        del os.environ[VARIABLE]
+        if before is not None:
+            os.environ[VARIABLE] = before
 
 
-def of_text(text: str) -> Bundles:
-    """The bundles of a step, from the text that the compiler writes.
+def written() -> Written:
+    """The bundles of what was compiled since `forget`."""
+    found = {}
+    for path in _folder().iterdir():
+        if match := re.fullmatch(r"\d+-(.*)-\d+-final_bundles\.txt", path.name):
+            found[match[1]] = path
+    return found
+
+
+def forget() -> None:
+    """Removes the bundles of earlier programs."""
+    for path in _folder().iterdir():
+        path.unlink()
+
+
+def of_step(text: str) -> Bundles:
+    """The bundles of a step of a kernel's grid, from the text that the compiler writes.
 
     What lies inside a loop runs in each step of the grid; a grid of one step has no loop. Loops
     inside a step count once: those of kernels here wait for HBM.
     """
     read = list(_read(text))
-    inside = [operations for depth, operations in read if depth > 0]
-    bundles = inside or [operations for _, operations in read]
+    inside = [bundle.operations for bundle in read if bundle.depth > 0]
+    bundles = inside or [bundle.operations for bundle in read]
     return Bundles(len(bundles), *(round(waiting(bundles, units)) for units in (COMPILER, SLOWER)))
+
+
+def of_instruction(text: str) -> float:
+    """Cycles of an instruction of XLA, its loops as often as they turn, without waiting for HBM."""
+    read = list(_read(text))
+    turns: list[int] = []  # of the loops around
+    stretches: list[tuple[int, list[Sequence[Operation]]]] = []
+    for at, bundle in enumerate(read):
+        if not stretches or bundle.depth != len(turns) or bundle.begins:
+            del turns[bundle.depth - bundle.begins :]
+            while len(turns) < bundle.depth:
+                turns.append(_turns(read[at:], len(turns) + 1))
+            stretches.append((math.prod(turns), []))
+        stretches[-1][1].append(bundle.operations)
+    return sum(times * waiting(bundles, COMPILER) for times, bundles in stretches)
 
 
 def waiting(bundles: Iterable[Iterable[Operation]], units: Units) -> float:
@@ -128,12 +151,35 @@ def waiting(bundles: Iterable[Iterable[Operation]], units: Units) -> float:
     return now
 
 
-def _read(text: str) -> Iterator[tuple[int, list[Operation]]]:
-    """The depth of each bundle in loops, and what it gives to matrix units."""
+class _Bundle(typing.NamedTuple):
+    """Of a text: its depth in loops, whether it begins one, what it gives to matrix units."""
+
+    depth: int
+    begins: bool
+    operations: list[Operation]
+    text: str
+
+
+def _read(text: str) -> Iterator[_Bundle]:
     for line in text.splitlines():
-        if match := re.match(r"\s*(?:0x[0-9a-f]+|0)\s+(?:[A-Z]{2}\s*)?:\s*(>*)\s*\{", line):
+        if match := re.match(r"\s*(?:0x[0-9a-f]+|0)\s+([A-Z]{2})?\s*:\s*(>*)\s*\{", line):
             found = re.findall(r"v(matmul[\w.]*?|matpush[\w.]*?|pop\.f32\.mrf)\.mxu(\d)", line)
-            yield len(match[1]), [_operation(name, int(unit)) for name, unit in found]
+            operations = [_operation(name, int(unit)) for name, unit in found]
+            yield _Bundle(len(match[2]), match[1] == "LB" and bool(match[2]), operations, line)
+
+
+def _turns(bundles: Iterable[_Bundle], depth: int) -> int:
+    """How often the loop that begins here turns, by its exit test; 1 where that is computed."""
+    staged = False
+    for bundle in bundles:
+        if bundle.depth < depth:
+            break
+        if bundle.depth == depth:
+            staged |= "stage = " in bundle.text
+            if match := re.search(r"totalorder %\S+, (\d+) /\* loop exit test", bundle.text):
+                # A loop in stages turns twice more, to fill and to empty them.
+                return max(1, int(match[1]) - 2 * staged)
+    return 1
 
 
 def _operation(name: str, unit: int) -> Operation:
@@ -146,28 +192,8 @@ def _operation(name: str, unit: int) -> Operation:
     return kind, unit, 16 if "bf16" in name else 8  # rows of a register
 
 
-def main(folder: str, name: str, number: str) -> None:
-    """Compiles the kernels in a folder one by one and prints a line of bundles for each."""
-    device = jax.sharding.SingleDeviceSharding(topology.devices(name)[0])
-    dump = pathlib.Path(folder) / "dump"
-    for kernel in range(int(number)):
-        exported = jax.export.deserialize(
-            bytearray((pathlib.Path(folder) / str(kernel)).read_bytes())
-        )
-        arguments = [
-            jax.ShapeDtypeStruct(aval.shape, aval.dtype, sharding=device)
-            for aval in exported.in_avals
-        ]
-        known = set(dump.glob(f"*{SUFFIX}"))
-        jax.jit(exported.call).lower(*arguments).compile()
-        steps = [
-            of_text(path.read_text(errors="replace"))
-            for path in set(dump.glob(f"*{SUFFIX}")) - known
-            if "schedule-analysis" not in path.name
-        ]
-        largest = max(steps, key=lambda step: step.issued)  # beside copies of arguments
-        print(*dataclasses.astuple(largest), flush=True)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+@functools.cache
+def _folder() -> pathlib.Path:
+    folder = tempfile.mkdtemp(prefix="bundles-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return pathlib.Path(folder)

@@ -1,6 +1,5 @@
 """Compiles a training step, and keeps it in a folder with a manifest of its dependencies."""
 
-import concurrent.futures
 import hashlib
 import importlib.metadata
 import json
@@ -19,7 +18,7 @@ from nest_dist.config import run_json
 from nest_dist.experiment import compile_cache, preflight
 from nest_dist.experiment import experiment as experiments
 from nest_dist.model import on_gpu
-from nest_dist.rehearsal import kernels
+from nest_dist.rehearsal import bundles, kernels
 
 STEP = "step.bin"
 MANIFEST = "manifest.json"
@@ -36,26 +35,21 @@ SETTINGS = (
 
 
 def compiled(
-    experiment: experiments.Experiment,
-    options: Mapping[str, bool] | None = None,
-    topology: str | None = None,
-) -> tuple[jax.stages.Compiled, list[kernels.Counted], float]:
-    """The step that `train` would run, its kernels, and the seconds that it took.
+    experiment: experiments.Experiment, options: Mapping[str, bool] | None = None
+) -> tuple[jax.stages.Compiled, kernels.Grids, float]:
+    """The step that `train` would run, the grids of its kernels, and the seconds that it took.
 
     Args:
         options: of XLA, besides those of `train`.
-        topology: of the TPUs for which kernels are counted; None counts none.
     Raises:
         BadInput: if the compiler finds that it needs more memory than a device has.
     """
     traced = experiment.traced_train_step()
+    bundles.forget()
     started = time.perf_counter()
     try:
-        with concurrent.futures.ThreadPoolExecutor(1) as beside:
-            counting = beside.submit(kernels.count, traced, topology) if topology else None
-            step = traced.lower().compile(None if options is None else dict(options))
-            seconds = time.perf_counter() - started
-            return step, counting.result() if counting else [], seconds
+        step = traced.lower().compile(None if options is None else dict(options))
+        return step, kernels.grids(traced), time.perf_counter() - started
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

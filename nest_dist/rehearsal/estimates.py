@@ -24,6 +24,9 @@ FREE = re.compile(
     'custom_call_target="(ConcatBitcast|AllocateBuffer|AssumeGatherIndicesInBound|SliceId)"'
 )
 
+# Of an instruction, at its end: what changes nothing but how it is called.
+ATTRIBUTES = "sharding|frontend_attributes|metadata|backend_config"
+
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
@@ -93,30 +96,33 @@ class Program:
                 sums[group(instruction)] += times * cycles
         return {name: round(cycles) for name, cycles in sums.items()}
 
-    def without_estimate(self, counted: str | None = None) -> dict[str, int]:
-        """Executions, by opcode, of instructions that take time and have no estimate.
-
-        Calls of the target `counted` are left out.
-        """
-        executions: dict[str, float] = collections.defaultdict(float)
+    def work(self) -> Iterator[tuple[float, Instruction]]:
+        """The instructions that take time, each with its executions."""
         for times, instruction in self._run():
             array = re.search(r" = \(?\w+\[\d", instruction.text)
-            works = array and instruction.opcode in WORK and not FREE.search(instruction.text)
-            elsewhere = counted and f'custom_call_target="{counted}"' in instruction.text
-            if works and instruction.cycles is None and not elsewhere:
-                executions[instruction.opcode] += times
-        return {opcode: math.ceil(times) for opcode, times in executions.items()}
+            if array and instruction.opcode in WORK and not FREE.search(instruction.text):
+                yield times, instruction
 
     def instructions(self) -> Iterator[tuple[str, Instruction]]:
         """Every instruction after the name of its computation."""
         for name, instructions in self.computations.items():
             yield from ((name, instruction) for instruction in instructions)
 
-    def calls(self, target: str) -> Iterator[tuple[float, Instruction]]:
-        """The calls of a compiled function that is not HLO, each with its executions."""
-        for times, instruction in self._run():
-            if f'custom_call_target="{target}"' in instruction.text:
-                yield times, instruction
+    def form(self, instruction: Instruction) -> str:
+        """The instruction and what is fused in it, without names: alike ones have one form."""
+        numbers: dict[str, int] = {}
+        text = "\n".join(
+            re.sub(rf",? ({ATTRIBUTES})=.*", "", line) for line in self._lines(instruction)
+        )
+        return re.sub(
+            r"%[\w.\-]+", lambda name: f"%{numbers.setdefault(name[0], len(numbers))}", text
+        )
+
+    def _lines(self, instruction: Instruction) -> Iterator[str]:
+        yield instruction.text.strip().removeprefix("ROOT ")
+        for name in instruction.called("calls"):
+            for inner in self.computations[name]:
+                yield from self._lines(inner)
 
     def traffic(self, instruction: Instruction) -> int:
         """Bytes of the operands and results in HBM, as often as the instruction runs once."""

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 
@@ -11,10 +11,13 @@ from nest_dist.base import chips
 from nest_dist.experiment import audit
 from nest_dist.experiment import experiment as experiments
 from nest_dist.model import encoder, nest
-from nest_dist.rehearsal import collectives, estimates, gpus, kernels
+from nest_dist.rehearsal import bundles, collectives, estimates, gpus, kernels, plain_layers
 
 COLLECTIVES = "collectives"
 OTHER = "other"
+LAYERS = "layers"
+# In the names of operations, the number of a level and that of its layer.
+LAYER = r"/levels_(\d+)/layers_(\d+)/"
 # Components of a step by patterns of the names of operations; the first that matches counts.
 COMPONENTS = {
     r"\boptimizer\b": "optimizer",
@@ -33,15 +36,16 @@ Forecast = dict[str, typing.Any]
 def of_step(
     experiment: experiments.Experiment,
     compiled: jax.stages.Compiled,
-    counted: Sequence[kernels.Counted] = (),
+    grids: kernels.Grids | None = None,
 ) -> Forecast:
     """The costs of a step before it runs, as plain JSON: bytes and cycles of one device.
 
     The compiler estimates cycles; those of collectives are their bytes at the rate of the links.
+    What has no estimate is counted by the bundles that were written as it was compiled.
 
     Args:
         compiled: its training step.
-        counted: the kernels in it.
+        grids: of the kernels in it.
     """
     mesh, run = experiment.sharding.mesh, experiment.run
     kind = mesh.devices.flat[0].device_kind
@@ -71,7 +75,6 @@ def of_step(
         },
         "collectives": exchanged,
         "kernels": str(experiment.kernels),
-        "without_estimate": program.without_estimate(kernels.CALL if counted else None),
         "loops_counted_once": list(program.uncounted),
     }
     if chip and chip.is_gpu:
@@ -80,17 +83,34 @@ def of_step(
     elif chip and (cycles := program.cycles(_component)):
         seconds = sum(total["wire_bytes"] for total in exchanged) / chip.link_bytes_per_second
         cycles[COLLECTIVES] = cycles.get(COLLECTIVES, 0) + round(seconds * chip.cycles_per_second)
-        by_bundles = kernels.cycles(program, counted, chip, _component, _share(run.model))
-        an_image = (sum(cycles.values()) + sum(by_bundles.values())) / images
+        written, share = bundles.written(), _share(run.model)
+        counted = kernels.count(program, grids or {}, written)
+        rest = kernels.cycles(program, counted, written, chip, _without_estimate, share)
+        layers = kernels.cycles(program, counted, written, chip, _in_layer, share)
+        an_image = (sum(cycles.values()) + sum(rest.cycles.values())) / images
         report |= {
             "cycles": _sums(cycles, images),
-            "kernel_cycles": _sums(by_bundles, images),
+            "bundle_cycles": _sums(rest.cycles, images),
+            "without_either": rest.missing,
+            "layer_cycles": layers.cycles.get(LAYERS, 0) / images,
             "cycles_an_image": an_image,
             "counted": [dataclasses.asdict(each) for each in counted],
             "images_per_second_a_chip": chip.devices * chip.cycles_per_second / an_image,
             "mfu": chip.cycles_per_second / an_image * needed / chip.bfloat16_flops,
         }
+    bundles.forget()
     return report
+
+
+def of_layers(experiment: experiments.Experiment, report: Forecast) -> Forecast:
+    """For a step by kernels: what its layers take without them, an image, by the same bundles."""
+    if not report.get("counted"):
+        return {}
+    device = experiment.sharding.mesh.devices.flat[0]
+    chip = chips.CHIPS[report["device_kind"]]
+    images = int(report["images_a_device"])
+    cycles = plain_layers.cycles(experiment.run.model, device, chip, images)
+    return {"plain_layer_cycles": cycles}
 
 
 def _sums(cycles: Mapping[str, int], images: float) -> dict[str, typing.Any]:
@@ -135,18 +155,22 @@ def _memory_lines(memory: Mapping[str, typing.Any]) -> Iterator[str]:
 
 
 def _cycle_lines(report: Forecast) -> Iterator[str]:
-    cycles, by_bundles = report["cycles"], report["kernel_cycles"]
+    cycles, by_bundles = report["cycles"], report["bundle_cycles"]
     chip = chips.CHIPS[report["device_kind"]]
     yield f"{'cycles, estimated by the compiler':<30}{'a step':>15}{'an image':>12}{'share':>7}"
     yield from _part_lines(cycles)
     if by_bundles["step"]:
-        yield "kernels, by bundles, without dropped branches"
+        yield "kernels and what has no estimate, by bundles, without dropped branches"
         yield from _part_lines(by_bundles)
         step, image = (cycles[per] + by_bundles[per] for per in ("step", "image"))
         yield f"{'both, by two instruments':<30}{step:>15,}{image:>12,.0f}"
-    missing = [f"{number} {opcode}" for opcode, number in report["without_estimate"].items()]
+    if plain := report.get("plain_layer_cycles"):
+        layers = report["layer_cycles"]
+        yield f"{'layers alone, all by bundles':<45}{layers:>12,.0f}"
+        yield f"{'without kernels':<45}{plain:>12,.0f}, {plain / layers:.2f} times as many"
+    missing = [f"{number} {opcode}" for opcode, number in report["without_either"].items()]
     if missing:
-        yield f"  without an estimate: {', '.join(missing)}"
+        yield f"  without estimate and bundles: {', '.join(missing)}"
     if report["slices"] > 1:
         yield "  not counted: the slow network between the slices"
     if report["loops_counted_once"]:
@@ -204,10 +228,18 @@ def _share(model: nest.NesT) -> Callable[[estimates.Instruction], float]:
     rates = encoder.drop_rates(model.stochastic_depth, model.block_repeats)
 
     def share(instruction: estimates.Instruction) -> float:
-        layer = re.search(r"/levels_(\d+)/layers_(\d+)/", instruction.source)
+        layer = re.search(LAYER, instruction.source)
         return 1 - rates[int(layer[1])][int(layer[2])] if layer else 1
 
     return share
+
+
+def _without_estimate(instruction: estimates.Instruction) -> str | None:
+    return _component(instruction) if instruction.cycles is None else None
+
+
+def _in_layer(instruction: estimates.Instruction) -> str | None:
+    return LAYERS if re.search(LAYER, instruction.source) else None
 
 
 def _component(instruction: estimates.Instruction) -> str:

@@ -1,19 +1,22 @@
-"""The kernels of a step: what each takes, by its bundles and by its traffic with HBM."""
+"""Cycles by bundles and by traffic with HBM: of kernels, and of what else has no estimate."""
 
+import collections
 import dataclasses
-import functools
 import math
 import re
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import jax
 
 from nest_dist.base import chips
 from nest_dist.rehearsal import bundles, estimates
 
-CALL = "tpu_custom_call"
 TYPES = {"float32": "f32", "bfloat16": "bf16"}
+
+# Name and types of the results as "f32[8,16]": together they tell a kernel from all others.
+Key = tuple[str, tuple[str, ...]]
+Grids = Mapping[Key, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,7 @@ class Counted:
 
     Attributes:
         name: of the kernel.
-        results: their types as "f32[8,16]"; with the name they tell it from all others.
+        results: their types as "f32[8,16]".
         steps: of its grid.
         cores: of a device, which share the steps: the first dimension of the grid.
         step: cycles of one.
@@ -40,49 +43,75 @@ class Counted:
         return self.step.low * self.steps / self.cores
 
 
-def count(traced: jax.stages.Traced, topology: str) -> list[Counted]:
-    """The distinct kernels of a traced function, each compiled alone for a topology."""
-    distinct = {(call.params["name"], _results(call)): call for call in _calls(traced.jaxpr.jaxpr)}
-    steps = bundles.count([_exported(call) for call in distinct.values()], topology)
-    return [
-        Counted(
-            name=name,
-            results=results,
-            steps=math.prod(call.params["grid_mapping"].grid),
-            cores=call.params["grid_mapping"].grid[0],
-            step=step,
-        )
-        for ((name, results), call), step in zip(distinct.items(), steps, strict=True)
-    ]
+@dataclasses.dataclass(frozen=True)
+class Sums:
+    """Cycles by group, and executions by opcode of instructions without bundles."""
+
+    cycles: Mapping[str, int]
+    missing: Mapping[str, int]
+
+
+def grids(traced: jax.stages.Traced) -> Grids:
+    """The grid of each distinct kernel of a traced function."""
+    return {
+        (call.params["name"], _results(call)): call.params["grid_mapping"].grid
+        for call in _calls(traced.jaxpr.jaxpr)
+    }
+
+
+def count(program: estimates.Program, grids: Grids, written: bundles.Written) -> list[Counted]:
+    """The kernels of a compiled program."""
+    found = {}
+    for _, instruction in program.work():
+        key, path = _key(instruction, grids), written.get(instruction.name)
+        if key is not None and path is not None:
+            step = bundles.of_step(path.read_text(errors="replace"))
+            found[key] = Counted(*key, math.prod(grids[key]), grids[key][0], step)
+    return list(found.values())
 
 
 def cycles(
     program: estimates.Program,
     counted: Sequence[Counted],
+    written: bundles.Written,
     chip: chips.Chip,
-    group: Callable[[estimates.Instruction], str],
-    computed: Callable[[estimates.Instruction], float],
-) -> dict[str, int]:
-    """Cycles of all kernels of a compiled program, added up by their `group`.
+    group: Callable[[estimates.Instruction], str | None],
+    computed: Callable[[estimates.Instruction], float] = lambda _: 1,
+) -> Sums:
+    """Cycles of instructions added up by their `group`, which is None for those to leave out.
 
     Those of one are its bundles, or its bytes from and to HBM at the public rate if they are more.
+    The compiler writes the bundles of instructions that are alike once.
 
     Args:
         chip: runs the program.
-        group: of a call.
-        computed: the share of a call's steps that is computed: not of dropped branches.
+        group: of an instruction.
+        computed: the share of a kernel's steps that is computed: not of dropped branches.
     """
     known = {(kernel.name, kernel.results): kernel for kernel in counted}
     a_byte = chip.cycles_per_second / chip.memory_bytes_per_second
-    sums: dict[str, float] = {}
-    for times, instruction in program.calls(CALL):
-        name = re.sub(r"[.\d]+$", "", instruction.name)
-        kernel = known.get((name, tuple(re.findall(r"\w+\[[\d,]*\]", instruction.type))))
-        if kernel is not None:
-            busy = kernel.cycles * computed(instruction)
-            once = max(busy, program.traffic(instruction) * a_byte)
-            sums[group(instruction)] = sums.get(group(instruction), 0) + times * once
-    return {name: round(number) for name, number in sums.items()}
+    sums: dict[str, float] = collections.defaultdict(float)
+    missing: dict[str, float] = collections.defaultdict(float)
+    alike = {
+        program.form(instruction): written[instruction.name]
+        for _, instruction in program.work()
+        if instruction.name in written
+    }
+    for times, instruction in program.work():
+        if (name := group(instruction)) is None:
+            continue
+        if (key := _key(instruction, known)) is not None:
+            busy = known[key].cycles * computed(instruction)
+        elif (path := alike.get(program.form(instruction))) is not None:
+            busy = bundles.of_instruction(path.read_text(errors="replace"))
+        else:
+            missing[instruction.opcode] += times
+            continue
+        sums[name] += times * max(busy, program.traffic(instruction) * a_byte)
+    return Sums(
+        {name: round(number) for name, number in sums.items()},
+        {opcode: math.ceil(times) for opcode, times in missing.items()},
+    )
 
 
 def _calls(jaxpr: typing.Any) -> Iterator[typing.Any]:
@@ -97,15 +126,15 @@ def _calls(jaxpr: typing.Any) -> Iterator[typing.Any]:
                 yield from _calls(inner)
 
 
+def _key(instruction: estimates.Instruction, known: Iterable[Key]) -> Key | None:
+    """The kernel that an instruction calls; its own name may have more around the kernel's."""
+    results = tuple(re.findall(r"\w+\[[\d,]*\]", instruction.type))
+    calls = instruction.opcode == "custom-call"
+    return next((k for k in known if calls and k[0] in instruction.name and k[1] == results), None)
+
+
 def _results(call: typing.Any) -> tuple[str, ...]:
     return tuple(
         f"{TYPES[str(each.aval.dtype)]}[{','.join(map(str, each.aval.shape))}]"
         for each in call.outvars
     )
-
-
-def _exported(call: typing.Any) -> jax.export.Exported:
-    """The kernel alone, for a TPU."""
-    alone = jax.jit(functools.partial(call.primitive.bind, **call.params))
-    operands = [jax.ShapeDtypeStruct(each.aval.shape, each.aval.dtype) for each in call.invars]
-    return jax.export.export(alone, platforms=["tpu"])(*operands)

@@ -11,7 +11,7 @@ import jax
 from jax.experimental import topologies
 
 from nest_dist.base import checks, failures
-from nest_dist.rehearsal import gpus
+from nest_dist.rehearsal import bundles, gpus
 
 # Shapes of a slice; the compiler also accepts other multiples of the chips of a host.
 SQUARES = ("2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
@@ -57,7 +57,7 @@ def devices(name: str, slices: int = 1) -> Sequence[jax.Device]:
     if name.startswith("v4:"):
         options["chip_config_name"] = "megacore"  # one device a chip, as on Cloud TPU
     try:
-        with _signals_kept():
+        with _signals_kept(), bundles.asked_for():
             return topologies.get_topology_desc(name, "tpu", **options).devices
     except jax.errors.JaxRuntimeError as error:
         known = "; ".join(f"{chip}:{', '.join(shapes)}" for chip, shapes in KNOWN.items())

@@ -86,7 +86,8 @@ def test_cycles_are_told_by_part_of_the_model(rehearsed):
 def test_speed_follows_from_cycles_and_the_table_of_chips(rehearsed):
     screen, report = rehearsed
     speed = report["images_per_second_a_chip"]
-    assert speed == pytest.approx(1.5e9 / report["cycles"]["image"])
+    both = report["cycles"]["image"] + report["bundle_cycles"]["image"]
+    assert speed == pytest.approx(1.5e9 / both)
     assert report["mfu"] == pytest.approx(speed * report["flops_an_image"]["model"] / 197e12)
     assert report["flops_an_image"]["compiler"] > 0.5 * report["flops_an_image"]["model"]
     assert f"{speed:,.0f} images/s a chip" in screen
@@ -113,17 +114,25 @@ def test_what_devices_exchange_is_told_by_kind_and_axis(rehearsed):
         ({"data": 2, "fsdp": 2}, 0.2),
     ],
 )
-def test_kernels_exchange_no_more_bytes_than_the_plain_form(mesh, more, tmp_path):
+def test_kernels_exchange_no_more_bytes_than_the_plain_form(mesh, more, tmp_path, capsys):
     shape = {"data": 1, "fsdp": 1, "rows": 1, **mesh}
     bindings = [f"MeshShape.{axis} = {size}" for axis, size in shape.items()]
     exchanged = {}
     for kernels in ("plain", "fused"):
         output = tmp_path / kernels
         wide = ("NesT.dim = 32", f"NesT.kernels = '{kernels}'", "NesT.compute_dtype = 'float32'")
-        rehearse.run(options(*bindings, *wide, examples=1000, output=str(output)))
+        given = {"examples": 1000, "output": str(output), "without_kernels": True}
+        rehearse.run(options(*bindings, *wide, **given))
         report = json.loads((output / "report.json").read_text())
         exchanged[kernels] = sum(each["bytes"] for each in report["collectives"])
+        assert report["without_either"] == {}
     assert exchanged["fused"] <= (1 + more) * exchanged["plain"], exchanged
+    # The last report is that of the kernels.
+    assert len(report["counted"]) >= 4
+    assert 0 < report["layer_cycles"] < report["plain_layer_cycles"]
+    assert re.search(
+        r"^without kernels +[\d,]+, [\d.]+ times as many$", capsys.readouterr().out, re.M
+    )
 
 
 def test_an_audit_lists_the_parameters_and_compiles_nothing(monkeypatch, capsys):

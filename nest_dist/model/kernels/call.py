@@ -83,6 +83,11 @@ def blocks_at_once(N: int, C: int) -> float:
     return min(8, 160_000 / C**2, 1600 / N)
 
 
+def merged(T: int, N: int) -> int:
+    """How many small blocks a kernel takes as one: together they have 128 tokens at most."""
+    return _divisor(T, 128 / N)
+
+
 def tiled_bytes(rows: int, columns: int, dtype: str = "float32") -> int:
     """Bytes of a matrix on the chip: registers of 128 columns and 32 bytes of rows."""
     size = jnp.dtype(dtype).itemsize

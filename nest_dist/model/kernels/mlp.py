@@ -53,7 +53,11 @@ def branch(
         params: "hidden" with "kernel" [C, M] and "bias" [M], "output" with [M, C] and [C].
         columns: of blocks in an image.
     """
-    return _branch(columns, factor, x, *_folded(of_norm, params))
+    B, T, N, C = x.shape
+    several = call.merged(T, N) if columns is None else 1
+    merged = x.reshape(B, T // several, several * N, C)
+    y = _branch(columns, factor, merged, *_folded(of_norm, params))
+    return y if columns is not None else y.reshape(x.shape)
 
 
 def _folded(of_norm: Params, params: Params) -> tuple[Array, ...]:
@@ -93,12 +97,12 @@ def _with_residuals(
     B, T, N, C = x.shape
     products = call.products()
     grid = call.grid(call.blocks_at_once(N, C), B, T, columns)
-    matrices = w.astype(products), bias, out.astype(products), out_bias
+    w, out = w.astype(products), out.astype(products)
     y, hidden = call.run(
         _forward if columns is None else _forward_to_image,
         "mlp_forward",
         grid,
-        [call.in_scalars(factor), grid.by_block(x), *map(grid.whole, matrices)],
+        [call.in_scalars(factor), grid.by_block(x), *map(grid.whole, (w, bias, out, out_bias))],
         [
             grid.by_block(jax.ShapeDtypeStruct(border.result(x, columns), x.dtype)),
             grid.by_block(jax.ShapeDtypeStruct((B, T, N, w.shape[1]), products)),
@@ -114,7 +118,6 @@ def _gradients(
     factor, x, hidden, w, out = residuals
     B, T, N, C = x.shape
     M = w.shape[1]
-    products = call.products()
     grid = call.grid(call.blocks_at_once(N, C) / 2, B, T, columns)
     of_x, *totals = call.run(
         _backward if columns is None else _backward_from_image,
@@ -123,7 +126,7 @@ def _gradients(
         [
             call.in_scalars(factor),
             *map(grid.by_block, (x, of_y, hidden)),
-            *map(grid.whole, (w.T.astype(products), out.T.astype(products))),
+            *map(grid.whole, (w, out)),
         ],
         [
             grid.by_block(jax.ShapeDtypeStruct(x.shape, x.dtype)),
@@ -189,10 +192,10 @@ def _backward_from_image(*refs: call.Ref) -> None:
 
 
 def _backward(*refs: call.Ref) -> None:
-    """Takes w [M, C] and out [C, M], and gives the gradient of out as [C, M]."""
+    """Gives the gradient of out as [C, M]."""
     factor_ref, x_ref, of_y_ref, hidden_ref, w_ref, out_ref, of_x_ref, *totals = refs
     *of_matrices, of_out_bias_ref = totals  # of w, its bias, and out
-    (*_, C), M = x_ref.shape, w_ref.shape[0]
+    (*_, C), M = x_ref.shape, w_ref.shape[1]
     every, dtype = call.every_block(x_ref), w_ref.dtype
 
     @pl.when(call.first_step())
@@ -215,7 +218,7 @@ def _backward(*refs: call.Ref) -> None:
 
         def prepared(chunk: slice, at: Block) -> tuple[Array, ...]:
             value, slope = _gelu(hidden_ref[(*at, slice(None), chunk)].astype(jnp.float32))
-            of_hidden = call.dot(of_branch[at], out_ref[:, chunk]) * slope  # [N, chunk]
+            of_hidden = call.dot(of_branch[at], out_ref[chunk], call.NT) * slope  # [N, chunk]
             of_bias = jnp.sum(of_hidden, 0, keepdims=True)
             return value.astype(dtype), of_hidden.astype(dtype), of_bias
 
@@ -230,7 +233,7 @@ def _backward(*refs: call.Ref) -> None:
             of_out = call.dot(of_branch_columns[at], value)  # [C, chunk]
             gradients = of_w, of_bias, of_out
             sums = gradients if at == every[0] else tuple(map(jnp.add, sums, gradients))
-            of_tokens[at] += call.dot(of_hidden, w_ref[chunk])  # [N, C]
+            of_tokens[at] += call.dot(of_hidden, w_ref[:, chunk], call.NT)  # [N, C]
             if at == every[-1]:
                 for ref, total in zip(of_matrices, sums, strict=True):
                     ref[:, chunk] += total

@@ -8,8 +8,8 @@ from support import branches
 
 from nest_dist.model.kernels import call, pool
 
-# Images, blocks, tokens, channels, heads.
-SMALL = (3, 1, 16, 32, 2)
+# Images, blocks, tokens, channels, heads. Small blocks are computed as one: two here, three there.
+SMALL = (3, 2, 16, 32, 2)
 ODD = (2, 3, 12, 48, 1)
 PUBLISHED = {
     "T level 0": (2, 2, 196, 96, 3),
@@ -18,7 +18,8 @@ PUBLISHED = {
     "B level 0": (1, 2, 196, 128, 4),
     "B level 1": (1, 2, 196, 256, 8),
     "B level 2": (1, 1, 196, 512, 16),
-    "CIFAR": (2, 4, 64, 192, 3),
+    "CIFAR": (2, 16, 16, 192, 3),
+    "larger CIFAR": (2, 4, 64, 192, 3),
 }
 SHAPES = [
     pytest.param(SMALL, id="small"),

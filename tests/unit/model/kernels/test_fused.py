@@ -14,8 +14,9 @@ from nest_dist.model import fused
 from nest_dist.model.kernels import call
 
 SMALL = {
-    "image_size": 32,
+    "image_size": 80,
     "patch_size": 4,
+    "block_side": 10,
     "dim": 16,
     "heads": 1,
     "num_hierarchies": 2,
@@ -45,9 +46,13 @@ def computed(model, layout=None):
         return both(params, images)
 
 
+# Blocks so small that kernels take several as one, and a head that serves two.
+SMALLER = {"image_size": 32, "block_side": 2, "dim": 32, "heads": 2, "multi_query": True}
+
+
 @functools.cache
-def plain():
-    return computed(NesT(**SMALL, kernels="plain"))
+def plain(smaller):
+    return computed(NesT(**{**SMALL, **(SMALLER if smaller else {})}, kernels="plain"))
 
 
 # JAX interprets no kernel that is rematerialized.
@@ -59,13 +64,16 @@ def plain():
         pytest.param({}, {"data": 2, "fsdp": 2}, marks=pytest.mark.slow),
         pytest.param({}, {"data": 2, "rows": 2}, marks=pytest.mark.slow),
         pytest.param({"layers": "scanned"}, {"data": 4}, marks=pytest.mark.slow),
+        pytest.param(SMALLER, {"data": 2, "rows": 2}, marks=pytest.mark.slow),
     ],
 )
 def test_kernels_drop_the_same_and_give_the_same(changes, mesh):
     with call.interpreted():
-        found = computed(NesT(**SMALL, **changes, kernels="fused"), mesh and layouts.layout(**mesh))
+        found = computed(
+            NesT(**{**SMALL, **changes}, kernels="fused"), mesh and layouts.layout(**mesh)
+        )
     (loss, logits), gradients = found
-    (plain_loss, plain_logits), plain_gradients = plain()
+    (plain_loss, plain_logits), plain_gradients = plain(changes == SMALLER)
     # The same sums in another order, in float32.
     np.testing.assert_allclose(loss, plain_loss, rtol=1e-5)
     np.testing.assert_allclose(logits, plain_logits, rtol=1e-4, atol=1e-4)
@@ -77,17 +85,17 @@ def test_kernels_drop_the_same_and_give_the_same(changes, mesh):
 
 @pytest.mark.medium
 def test_by_kernels_too_hidden_patches_become_the_token():
-    model = NesT(**{**SMALL, "num_classes": 0}, kernels="plain")
+    model = NesT(**{**SMALL, **SMALLER, "num_classes": 0}, kernels="plain")
     params = family.random_params(model)
     images = jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
     hidden = jax.random.bernoulli(jax.random.key(2), 0.5, (2, 8, 8))
-    masked = hidden, jax.random.normal(jax.random.key(3), (16,))
+    masked = hidden, jax.random.normal(jax.random.key(3), (32,))
     plainly = jax.jit(model.apply)({"params": params}, images, masked=masked)
     with call.interpreted():
         by_kernels = jax.jit(model.clone(kernels="fused").apply)(
             {"params": params}, images, masked=masked
         )
-    assert plainly.shape == (2, 4, 4, 32)
+    assert plainly.shape == (2, 4, 4, 64)
     # The same sums in another order, in float32.
     np.testing.assert_allclose(by_kernels, plainly, rtol=1e-4, atol=1e-4)
 
@@ -95,13 +103,17 @@ def test_by_kernels_too_hidden_patches_become_the_token():
 @pytest.mark.parametrize(
     ("changes", "mesh", "reason"),
     [
-        ({"multi_query": True}, {}, "the model has one key and value head"),
         ({"gelu": "exact"}, {}, "the GELU is exact; set NesT.gelu to 'tanh', or set it to 'auto'"),
         ({"attention_dropout": 0.1}, {}, "NesT.attention_dropout is 0.1; set it to 0, or set it"),
         ({"dim": 32, "heads": 2}, {"tensor": 2}, "heads lie on 2 devices; set MeshShape.tensor to"),
         ({"dim": 24, "heads": 2}, {}, "heads have 12 channels, not 16, 32, 64, 128; change"),
         (
-            {"image_size": 448, "num_hierarchies": 1, "block_repeats": (1,)},
+            {
+                "image_size": 448,
+                "block_side": None,
+                "num_hierarchies": 1,
+                "block_repeats": (1,),
+            },
             {},
             r"attention in a block of 12544 tokens of 16 channels needs [\d,.]+ MB of VMEM, a kern",
         ),
