@@ -315,7 +315,7 @@ def test_an_object_that_is_no_transform_is_refused(partly_corrupt, wrong):
 
 
 def test_an_object_that_is_no_source_is_refused():
-    with pytest.raises(failures.BadInput, match=r"TrainingData.source is Flip.*; give a value of"):
+    with pytest.raises(failures.BadInput, match=r"TrainingData.source is @Flip.*; give a value of"):
         pipeline.TrainingData(crop.Flip(), ())
 
 

@@ -256,14 +256,6 @@ def test_a_full_table_of_files_is_no_damage(name, tmp_path, monkeypatch):
             os.close(descriptor)
 
 
-def test_an_array_record_of_zeros_is_refused(tmp_path):
-    datasets.array_record(tmp_path)
-    path = tmp_path / "train" / "0.array_record"
-    path.write_bytes(b"\0" * path.stat().st_size)
-    with pytest.raises(failures.BadInput, match=r"0.array_record is no complete ArrayRecord"):
-        array_record.ArrayRecord(str(tmp_path), "train").open()
-
-
 @pytest.mark.parametrize("splits", ["null", '[{"name": "train", "shardLengths": ["x"]}]', "[{}]"])
 def test_a_description_of_tfds_that_is_none_is_refused(splits, tmp_path):
     (tmp_path / "dataset_info.json").write_text(f'{{"splits": {splits}}}')

@@ -61,7 +61,7 @@ def test_an_objective_gets_a_factor_for_every_class():
     ("fields", "text"),
     [
         ({"given": (("cat", -1.0),)}, r"ClassWeights.given has -1.0 for class 'cat'; give a nu"),
-        ({"given": (("cat", float("nan")),)}, r"ClassWeights.given has nan for class 'cat'; give"),
+        ({"given": (("cat", float("nan")),)}, r"ClassWeights.given is nan; give a number"),
         ({"given": (("cat", 1.0), ("cat", 2.0))}, r"names a class twice; give each class one fac"),
         ({"by_counts": 1.5}, r"ClassWeights.by_counts is 1.5; it must be in \[0, 1\]"),
     ],
