@@ -15,10 +15,10 @@ import math
 import os
 import pathlib
 import re
-import shutil
-import tempfile
 import typing
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from nest_dist.base import scratch
 
 VARIABLE = "LIBTPU_INIT_ARGS"
 FLAGS = (
@@ -194,6 +194,7 @@ def _operation(name: str, unit: int) -> Operation:
 
 @functools.cache
 def _folder() -> pathlib.Path:
-    folder = tempfile.mkdtemp(prefix="bundles-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return pathlib.Path(folder)
+    scratch.remove_leftovers()
+    made = scratch.Scratch()
+    atexit.register(made.remove)
+    return made.folder
