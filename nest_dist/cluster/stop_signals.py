@@ -9,11 +9,12 @@ in the thread that starts it. `start_resource_tracker` gives it a thread that en
 `listen` handlers that pass on what comes in this moment.
 """
 
+import contextlib
 import gc
 import signal
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 AGAIN_SECONDS = 0.05
 STOPS = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
@@ -70,6 +71,26 @@ def start_resource_tracker() -> None:
     thread = threading.Thread(target=resource_tracker.ensure_running, name="resource tracker")
     thread.start()
     thread.join()
+
+
+@contextlib.contextmanager
+def held_interrupts() -> Iterator[None]:
+    """Ctrl-C waits while this is open, and never reaches the processes that are started in it.
+
+    Call it in the main thread.
+    """
+    start_resource_tracker()
+    came: list[int] = []
+    # The block is for those that inherit it; here any other thread may take the signal.
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def trace_requested() -> bool:

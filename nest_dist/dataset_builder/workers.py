@@ -6,12 +6,12 @@ import ctypes
 import multiprocessing
 import multiprocessing.connection
 import os
-import signal
 import threading
 import typing
 from collections.abc import Callable, Sequence
 
 from nest_dist.base import failures
+from nest_dist.cluster import stop_signals
 
 REPORT_SECONDS = 0.2
 
@@ -50,7 +50,9 @@ def run(
         min(processes, len(tasks)), context, initializer=_enter, initargs=(shared,)
     )
     try:
-        results = [pool.submit(_call, work, task, number) for number, task in enumerate(tasks)]
+        # Ctrl-C is for this process, which then says stop. The first task starts all workers.
+        with stop_signals.held_interrupts():
+            results = [pool.submit(_call, work, task, number) for number, task in enumerate(tasks)]
         waiting = set(results)
         while waiting:
             done, waiting = concurrent.futures.wait(
@@ -76,7 +78,6 @@ _shared: "ctypes.Array[ctypes.c_uint64]"
 def _enter(shared: "ctypes.Array[ctypes.c_uint64]") -> None:
     global _shared
     _shared = shared
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then says stop
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import pathlib
 import shutil
 
 import cv2
@@ -117,7 +118,7 @@ def test_the_sheet_shows_the_least_certain_pictures(trained, pictures, tmp_path,
     ((shown, captions),) = pages
     np.testing.assert_array_equal(shown, images[expected])
     assert [caption.lines[-1] for caption in captions] == [
-        os.path.basename(paths[index]) for index in expected
+        os.sep.join(pathlib.Path(paths[index]).parts[-2:]) for index in expected
     ]
 
 

@@ -296,11 +296,16 @@ def test_a_killed_worker_ends_the_command(photographs_tar, tmp_path):
     assert "with fewer than 2 --workers, finished shards are kept." in line
 
 
-def test_ctrl_c_ends_the_command_and_its_workers(photographs_tar, tmp_path):
+@pytest.mark.parametrize("starting", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_ctrl_c_ends_the_command_and_its_workers(starting, photographs_tar, tmp_path):
     flags = [photographs_tar, "--shards=24", "--split=train", f"--output={tmp_path}"]
     with start(*flags) as process:
-        harness.wait_in(process, lambda: list((tmp_path / "train").glob("0*.json")))
-        workers = psutil.Process(process.pid).children(recursive=True)
+        parent = psutil.Process(process.pid)
+        if starting:  # its workers, which have imported nothing yet
+            harness.wait_in(process, lambda: len(parent.children(recursive=True)) > 1)
+        else:
+            harness.wait_in(process, lambda: list((tmp_path / "train").glob("0*.json")))
+        workers = parent.children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait() == 130
         assert process.said().splitlines()[1:] == ["nest-dist: interrupted"]
