@@ -77,13 +77,13 @@ def compiled(experiment):
     return experiment.compiled_train_step()
 
 
-def losses(experiment, step, first=None):
-    """Of each of the steps, beginning with the parameters `first` if they are given."""
+def losses(experiment, step, first=None, steps=STEPS):
+    """Of each of the first steps, beginning with the parameters `first` if they are given."""
     state = experiment.init_state() if first is None else experiment.state_from(first)
     batches = experiment.training_batches(0)
     found = []
     try:
-        for _ in range(STEPS):
+        for _ in range(steps):
             state, metrics = step(state, next(batches))
             found.append(float(metrics["train/loss"]))
     finally:
