@@ -183,7 +183,8 @@ class Watch:
     Attributes:
         stuck_seconds: without a step, after which training counts as stuck.
         compare_every_steps: steps between two comparisons of the parameters' replicas, which also
-            precede each checkpoint; None compares nothing.
+            precede each checkpoint; None compares nothing. A flipped bit that the next updates
+            round away has left them equal by then.
         repeat_every_steps: steps between two that are done twice, whose results must have the same
             bits. It needs memory for a second state; None repeats no step.
     """
