@@ -35,7 +35,8 @@ def _flipped(leaf):
     shards = []
     for shard in leaf.addressable_shards:
         data = np.array(shard.data)
-        data.reshape(-1).view(np.uint32)[0] ^= 1 << 20  # the lowest may be lost in the next rounding
+        # The lowest bits may be lost when the next update is rounded.
+        data.reshape(-1).view(np.uint32)[0] ^= 1 << 20
         shards.append(jax.device_put(data, shard.device))
     return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
 
