@@ -68,7 +68,7 @@ def piped(source: batch.SourceConfig, transforms) -> float:
     return 1000 * spent / (steps * BATCH)
 
 
-def found(source: batch.SourceConfig) -> float:
+def finding(source: batch.SourceConfig) -> float:
     """CPU milliseconds an image, to find it and fetch its bytes from memory."""
     opened, rows, steps = source.open(), np.arange(BATCH), 40
     order = drawing.order(opened, BATCH, 0, phases=getattr(source, "phases", ()))
@@ -146,9 +146,9 @@ def main() -> None:
         times |= {
             "decode, crop, flip of a part": piped(part, CUT),
             "decode, crop, flip of a mixture of two": piped(mixture_of_two, CUT),
-            "finding an example": found(sources[""]),
-            "finding an example of a part": found(part),
-            "finding an example of a mixture of two": found(mixture_of_two),
+            "finding an example": finding(sources[""]),
+            "finding an example of a part": finding(part),
+            "finding an example of a mixture of two": finding(mixture_of_two),
         }
         print(json.dumps(times), flush=True)
 
