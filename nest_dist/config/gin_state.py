@@ -60,7 +60,8 @@ class _Includes:
     def find(self, name: str) -> str | None:
         """The path of a file, of which a gin file or the command line tells the name."""
         beside = [os.path.dirname(self._reading[-1])] if self._reading else []
-        paths = [os.path.join(folder, name) for folder in [self._folder, *beside, ""]]
+        folders = [""] if "://" in name else [self._folder, *beside, ""]
+        paths = [os.path.join(folder, name) for folder in folders]
         return next((path for path in paths if epath.Path(path).is_file()), None)
 
     @contextlib.contextmanager
@@ -113,7 +114,7 @@ def statements(path: typing.Any) -> Iterator[Statement]:
 
 def by_origin(path: typing.Any) -> tuple[list[Statement], list[Statement]]:
     """The bindings of a parsed file: those that it includes, and its own."""
-    own_file = _shown(str(_Includes(str(shipped.folder())).find(str(path))))
+    own_file = _shown(located(path))
     included: list[Statement] = []
     own: list[Statement] = []
     for statement in statements(path):

@@ -5,10 +5,12 @@ import pathlib
 import sys
 
 import pytest
+from etils import epath
 from support import fake_buckets
 
 from nest_dist.base import failures
 from nest_dist.config import workdir
+from nest_dist.experiment import run as runs
 
 
 @pytest.fixture
@@ -95,3 +97,10 @@ def test_a_part_that_may_not_be_written_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: "checkpoints" not in str(path))
     with pytest.raises(failures.BadInput, match="checkpoints is no folder that the user"):
         workdir.for_writing(str(tmp_path))
+
+
+def test_a_gin_file_in_a_bucket_is_read(buckets):
+    (buckets.folder / "mine").mkdir()
+    path = "gs://mine/run.gin"
+    epath.Path(path).write_text("include 'runs/quickstart.gin'\nRun.num_epochs = 3.0\n")
+    assert runs.load([path], []).num_epochs == 3
