@@ -111,6 +111,7 @@ def test_the_published_models_fit_a_gpu(size, tmp_path):
     assert 0.02 * fastest < report["gpu"]["floor"]["images_per_second_a_gpu"] < fastest
     (total,) = (each for each in report["collectives"] if each["kind"] == "all-reduce")
     assert total["axes"] == ["data"]
-    assert total["bytes"] >= 4 * report["parameters"]
+    # Gradients are exchanged in bfloat16, in which the layers compute them.
+    assert 2 * report["parameters"] < total["bytes"] < 4 * report["parameters"]
     assert on_gpu.COMPILER_OPTIONS["xla_gpu_deterministic_ops"]
     assert "a floor by roofline" in screen
