@@ -1,31 +1,20 @@
-"""Strict gin: from files and bindings to a checked root object; every mistake in one line."""
+"""Strict gin: from files and bindings to a checked root object."""
 
-import contextlib
-import dataclasses
 import difflib
-import os
 import pathlib
 import re
-import tokenize
 import typing
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import gin
 from etils import epath
 
 from nest_dist.base import checks, failures
-from nest_dist.config import gin_state, shipped
+from nest_dist.config import gin_state, mistakes, shipped
 
 Root = typing.TypeVar("Root")
 _Bound: typing.TypeAlias = dict[gin_state.Key, dict[str, typing.Any]]
 _SHOWN_FILES = 3  # that could give a missing value
-# What gin and the modules that it imports raise for a mistake in a file.
-_MISTAKES = (
-    *(ValueError, TypeError, SyntaxError, OSError, ImportError, RuntimeError),
-    tokenize.TokenError,
-)
-# A binding whose value may be a text without quotes.
-_UNQUOTED = re.compile(r"\s*([\w./]+)\s*=\s*([\w~./][\w~./: -]*?)\s*(?:#.*)?")
 
 
 def parse(
@@ -57,7 +46,7 @@ def parse(
         )
     paths = [shipped.folder() / first, *(find(name, renamed) for name in gin_files)]
     with gin_state.isolated():
-        with _explained(renamed):
+        with mistakes.explained(renamed):
             earlier, in_files, referred = _parse(root.__name__, paths, gin_bindings)
             made: Root = gin.get_configurable(root)()
         replaced = referred - gin_state.reachable(root.__name__)
@@ -67,7 +56,7 @@ def parse(
 
 def build(name: str, text: str) -> typing.Any:
     """The object of the configurable `name`, from the text of a gin file."""
-    with gin_state.isolated(), _explained({}):
+    with gin_state.isolated(), mistakes.explained({}):
         gin.parse_config(text)
         return gin.get_configurable(name)()
 
@@ -79,7 +68,7 @@ def values(name: str, bindings: Sequence[str]) -> dict[str, typing.Any]:
         BadInput: if they cannot be read, or bind anything else.
     """
     with gin_state.isolated():
-        with _explained({}):
+        with mistakes.explained({}):
             gin.parse_config(list(bindings))
         bound: dict[str, typing.Any] = {}
         for (scope, selector), parameters in gin_state.bound().items():
@@ -121,14 +110,6 @@ def find(name: str, renamed: Mapping[str, str]) -> pathlib.Path:
     )
 
 
-@contextlib.contextmanager
-def _explained(renamed: Mapping[str, str]) -> Iterator[None]:
-    try:
-        yield
-    except _MISTAKES as error:
-        raise failures.BadInput(_explain(error, renamed)) from error
-
-
 def _parse(
     root: str, paths: Sequence[pathlib.Path], bindings: Sequence[str]
 ) -> tuple[_Bound, _Bound, set[gin_state.Key]]:
@@ -150,9 +131,7 @@ def _parse(
                 ) from None
         in_files, referred = gin_state.bound(), gin_state.reachable(root)
         gin.parse_config(list(bindings))
-    except _MISTAKES:
-        raise
-    except KeyboardInterrupt:
+    except (*mistakes.MISTAKES, KeyboardInterrupt):
         raise
     except BaseException as error:  # whatever a module of the user does
         raise failures.BadInput(
@@ -257,63 +236,3 @@ def _giving(bound: _Bound, inner: str, selector: str, name: str) -> str | None:
     scopes = inner.split("/") if inner else []
     outer = ("/".join(scopes[:depth]) for depth in range(len(scopes), -1, -1))
     return next((scope for scope in outer if name in bound.get((scope, selector), {})), None)
-
-
-def _unreadable(error: SyntaxError) -> str:
-    """Of a line that is no gin: the line, and how to write it."""
-    line = (error.text or "").strip()
-    if (error.filename or "").endswith(".py"):  # a module that gin imports
-        return f"{error.filename} is no Python in line {error.lineno} ({error.msg}); correct it."
-    if not line:
-        return (
-            f"gin cannot read {failures.first_line(error)!r}; put quotes around text, and write "
-            "NAME.FIELD = VALUE."
-        )
-    if match := _UNQUOTED.fullmatch(line):
-        return f"gin cannot read {line!r}; put quotes around text: {match[1]} = {match[2]!r}."
-    return f"gin cannot read {line!r}; put quotes around text, and write NAME.FIELD = VALUE."
-
-
-def _explain(error: Exception, renamed: Mapping[str, str]) -> str:
-    """gin's message in one line, with its location in a file and similar names."""
-    message = str(error)
-    first = failures.first_line(error)
-    location = re.search(r"In ((?:file|bindings string).*)", message)
-    where = f" (in {location[1].rstrip()})" if location else ""
-    if match := re.search(r"Configurable '(\S+)' doesn't have a parameter named '(\S+)'", message):
-        name, parameter = match[1].rpartition(".")[2], match[2]
-        if (new := renamed.get(f"{name}.{parameter}")) is not None:
-            now = f"is now {new}{where}; bind that" if new else f"is no more{where}; leave it out"
-            return f"{name}.{parameter} {now}."
-        known = [field.name for field in dataclasses.fields(gin_state.registered()[name])]
-        hint = checks.suggestion(parameter, known)
-        return f"{name} has no parameter {parameter!r}{where}; {hint}"
-    if match := re.search(r"No configurable matching (?:reference )?'@?([^'()]+)", message):
-        name = match[1].rpartition("/")[2]
-        if new := renamed.get(name.partition(".")[0]):
-            return f"{name.partition('.')[0]} is now {new}{where}; bind that."
-        hint = checks.suggestion(name, gin_state.registered())
-        return f"there is no {name!r} to configure{where}; {hint}"
-    if match := re.search(r"No values supplied by Gin or caller for arguments: \[(.+)\]", message):
-        name = re.search(r"In call to configurable '([^']+)'", message)
-        owner = name[1].rpartition(".")[2] if name else "the configuration"
-        return f"{owner} has no value for {match[1]}; bind each, as in {owner}.NAME = VALUE."
-    if match := re.search(r"No module named '(nest_dist\.[\w.]+)'", message):
-        if new := renamed.get(match[1]):
-            return f"{match[1]} is now {new}{where}; import that."
-        return (
-            f"there is no module {match[1]} in this version{where}; leave the import out: but for "
-            "sources, nest_dist's own modules need none."
-        )
-    if isinstance(error, RecursionError):
-        return "a value refers to itself, as in NesT.dim = @NesT(); give it a value of its own."
-    if isinstance(error, SyntaxError):
-        return _unreadable(error)
-    if isinstance(error, tokenize.TokenError):
-        return "gin cannot read the end of a value; close each bracket and each quote."
-    if match := re.search(r"Unable to open file: (\S+)\. Searched", message):
-        beside = shipped.names(os.path.dirname(match[1])) or shipped.names()
-        hint = checks.suggestion(match[1], beside)
-        return f"the included file {match[1]!r} is not there{where}; {hint}"
-    ended = first if first.endswith((".", "?")) else f"{first}."
-    return f"{first.rstrip('.')}{where}" if where else ended

@@ -1,5 +1,6 @@
 """Optimizers: from gradients to updates. Each is a chain of optax's transformations."""
 
+import abc
 import dataclasses
 import typing
 from collections.abc import Callable
@@ -30,7 +31,7 @@ class Optimizer(typing.Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class _Chain:
+class _Chain(abc.ABC):
     """Transformations of gradients, then the learning rate.
 
     Attributes:
@@ -47,9 +48,9 @@ class _Chain:
         learning = optax.scale_by_learning_rate(learning_rate)
         return optax.chain(*self.transformations(decay), learning)
 
+    @abc.abstractmethod
     def transformations(self, decay: optax.GradientTransformation) -> Transformations:
         """What precedes the learning rate; `decay` is the weight decay."""
-        raise NotImplementedError
 
 
 @settings.register

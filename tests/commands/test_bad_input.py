@@ -8,7 +8,7 @@ import pytest
 from support import commands, harness, ports, program
 
 from nest_dist.base import failures
-from nest_dist.commands import cli
+from nest_dist.commands import table
 from nest_dist.experiment import run as runs
 
 
@@ -348,9 +348,9 @@ def test_help_lists_commands_and_flags():
 
 
 @pytest.mark.parametrize("asked", ["--help", "-help", "-h"])
-@pytest.mark.parametrize("name", cli.COMMANDS)
+@pytest.mark.parametrize("name", table.COMMANDS)
 def test_help_of_a_command_tells_its_arguments_and_all_its_flags(name, asked):
-    command = cli.COMMANDS[name]
+    command = table.COMMANDS[name]
     first, *others = program.succeeds(name, asked).splitlines()
     usage = f"{name} {command.arguments}".strip()
     assert first == f"nest-dist {usage}: {command.summary}"

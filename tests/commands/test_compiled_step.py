@@ -8,7 +8,7 @@ import pytest
 from support import commands
 from support.refusals import refusal
 
-from nest_dist.commands import cli
+from nest_dist.commands import table
 from nest_dist.experiment import build
 from nest_dist.experiment import run as runs
 from nest_dist.rehearsal import compiled_step
@@ -123,4 +123,4 @@ def test_the_manifest_can_be_read(folder):
     assert written["NesT.dim"] == "8"
     assert written["number of training examples"] == "1438"
     assert written["mesh"] == "data=2 x fsdp=1 x rows=1 x tensor=1"
-    assert "compiled" in cli.COMMANDS["train"].flags
+    assert "compiled" in table.COMMANDS["train"].flags

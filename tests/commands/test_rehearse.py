@@ -10,13 +10,13 @@ from support import commands, rehearsals
 from support.refusals import refusal
 
 from nest_dist.base import failures
-from nest_dist.commands import cli, rehearse
+from nest_dist.commands import rehearse, table
 from nest_dist.rehearsal import compiled_step, forecast
 
 
 def options(*bindings, **given):
     """As `cli` makes them of flags."""
-    values = {name: cli.FLAGS[name].default for name in cli.COMMANDS["rehearse"].flags}
+    values = {name: table.FLAGS[name].default for name in table.COMMANDS["rehearse"].flags}
     gin = {"gin_file": list(rehearsals.FILES), "gin_bindings": [*rehearsals.SMALL, *bindings]}
     return types.SimpleNamespace(**{**values, **gin, "topology": "v5e:2x2", **given})
 

@@ -10,7 +10,7 @@ from support import commands, harness, ports, readme
 
 from nest_dist.base import failures
 from nest_dist.cluster import secret
-from nest_dist.commands import cli
+from nest_dist.commands import table
 
 NAMES = ("gke_jobset.yaml", "gke_gpu_jobset.yaml")
 USELESS = [1, failures.USAGE, 126, 127, failures.INTERRUPTED]
@@ -103,7 +103,7 @@ def test_its_command_is_one_of_ours(jobset):
     # Where launch/Dockerfile puts this folder.
     assert (commands.TOP / script.removeprefix("/nest_dist/")).is_file()
     for flag in flags:
-        assert flag.removeprefix("--").split("=")[0] in cli.COMMANDS["train"].flags
+        assert flag.removeprefix("--").split("=")[0] in table.COMMANDS["train"].flags
 
 
 def test_the_secret_of_the_run_comes_from_a_secret(jobset):

@@ -22,11 +22,13 @@ TICK_SECONDS = 0.1
 def main():
     stop_signals.hold_back()
     from nest_dist.cluster import protocol
-    from nest_dist.commands import cli
+    from nest_dist.commands import table
 
     protocol.SILENT_SECONDS = 6.0
-    cli.FLAGS["stuck_seconds"] = cli.Flag("integer", 4, "")
-    cli.COMMANDS = {"watched": cli.Command("", (*cli.HOSTS, "stuck_seconds"), "WHAT@TICK ...")}
+    table.FLAGS["stuck_seconds"] = table.Flag("integer", 4, "")
+    table.COMMANDS = {
+        "watched": table.Command("", (*table.HOSTS, "stuck_seconds"), "WHAT@TICK ...")
+    }
     sys.modules["nest_dist.commands.watched"] = sys.modules[__name__]
     sys.argv[1:1] = ["watched"]
     program.main()

@@ -7,7 +7,7 @@ import shlex
 import pytest
 from support import readme
 
-from nest_dist.commands import cli
+from nest_dist.commands import table
 from nest_dist.experiment import binding_names
 from nest_dist.experiment import run as runs
 
@@ -70,7 +70,7 @@ def test_every_link_leads_somewhere(page):
 def test_the_table_of_commands_has_them_all():
     section = text("README.md").partition("\n## Commands\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `([a-z-]+)` \|", section, flags=re.MULTILINE)
-    assert sorted(rows) == sorted(cli.COMMANDS)
+    assert sorted(rows) == sorted(table.COMMANDS)
 
 
 def rows_of_wishes():
@@ -119,7 +119,7 @@ def commands_of_pages():
 def test_every_command_of_a_page_has_flags_files_and_bindings_that_are_there(page, line):
     name, *rest = shlex.split(line)
     flags = [word.removeprefix("--").partition("=") for word in rest if word.startswith("--")]
-    command = cli.COMMANDS[name]
+    command = table.COMMANDS[name]
     assert {flag for flag, *_ in flags} <= set(command.flags)
     assert command.arguments or len(flags) == len(rest)
     files, bindings = (

@@ -10,7 +10,7 @@ from support import readme
 from nest_dist import commands
 from nest_dist.base import failures
 from nest_dist.base.settings import Effect
-from nest_dist.commands import cli
+from nest_dist.commands import cli, table
 from nest_dist.config import run_json
 from nest_dist.experiment import changes
 from nest_dist.experiment import run as runs
@@ -89,8 +89,8 @@ def test_a_field(folder):
 
 
 def test_a_command(folder, monkeypatch, capsys):
-    ((name, command),) = eval(f"{{{ENTRY}}}", vars(cli)).items()
-    monkeypatch.setitem(cli.COMMANDS, name, command)
+    ((name, command),) = eval(f"{{{ENTRY}}}", vars(table)).items()
+    monkeypatch.setitem(table.COMMANDS, name, command)
     (folder / f"{name.replace('-', '_')}.py").write_text(COMMAND)
     monkeypatch.setattr(commands, "__path__", [*commands.__path__, str(folder)])
     importlib.invalidate_caches()
