@@ -12,7 +12,7 @@ INTERRUPTED = 130
 # With which a process ends itself otherwise than well; BUILD.md has the table.
 EXIT_CODES = (1, USAGE, PEER_LOST, PREEMPTED, INTERRUPTED)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE)  # EPIPE: who reads it has ended
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # Of a path that names nothing, or something of another kind.
 NO_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP)
 # Of storage that fails for the moment; a restart may meet it in order.
@@ -109,9 +109,12 @@ def known(error: BaseException) -> BaseException:
         return BadInput(f"{first_line(error)}; raise the limit of open files (ulimit -Hn).")
     if isinstance(error, OSError) and error.errno in (*FORBIDDEN, *FULL):
         return BadInput(f"{first_line(error)}; make room there, or let the user {os.getuid()} in.")
-    if isinstance(error, FileNotFoundError) and not error.filename:
+    if isinstance(error, BrokenPipeError):
+        return BadInput(f"{first_line(error)}; let what reads the output read it to its end.")
+    if isinstance(error, FileNotFoundError) and error.errno and not error.filename:  # of getcwd
         return BadInput("the working folder of this program is gone; change to one that is there.")
-    if isinstance(error, OSError) and error.errno in NO_PATH:
+    # Those of buckets have no number.
+    if isinstance(error, FileNotFoundError) or getattr(error, "errno", None) in NO_PATH:
         return BadInput(f"{first_line(error)}; correct the path, or bring back what was there.")
     no_thread = isinstance(error, RuntimeError) and "can't start new thread" in str(error)
     if isinstance(error, MemoryError) or no_thread:

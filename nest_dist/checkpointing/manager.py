@@ -97,6 +97,7 @@ class Manager(reader.Reader):
         processes.broadcast(lambda: self._catalog.quarantine(step, problem))
 
     def discard_from(self, step: int) -> None:
+        """Removes the checkpoints of a step and of later ones."""
 
         def discard() -> None:
             for later in self._catalog.folders():

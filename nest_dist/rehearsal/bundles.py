@@ -83,11 +83,11 @@ def asked_for() -> Iterator[None]:
 
 def written() -> Written:
     """The bundles of what was compiled since `forget`."""
-    found = {}
+    paths = {}
     for path in _folder().iterdir():
         if match := re.fullmatch(r"\d+-(.*)-\d+-final_bundles\.txt", path.name):
-            found[match[1]] = path
-    return found
+            paths[match[1]] = path
+    return paths
 
 
 def forget() -> None:

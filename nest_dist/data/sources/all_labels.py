@@ -29,6 +29,8 @@ def read_once(source: batch.Source) -> np.ndarray | None:
     with files.alone(kept):
         try:
             labels = np.load(kept, allow_pickle=False)
+            if labels.shape != (len(source),):
+                raise ValueError("labels of something else")
         except (OSError, ValueError, EOFError):
             log.warning("reading the classes of all %d examples, once", len(source))
             firsts = range(0, len(source), BLOCK)

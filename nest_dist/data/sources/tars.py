@@ -211,7 +211,7 @@ def _listed(reader: tar_archive.Reader, label: str) -> _Index:
     suffix, _, field = label.partition(":")
     path = reader.storage.name
     pictures: dict[str, tar_archive.Member] = {}
-    classes: dict[str, int | str] = {}
+    class_of: dict[str, int | str] = {}
     digest = hashlib.sha256()
     for member, refusal in tar_archive.members(reader):
         folder, base = posixpath.split(member.name)
@@ -233,18 +233,18 @@ def _listed(reader: tar_archive.Reader, label: str) -> _Index:
         elif ending == suffix:
             content = reader.content(member.offset, min(member.size, LONGEST_LABEL_BYTES))
             name = _class(content, field, f"{member.name} in {path}")
-            if classes.setdefault(key, name) != name:
+            if class_of.setdefault(key, name) != name:
                 raise failures.BadInput(
-                    f"{path} says that {key!r} is {classes[key]!r} and {name!r}; give each "
+                    f"{path} says that {key!r} is {class_of[key]!r} and {name!r}; give each "
                     "example one class."
                 )
-    if lacking := [key for key in pictures if key not in classes]:
+    if lacking := [key for key in pictures if key not in class_of]:
         raise failures.BadInput(
             f"{path} has {pictures[lacking[0]].name} and no {lacking[0]}.{suffix}"
             f"{f' (and {len(lacking) - 1} more)' if len(lacking) > 1 else ''}; give each picture "
             "its class, or set Tars.label to the suffix of its member."
         )
-    labels = [classes[key] for key in pictures]
+    labels = [class_of[key] for key in pictures]
     if len({*map(type, labels)}) > 1:
         raise failures.BadInput(
             f"{path} has numbers and texts as classes; give each picture one kind."

@@ -195,6 +195,14 @@ def test_sources_that_tell_classes_with_their_pictures_are_read_once_to_balance_
         assert batches.digests(again) == batches.digests(alone)
 
 
+def test_kept_labels_of_another_length_are_read_anew(tmp_path, own_cache):
+    opened = datasets.opened("array_record", tmp_path / "data")
+    labels = opened.read_labels()
+    (kept,) = (tmp_path / "home").rglob("*.npy")
+    np.save(kept, labels[1:])
+    np.testing.assert_array_equal(opened.read_labels(), labels)
+
+
 def test_row_groups_of_more_than_the_memory_are_not_balanced(tmp_path):
     paths = tuple(parquet_files.write(tmp_path, files=2))
     opened = parquet.Parquet(paths, "train", virtual_shards=2).open()
