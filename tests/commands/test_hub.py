@@ -84,7 +84,10 @@ def test_without_the_library_an_id_says_what_to_install(monkeypatch):
 @pytest.mark.parametrize(
     "where", ["workdirs/quickstart", "checkpoints/100", "digits/model.safetensors", "me/my-nest"]
 )
-def test_a_path_that_is_not_there_is_never_asked_for_on_the_hub(where, cache, monkeypatch):
+def test_a_path_that_is_not_there_is_never_asked_for_on_the_hub(
+    where, cache, monkeypatch, tmp_path_factory
+):
+    monkeypatch.chdir(tmp_path_factory.mktemp("empty"))  # README's first command has made one here
     safetensors_file.write(snapshot(cache, where) / "model.safetensors", {}, {})
     monkeypatch.setattr(hub, "download", None)
     refused(rf"^{where} is no file, .* Hub write hf:{where}\.$", where)
