@@ -2,7 +2,7 @@
 # Makes the environment with the test tools, then lints, checks types and tests, in one of three tiers.
 #
 #   bash tests/run.sh quick        before each commit: the quick unit tests, in 3 minutes
-#   bash tests/run.sh              every behaviour once, the quick start included, in 12 minutes (10 are the aim)
+#   bash tests/run.sh              every behaviour once, the quick start included, in 10 minutes
 #   bash tests/run.sh all          everything: more sizes, processes and Pythons, and the slow proofs
 #   bash tests/run.sh rest         what `all` adds
 #   bash tests/run.sh -k resume    whatever pytest understands
